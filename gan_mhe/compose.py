@@ -1,0 +1,120 @@
+"""From files, names and overrides to configurations: file < variant < seed < overrides.
+
+Needs no torch, so that a server can use it. A variant named from outside owns the constraints: those of the file
+are dropped, so that a `spectral_norm` run of a file written for `mhe` has no energy term left over.
+"""
+
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from gan_mhe.config import RunConfig, merge
+from gan_mhe.errors import ConfigError
+from gan_mhe.suggest import nearest
+from gan_mhe.variants import VARIANTS
+
+PRESETS = Path(__file__).resolve().parent / "presets"
+
+
+def load_document(path: Path) -> dict[str, Any]:
+    """A TOML file as nested tables. ConfigError when it is missing or not TOML."""
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def parse(document: Mapping[str, Any]) -> RunConfig:
+    """A checked configuration. ConfigError lists every wrong key with what was expected and what came."""
+    try:
+        return RunConfig.model_validate(dict(document))
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from error
+
+
+def compose(
+    document: Mapping[str, Any],
+    *,
+    variant: str | None = None,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> RunConfig:
+    """A document with a variant, a seed and overrides (nested tables) laid over it, in this order.
+
+    A variant among the overrides takes the place of `variant`.
+    """
+    composed = dict(document)
+    variant = (overrides or {}).get("variant", variant)
+    if variant is not None:
+        if not isinstance(variant, str) or variant not in VARIANTS:
+            raise ConfigError(f"unknown variant {variant!r}{nearest(str(variant), VARIANTS)}")
+        composed = {**composed, "constraints": {}, **VARIANTS[variant].patch, "variant": variant}
+    if seed is not None:
+        composed["seed"] = seed
+    return parse(merge(composed, overrides or {}))
+
+
+def expand(
+    document: Mapping[str, Any],
+    *,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Mapping[str, Any] | None = None,
+) -> list[RunConfig]:
+    """Every variant with every seed, seed by seed, so that a sweep cut short has whole seeds of all variants."""
+    return [
+        compose(document, variant=variant, seed=seed, overrides=overrides)
+        for seed, variant in itertools.product(seeds, variants)
+    ]
+
+
+def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """`["training.steps=300"]` as nested tables; a value is TOML where it can be, else text."""
+    tables: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: expected key=value, such as training.steps=300")
+        nested: Any = _value(value.strip())
+        for part in reversed(key.strip().split(".")):
+            nested = {part: nested}
+        tables = merge(tables, nested)
+    return tables
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(path[-1], _fields_at(path[:-1]))}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message[0].lower()}{message[1:]}, but it is {problem['input']!r}"
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    """Field names of the section at a path of keys."""
+    section: type[BaseModel] = RunConfig
+    for part in path:
+        section = _section(section.model_fields[part].annotation)
+    return list(section.model_fields)
+
+
+def _section(annotation: Any) -> type[BaseModel]:
+    candidates = (annotation, *get_args(annotation))
+    return next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))

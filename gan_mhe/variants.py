@@ -1,0 +1,123 @@
+"""The named variants: what each row of the MHE paper's Table 14, and each of its relatives, is made of.
+
+A variant is a patch over a base configuration. It owns the whole `constraints` section and, where the method
+prescribes one, the loss. Strengths: the published code multiplies its energy by 1e-7 or 1e-6 and averages over
+all N x N entries, which makes the term numerically inert; the `_official` rows keep that. The others use the pair
+mean E / (N (N - 1)) summed over layers, with lambda = 10 alone and 1 beside spectral normalisation, the range in
+which it changes training at all.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row: what it is, where it comes from, and the configuration patch that makes it."""
+
+    description: str
+    source: str
+    patch: Mapping[str, Any]
+
+
+def _constraints(**sections: Any) -> dict[str, Any]:
+    return {"constraints": sections}
+
+
+def _mhe(lambda_hidden: float, **options: Any) -> dict[str, Any]:
+    return {"mhe": {"lambda_hidden": lambda_hidden, **options}}
+
+
+_SPECTRAL = {"normalization": "spectral"}
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "none": Variant(
+            "no constraint on the discriminator",
+            "the control of every comparison",
+            _constraints(),
+        ),
+        "weight_clipping": Variant(
+            "conv weights clipped to +-0.01 after every discriminator update",
+            "Arjovsky et al. 2017, with the standard loss as in Miyato et al. 2018",
+            _constraints(clipping={"bound": 0.01}),
+        ),
+        "gan_gp": Variant(
+            "standard loss with the two-sided gradient penalty, coefficient 10",
+            "Gulrajani et al. 2017, as set by Miyato et al. 2018",
+            _constraints(gradient_penalty={"coefficient": 10.0}),
+        ),
+        "wgan_gp": Variant(
+            "Wasserstein loss with the two-sided gradient penalty, coefficient 10",
+            "Gulrajani et al. 2017",
+            {**_constraints(gradient_penalty={"coefficient": 10.0}), "loss": "wasserstein"},
+        ),
+        "batch_norm": Variant(
+            "batch normalisation in the discriminator, shift but no scale, none after the first layer",
+            "Ioffe and Szegedy 2015, as set by Miyato et al. 2018",
+            _constraints(normalization="batch"),
+        ),
+        "layer_norm": Variant(
+            "layer normalisation in the discriminator, shift but no scale",
+            "Ba et al. 2016, as set by Miyato et al. 2018",
+            _constraints(normalization="layer"),
+        ),
+        "weight_norm": Variant(
+            "every filter scaled to unit norm, no trained scale",
+            "Salimans and Kingma 2016, gamma fixed to 1 as in Miyato et al. 2018",
+            _constraints(normalization="weight"),
+        ),
+        "orthonormal": Variant(
+            "orthonormal initialisation and the penalty ||W W^T - I||^2 per layer",
+            "Brock et al. 2017, as set by Miyato et al. 2018 (their coefficient is not stated; ours is 1e-3)",
+            _constraints(orthonormal={"coefficient": 1e-3, "initialise": True}),
+        ),
+        "spectral_norm": Variant(
+            "every layer divided by its largest singular value, one power iteration a forward pass",
+            "Miyato et al. 2018",
+            _constraints(**_SPECTRAL),
+        ),
+        "mhe": Variant(
+            "minimum hyperspherical energy of the hidden layers, lambda 10",
+            "Liu et al. 2018 (MHE), s = 0",
+            _constraints(**_mhe(10.0)),
+        ),
+        "half_mhe": Variant(
+            "half-space MHE: w and -w count as one direction, lambda 10",
+            "Liu et al. 2018 (MHE), s = 0",
+            _constraints(**_mhe(10.0, half_space=True)),
+        ),
+        "angular_mhe": Variant(
+            "MHE on the angle instead of the chord (A-MHE), lambda 10",
+            "Liu et al. 2018 (MHE), s = 0",
+            _constraints(**_mhe(10.0, distance="geodesic")),
+        ),
+        "half_angular_mhe": Variant(
+            "half-space MHE on the angle, lambda 10",
+            "Liu et al. 2018 (MHE), s = 0",
+            _constraints(**_mhe(10.0, distance="geodesic", half_space=True)),
+        ),
+        "mhe_sn": Variant(
+            "MHE, lambda 1, with spectral normalisation",
+            "Liu et al. 2018 (MHE), Table 14",
+            _constraints(**_SPECTRAL, **_mhe(1.0)),
+        ),
+        "half_mhe_sn": Variant(
+            "half-space MHE, lambda 1, with spectral normalisation",
+            "Liu et al. 2018 (MHE)",
+            _constraints(**_SPECTRAL, **_mhe(1.0, half_space=True)),
+        ),
+        "mhe_official": Variant(
+            "MHE exactly as the authors' GAN code computes it, lambda 1e-6: numerically inert",
+            "the authors' code, every quirk kept",
+            _constraints(official_mhe={"coefficient": 1e-6}),
+        ),
+        "mhe_sn_official": Variant(
+            "the authors' MHE with spectral normalisation, lambda 1e-7: numerically inert",
+            "the authors' code, every quirk kept",
+            _constraints(**_SPECTRAL, official_mhe={"coefficient": 1e-7}),
+        ),
+    }
+)

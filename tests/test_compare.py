@@ -1,0 +1,336 @@
+"""The comparison says what the seeds say: no more, no less, and never across protocols."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from gan_mhe.compare import (
+    HEADINGS,
+    Comparison,
+    Row,
+    RunScore,
+    as_csv,
+    as_json,
+    as_markdown,
+    as_rows,
+    compare,
+    find_runs,
+    footnote,
+    read_score,
+    t_interval,
+    table_cells,
+)
+from gan_mhe.compose import parse
+from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
+from gan_mhe.events import decode_number
+from gan_mhe.files import write_json
+from gan_mhe.metrics import METRICS
+from gan_mhe.rundir import RunDir
+
+SCORES = st.lists(st.floats(0.5, 100.0), min_size=2, max_size=8)
+PINNED_KEYS = {"variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs"}
+
+
+def scored(variant: str, seed: int, score: float, rescored: float | None = None, **changes: Any) -> RunScore:
+    values: dict[str, Any] = {
+        "job": f"runs/{variant}/seed_{seed}",
+        "variant": variant,
+        "seed": seed,
+        "status": "completed",
+        "protocol": "digits-v1",
+        "fingerprint": "f" * 64,
+        "evaluations": 4,
+        "final": dict.fromkeys(METRICS, score),
+        "best": dict.fromkeys(METRICS, score if rescored is None else rescored),
+        "real": dict.fromkeys(METRICS, 9.71),
+    }
+    return RunScore(**values | changes)
+
+
+def unscored(variant: str, seed: int, status: str = "diverged") -> RunScore:
+    return RunScore(f"runs/{variant}/seed_{seed}", variant, seed, status, None, None, 0, None, None, None)
+
+
+def of_scores(scores: Mapping[str, list[float]], metric: str = "inception_score") -> dict[str, Row]:
+    runs = [scored(variant, seed, score) for variant, row in scores.items() for seed, score in enumerate(row)]
+    return {row.variant: row for row in compare(runs, metric=metric).rows}
+
+
+class TestNumbers:
+    @settings(deadline=None, derandomize=True, max_examples=50)
+    @given(SCORES)
+    def test_mean_and_deviation_are_numpys(self, scores: list[float]) -> None:
+        row = of_scores({"mhe": scores})["mhe"]
+        assert row.n == len(scores)
+        assert row.mean == pytest.approx(np.mean(scores), rel=1e-12)
+        assert row.std == pytest.approx(np.std(scores, ddof=1), rel=1e-9, abs=1e-12)
+
+    @settings(deadline=None, derandomize=True, max_examples=50)
+    @given(SCORES)
+    def test_the_interval_is_scipys(self, scores: list[float]) -> None:
+        row = of_scores({"mhe": scores})["mhe"]
+        if np.ptp(scores) == 0:
+            assert (row.ci_low, row.ci_high) == pytest.approx((row.mean, row.mean), rel=1e-12)
+            return
+        expected = stats.t.interval(0.95, len(scores) - 1, loc=np.mean(scores), scale=stats.sem(scores))
+        assert (row.ci_low, row.ci_high) == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+    def test_the_interval_of_a_textbook_example(self) -> None:
+        # t(0.975, 4) = 2.776445 and s = sqrt(2.5): 3 +- 2.776445 * sqrt(2.5 / 5).
+        assert t_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((1.0367568, 4.9632432), abs=1e-6)
+
+    def test_the_interval_holds_the_true_mean_95_times_in_100(self) -> None:
+        draws = np.random.default_rng(0).normal(7.0, 0.5, size=(2000, 3))
+        held = np.mean([low < 7.0 < high for low, high in map(t_interval, draws.tolist())])
+        # Four standard errors of a proportion of 0.95 in 2,000 trials.
+        assert held == pytest.approx(0.95, abs=4 * math.sqrt(0.95 * 0.05 / 2000))
+
+    def test_one_seed_has_a_mean_but_no_spread(self) -> None:
+        row = of_scores({"mhe": [7.5]})["mhe"]
+        assert (row.n, row.mean) == (1, 7.5)
+        assert (row.std, row.ci_low, row.ci_high) == (None, None, None)
+
+    def test_equal_seeds_have_no_width(self) -> None:
+        row = of_scores({"mhe": [7.5, 7.5]})["mhe"]
+        assert (row.std, row.ci_low, row.ci_high) == (0.0, 7.5, 7.5)
+
+    def test_final_and_best_stand_side_by_side(self) -> None:
+        row = compare([scored("mhe", 0, 6.0, rescored=7.0), scored("mhe", 1, 7.0, rescored=7.5)]).rows[0]
+        assert (row.mean, row.best_mean) == (6.5, 7.25)
+
+    def test_a_best_that_was_not_kept_is_absent(self) -> None:
+        assert compare([scored("mhe", 0, 6.0, best=None)]).rows[0].best_mean is None
+
+    def test_the_metric_that_is_asked_for_is_compared(self) -> None:
+        run = scored(
+            "mhe", 0, 0.0, final={"inception_score": 7.0, "fid": 33.0}, best=None, real={"inception_score": 9.0}
+        )
+        comparison = compare([run], metric="fid")
+        assert (comparison.metric, comparison.rows[0].mean, comparison.real) == ("fid", 33.0, None)
+
+
+class TestHonesty:
+    def test_different_protocols_are_refused_with_both_named(self) -> None:
+        runs = [
+            scored("mhe", 0, 7.0),
+            scored("none", 0, 6.0, protocol="inception-2015", fingerprint="0" * 64),
+        ]
+        with pytest.raises(ProtocolMismatchError) as refused:
+            compare(runs)
+        for part in ("digits-v1", "f" * 12, "inception-2015", "0" * 12, "runs/mhe/seed_0", "runs/none/seed_0"):
+            assert part in str(refused.value)
+
+    def test_one_name_with_two_fingerprints_is_two_protocols(self) -> None:
+        with pytest.raises(ProtocolMismatchError, match="under 2 protocols"):
+            compare([scored("mhe", 0, 7.0), scored("none", 0, 6.0, fingerprint="0" * 64)])
+
+    def test_a_run_without_score_does_not_count_as_another_protocol(self) -> None:
+        assert compare([scored("mhe", 0, 7.0), unscored("mhe", 1)]).protocol == "digits-v1"
+
+    def test_runs_without_score_are_counted_not_dropped(self) -> None:
+        runs = [scored("mhe", 0, 7.0), unscored("mhe", 1), unscored("mhe", 2, "unfinished"), unscored("none", 0)]
+        mhe, none = compare(runs).rows
+        assert (mhe.variant, mhe.n, mhe.failed, mhe.mean) == ("mhe", 1, 2, 7.0)
+        assert (none.variant, none.n, none.failed, none.mean, none.best_mean) == ("none", 0, 1, None, None)
+        assert mhe.jobs == ("runs/mhe/seed_0", "runs/mhe/seed_1", "runs/mhe/seed_2")
+        assert table_cells(compare(runs))[1][1] == "1 (+2 without score)"
+
+    def test_a_seed_that_occurs_twice_is_refused_with_both_runs_named(self) -> None:
+        runs = [scored("mhe", 0, 7.0), scored("mhe", 0, 7.5, job="elsewhere"), scored("none", 0, 6.0)]
+        with pytest.raises(ConfigError, match="'mhe' has seed 0 in several runs") as refused:
+            compare(runs)
+        assert "runs/mhe/seed_0, elsewhere" in str(refused.value)
+
+    def test_a_failed_run_does_not_free_its_seed(self) -> None:
+        with pytest.raises(ConfigError, match="seed 1"):
+            compare([scored("mhe", 1, 7.0), unscored("mhe", 1)])
+
+    def test_one_seed_in_two_variants_is_no_repetition(self) -> None:
+        assert len(compare([scored("mhe", 0, 7.0), scored("none", 0, 6.0)]).rows) == 2
+
+    def test_nothing_scored_is_nothing_to_compare(self) -> None:
+        with pytest.raises(RunDirError, match="none of the 2 runs has a final score"):
+            compare([unscored("mhe", 0), unscored("none", 0)])
+        with pytest.raises(RunDirError, match="none of the 0 runs"):
+            compare([])
+
+    def test_an_unknown_metric_names_the_nearest(self) -> None:
+        with pytest.raises(ConfigError, match="unknown metric 'inception'; did you mean 'inception_score'"):
+            compare([scored("mhe", 0, 7.0)], metric="inception")
+
+    def test_the_real_datas_score_comes_along(self) -> None:
+        assert compare([scored("mhe", 0, 7.0, real=None), scored("mhe", 1, 7.0)]).real == 9.71
+
+    def test_the_number_of_scores_a_best_was_chosen_from_is_the_largest(self) -> None:
+        assert compare([scored("mhe", 0, 7.0), scored("mhe", 1, 7.0, evaluations=9)]).evaluations == 9
+
+
+class TestOrder:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_the_best_variant_by_the_metrics_direction_is_first(self, metric: str) -> None:
+        rows = list(of_scores({"low": [1.0], "high": [3.0], "middle": [2.0]}, metric))
+        ascending = ["low", "middle", "high"]
+        assert rows == (ascending[::-1] if METRICS[metric].higher_is_better else ascending)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
+    def test_a_variant_with_a_nan_score_is_last_and_says_so(self, metric: str, broken: list[float]) -> None:
+        rows = of_scores({"broken": broken, "fine": [2.0, 3.0], "poor": [50.0]}, metric)
+        assert list(rows)[-1] == "broken"
+        assert rows["broken"].n == len(broken)
+        assert rows["broken"].mean is not None and math.isnan(rows["broken"].mean)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
+    def test_an_infinite_score_wins_nothing(self, metric: str, broken: list[float]) -> None:
+        assert list(of_scores({"broken": broken, "fine": [2.0]}, metric))[-1] == "broken"
+
+    def test_a_variant_without_any_score_is_last(self) -> None:
+        assert [row.variant for row in compare([unscored("none", 0), scored("mhe", 0, 1.0)]).rows] == ["mhe", "none"]
+
+
+@pytest.fixture
+def comparison() -> Comparison:
+    """A row of every kind: several seeds, one seed, a broken seed, none at all."""
+    runs = [scored("mhe", seed, score, rescored=score + 0.5) for seed, score in enumerate((7.0, 7.5, 8.0))]
+    runs += [scored("none", 0, 6.0), scored("wgan_gp", 0, math.nan), scored("wgan_gp", 1, 5.0), unscored("gan_gp", 0)]
+    return compare(runs)
+
+
+class TestForms:
+    def test_json_rows_have_the_pinned_keys(self, comparison: Comparison) -> None:
+        assert all(set(row) >= PINNED_KEYS for row in as_rows(comparison))
+
+    def test_json_reads_back_as_the_rows(self, comparison: Comparison) -> None:
+        document = json.loads(as_json(comparison), parse_constant=pytest.fail)
+        for written, row in zip(document["rows"], comparison.rows, strict=True):
+            read = {key: decode_number(value) for key, value in written.items()} | {"jobs": tuple(written["jobs"])}
+            assert repr(Row(**read)) == repr(row)
+
+    def test_json_says_under_what_protocol_and_how_sure(self, comparison: Comparison) -> None:
+        document = json.loads(as_json(comparison))
+        del document["rows"]
+        assert document == {
+            "metric": "inception_score",
+            "protocol": "digits-v1",
+            "fingerprint": "f" * 64,
+            "confidence": 0.95,
+            "real": 9.71,
+            "evaluations": 4,
+        }
+
+    def test_csv_reads_back_as_the_rows(self, comparison: Comparison) -> None:
+        read = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+        assert [row["variant"] for row in read] == [row.variant for row in comparison.rows]
+        for written, row in zip(read, comparison.rows, strict=True):
+            for key in ("mean", "std", "ci_low", "ci_high", "best_mean"):
+                value = getattr(row, key)
+                assert written[key] == "" if value is None else repr(float(written[key])) == repr(value)
+            assert (int(written["n"]), int(written["failed"])) == (row.n, row.failed)
+            assert tuple(written["jobs"].split()) == row.jobs
+
+    def test_markdown_reads_back_as_the_cells(self, comparison: Comparison) -> None:
+        lines = as_markdown(comparison).splitlines()
+        table = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines if line.startswith("|")]
+        assert table[0] == HEADINGS
+        assert set(table[1]) == {"---"} and len(table[1]) == len(HEADINGS)
+        assert table[2:] == table_cells(comparison)
+        assert lines[-1] == footnote(comparison)
+
+    def test_cells_show_the_real_data_first_and_a_dash_for_what_is_absent(self, comparison: Comparison) -> None:
+        assert table_cells(comparison) == [
+            ("real data", "", "9.71", "", "", ""),
+            ("mhe", "3", "7.50", "0.50", "6.26 to 8.74", "8.00"),
+            ("none", "1", "6.00", "-", "-", "6.00"),
+            ("wgan_gp", "2", "nan", "nan", "nan to nan", "nan"),
+            ("gan_gp", "0 (+1 without score)", "-", "-", "-", "-"),
+        ]
+
+    def test_small_scores_are_printed_with_more_decimals(self) -> None:
+        assert table_cells(compare([scored("mhe", 0, 0.01234, real=None)], metric="kid"))[0][2] == "0.0123"
+
+    def test_the_footnote_names_direction_protocol_and_unit(self, comparison: Comparison) -> None:
+        note = footnote(comparison)
+        for part in (
+            "Inception score (higher is better)",
+            "digits-v1",
+            "f" * 12,
+            "training seeds",
+            "up to 4 evaluations",
+        ):
+            assert part in note
+        assert "FID (lower is better)" in footnote(compare([scored("mhe", 0, 7.0)], metric="fid"))
+
+    def test_the_footnote_warns_of_a_single_seed(self) -> None:
+        warning = "One seed says nothing about the spread"
+        assert warning in footnote(compare([scored("mhe", 0, 7.0)]))
+        assert warning not in footnote(compare([scored("mhe", 0, 7.0), scored("mhe", 1, 7.0)]))
+
+    def test_the_footnote_speaks_of_the_best_only_where_there_was_a_choice(self) -> None:
+        assert "Best" not in footnote(compare([scored("mhe", 0, 7.0, evaluations=1)]))
+
+
+class TestReading:
+    @staticmethod
+    def begin(root: Path, **result: Any) -> RunDir:
+        run = RunDir(root)
+        write_json(run.config, parse({"variant": "mhe_sn", "seed": 4}).document())
+        if result:
+            final = {"step": 1000, "scores": {"inception_score": 7.5, "fid": "NaN"}}
+            real = {"inception_score": 9.71, "fid": "Infinity"}
+            written = {
+                "status": "completed",
+                "variant": "mhe_sn",
+                "seed": 4,
+                "protocol": "digits-v1",
+                "fingerprint": "ab",
+                "evaluations": 4,
+                "final": final,
+                "best": None,
+                "real": real,
+            }
+            write_json(run.result, written | result)
+        return run
+
+    def test_a_finished_run_is_read_from_its_result(self, tmp_path: Path) -> None:
+        score = read_score(self.begin(tmp_path, status="completed"))
+        assert (score.job, score.variant, score.seed, score.status) == (str(tmp_path), "mhe_sn", 4, "completed")
+        assert (score.protocol, score.fingerprint, score.evaluations, score.best) == ("digits-v1", "ab", 4, None)
+
+    def test_numbers_that_json_lacks_are_numbers_again(self, tmp_path: Path) -> None:
+        score = read_score(self.begin(tmp_path, status="completed"))
+        assert repr(score.final) == "{'inception_score': 7.5, 'fid': nan}"
+        assert score.real == {"inception_score": 9.71, "fid": math.inf}
+        assert "nan" in as_markdown(compare([score], metric="fid"))
+
+    def test_a_diverged_run_has_no_score(self, tmp_path: Path) -> None:
+        score = read_score(self.begin(tmp_path, status="diverged", final=None, real=None))
+        assert (score.status, score.final, score.real) == ("diverged", None, None)
+
+    def test_a_run_without_result_is_unfinished(self, tmp_path: Path) -> None:
+        score = read_score(self.begin(tmp_path))
+        assert (score.variant, score.seed, score.status, score.final) == ("mhe_sn", 4, "unfinished", None)
+
+    def test_runs_are_found_at_and_below_a_path(self, tmp_path: Path) -> None:
+        for name in ("b/seed_0", "a/seed_1", "a/seed_0"):
+            self.begin(tmp_path / name)
+        below = [run.root for run in find_runs([tmp_path])]
+        assert below == [tmp_path / name for name in ("a/seed_0", "a/seed_1", "b/seed_0")]
+        assert [run.root for run in find_runs([tmp_path / "b" / "seed_0"])] == [tmp_path / "b" / "seed_0"]
+
+    def test_a_path_that_holds_no_run_is_refused(self, tmp_path: Path) -> None:
+        self.begin(tmp_path / "run")
+        (tmp_path / "empty").mkdir()
+        for path in (tmp_path / "empty", tmp_path / "absent", tmp_path / "run" / "config.json"):
+            with pytest.raises(RunDirError, match=f"{path.name} is not a run directory and holds none"):
+                find_runs([tmp_path / "run", path])
