@@ -1,0 +1,93 @@
+"""The energies that the authors' published code computes, which differ from the definition; each difference is named.
+
+Sources: wy1iu/MHE, directories MHE-GAN (`libs/ops.py`) and the classification networks. Values are for one layer,
+one count and lambda = 1. Everything is computed in float64; the result is float64 for float64 weights, else float32.
+"""
+
+import math
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gan_mhe.sphere.energy import check_weight, narrow, widen
+from gan_mhe.sphere.geometry import angles, pair_count, sum_over_pairs
+
+ClassifierKind = Literal["s0", "s1", "s2", "a0", "a1", "a2"]
+
+
+def official_gan_energy(
+    weight: Tensor,
+    *,
+    mirror_on_feature_axis: bool = True,
+    norm_eps: float = 1e-4,
+    log_eps: float = 1e-4,
+    squared_distance: bool = True,
+    average_over_all_entries: bool = True,
+) -> Tensor:
+    """MHE-GAN code, s = 0: -(1/N²) [Σ_{i<j} log(d_ij² + 1e-4) + N(N+1)/2 log 1e-4] for weight (N, D), a scalar.
+
+    mirror_on_feature_axis: w is stacked on -w along the features, not the neurons. Cosines stay as they are, no
+        half-space term arises, and ||w||² doubles against norm_eps.
+    norm_eps: added to ||w||² under the root, so that short filters have cosines below 1 and E depends on their norm.
+    log_eps: added to d²; a duplicate pair is worth -log(log_eps).
+    squared_distance: the logarithm is of d², twice f_0; without it half of that is taken.
+    average_over_all_entries: the mean is over all N² entries, and those on and below the diagonal each add the
+        constant -log(log_eps); without it, over the pairs (one neuron has none: 0).
+
+    With all of them off (both eps 0) this is hyperspherical_energy(weight, s=0), without its guard for duplicates
+    and zero rows. Raises ValueError for weight of another rank, a negative eps, or log_eps = 0 with
+    average_over_all_entries, whose constant would be infinite.
+    """
+    _check_gan(weight, norm_eps, log_eps, average_over_all_entries)
+    count = len(weight)
+    scale = 1.0 if squared_distance else 0.5
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        cosine_NN = _shrunk_cosines(widen(weight), norm_eps / 2 if mirror_on_feature_axis else norm_eps)
+        energy = -scale * sum_over_pairs((_off_diagonal_chord(cosine_NN) + log_eps).log())
+        if average_over_all_entries:
+            constant = -scale * math.log(log_eps) * (count + pair_count(count))
+            return narrow((energy + constant) / count**2, weight)
+        return narrow(energy / max(pair_count(count), 1), weight)
+
+
+def official_classifier_energy(weight: Tensor, *, kind: ClassifierKind, half_space: bool = False) -> Tensor:
+    """Classification code: mean over unordered pairs for weight (N, D), a scalar, with ||w|| = sqrt(Σ w² + 1e-4).
+
+    s0, s1, s2: -log d² (twice f_0), 1/d, 1/d². a0, a1, a2: f_0, f_1, f_2 of θ/π + 1e-4: the angle is divided by π.
+    half_space: over the pairs of the 2N rows w and -w, the N pairs (w, -w) included, as hyperspherical_energy does.
+    One neuron has no pair: 0 in full space. Raises ValueError for weight of another rank or an unknown kind.
+    """
+    check_weight(weight)
+    if kind not in get_args(ClassifierKind):
+        raise ValueError(f"kind: expected one of {get_args(ClassifierKind)}, got {kind!r}")
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        cosine_MM = _shrunk_cosines(widen(weight), 1e-4)
+        if half_space:
+            cosine_MM = torch.cat([torch.cat([cosine_MM, -cosine_MM], 1), torch.cat([-cosine_MM, cosine_MM], 1)])
+        squared_MM = _off_diagonal_chord(cosine_MM)
+        distance_MM = squared_MM.sqrt() if kind.startswith("s") else angles(squared_MM) / math.pi + 1e-4
+        exponent = int(kind[1])
+        scale = 2 if kind == "s0" else 1
+        energy_MM = distance_MM.pow(-exponent) if exponent else -scale * distance_MM.log()
+        return narrow(sum_over_pairs(energy_MM) / max(pair_count(len(energy_MM)), 1), weight)
+
+
+def _shrunk_cosines(weight_ND: Tensor, norm_eps: float) -> Tensor:
+    """w_i.w_j / sqrt((||w_i||² + eps)(||w_j||² + eps)): a neuron's cosine with itself is below 1."""
+    unit_ND = weight_ND * (weight_ND.square().sum(dim=1, keepdim=True) + norm_eps).rsqrt()
+    return unit_ND @ unit_ND.T
+
+
+def _off_diagonal_chord(cosine_NN: Tensor) -> Tensor:
+    """2 - 2c, with 1 on the diagonal so that no logarithm or power there has an infinite derivative."""
+    diagonal = torch.eye(len(cosine_NN), dtype=torch.bool, device=cosine_NN.device)
+    return (2 - 2 * cosine_NN).masked_fill(diagonal, 1.0)
+
+
+def _check_gan(weight: Tensor, norm_eps: float, log_eps: float, average_over_all_entries: bool) -> None:
+    check_weight(weight)
+    if norm_eps < 0 or log_eps < 0:
+        raise ValueError(f"norm_eps, log_eps: expected numbers >= 0, got {norm_eps} and {log_eps}")
+    if average_over_all_entries and log_eps == 0:
+        raise ValueError("log_eps: expected a number > 0 with average_over_all_entries, got 0 (its logarithm is added)")

@@ -1,0 +1,152 @@
+"""Unit rows, squared distances, angles and the smallest angle, against difference forms and known configurations."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gan_mhe.sphere.geometry import angles, pair_count, smallest_angle, squared_distances, sum_over_pairs, unit_rows
+
+INSTANCES = settings(deadline=None, derandomize=True, max_examples=30)
+
+
+def gaussian(count: int, dim: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, dim, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def rows_at_angle(theta: float, dim: int, seed: int) -> torch.Tensor:
+    """Two float32 rows theta apart, as float32 rounding leaves them."""
+    first, second = gaussian(2, dim, seed)
+    first = first / first.norm()
+    second = second - (second @ first) * first
+    rows = torch.stack([first, math.cos(theta) * first + math.sin(theta) * second / second.norm()])
+    return rows.float()
+
+
+def test_unit_rows_have_norm_one_and_keep_their_direction() -> None:
+    weight = gaussian(6, 5) * torch.logspace(-10, 10, 6, dtype=torch.float64)[:, None]
+    unit = unit_rows(weight)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(6, dtype=torch.float64), rtol=1e-14, atol=0)
+    torch.testing.assert_close(unit * weight.norm(dim=1, keepdim=True), weight, rtol=1e-14, atol=0)
+
+
+def test_a_row_without_direction_becomes_zero_and_gets_no_gradient() -> None:
+    weight = gaussian(3, 4)
+    weight[0] = 0
+    weight[1] *= 1e-13
+    weight.requires_grad_()
+    unit = unit_rows(weight)
+    unit.sum().backward()
+    assert weight.grad is not None
+    assert torch.equal(unit[:2], torch.zeros(2, 4, dtype=torch.float64))
+    assert torch.equal(weight.grad[:2], torch.zeros(2, 4, dtype=torch.float64))
+    assert (weight.grad[2] != 0).all()
+
+
+def test_a_row_that_is_not_finite_stays_visible() -> None:
+    weight = gaussian(2, 3)
+    weight[0, 0] = math.nan
+    weight[1, 0] = math.inf
+    assert unit_rows(weight).isnan().any(dim=1).all()
+
+
+def test_squared_distances_equal_their_difference_form_off_a_diagonal_of_ones() -> None:
+    unit = unit_rows(gaussian(7, 5))
+    differences = (unit[:, None] - unit[None]).square().sum(dim=2)
+    differences.fill_diagonal_(1)
+    torch.testing.assert_close(squared_distances(unit), differences, rtol=0, atol=4e-15)
+
+
+@pytest.mark.parametrize(("theta", "bound"), [(1e-1, 1e-12), (1e-2, 1e-10), (1e-3, 1e-8)])
+def test_squared_distance_of_float32_rows_keeps_its_stated_relative_error(theta: float, bound: float) -> None:
+    for seed in range(20):
+        unit = unit_rows(rows_at_angle(theta, 4608, seed).double())
+        exact = (unit[0] - unit[1]).square().sum()
+        assert math.sqrt(exact) == pytest.approx(theta, rel=1e-3)
+        assert abs(squared_distances(unit)[0, 1] / exact - 1) < bound
+
+
+@pytest.mark.parametrize("theta", [1e-9, 1e-4, 1.0, math.pi / 2, 3.0])
+def test_angles_invert_the_chord(theta: float) -> None:
+    squared = torch.tensor((2 * math.sin(theta / 2)) ** 2, dtype=torch.float64)
+    assert angles(squared).item() == pytest.approx(theta, rel=1e-14)
+
+
+def test_angles_reach_both_ends_with_finite_gradients_even_for_rounded_off_distances() -> None:
+    squared = torch.tensor([-1e-15, 0.0, 4.0, 4 + 1e-15], dtype=torch.float64, requires_grad=True)
+    theta = angles(squared)
+    theta.sum().backward()
+    torch.testing.assert_close(
+        theta.detach(), torch.tensor([0, 0, math.pi, math.pi], dtype=torch.float64), rtol=0, atol=2e-15
+    )
+    assert squared.grad is not None and squared.grad.isfinite().all()
+
+
+def test_angle_gradient_is_one_over_twice_its_sine() -> None:
+    theta = torch.linspace(0.01, 3.13, 20, dtype=torch.float64)
+    squared = (2 - 2 * theta.cos()).requires_grad_()
+    angles(squared).sum().backward()
+    torch.testing.assert_close(squared.grad, 1 / (2 * theta.sin()), rtol=1e-9, atol=0)
+
+
+def test_sum_over_pairs_counts_each_pair_once() -> None:
+    values = gaussian(5, 5)
+    expected = sum(values[i, j].item() for i in range(5) for j in range(i + 1, 5))
+    assert sum_over_pairs(values).item() == pytest.approx(expected, abs=1e-14)
+    assert sum_over_pairs(torch.ones(5, 5)).item() == pair_count(5) == 10
+
+
+@INSTANCES
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 10**6))
+def test_squared_distances_of_all_pairs_sum_to_n_squared_less_the_resultant(n: int, d: int, seed: int) -> None:
+    unit = unit_rows(gaussian(n, d, seed))
+    resultant = unit.sum(dim=0).square().sum().item()
+    assert sum_over_pairs(squared_distances(unit)).item() == pytest.approx(n**2 - resultant, abs=1e-11)
+
+
+@INSTANCES
+@given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 10**6))
+def test_cosines_obey_the_welch_bound(n: int, d: int, seed: int) -> None:
+    cosines = 1 - squared_distances(unit_rows(gaussian(n, d, seed))) / 2
+    cosines.fill_diagonal_(1)
+    assert cosines.square().sum().item() >= n**2 / d - 1e-10
+
+
+def test_welch_bound_is_met_by_an_orthonormal_basis_repeated() -> None:
+    cosines = 1 - squared_distances(torch.eye(4, dtype=torch.float64).repeat(2, 1)) / 2
+    cosines.fill_diagonal_(1)
+    assert cosines.square().sum().item() == pytest.approx(8**2 / 4, abs=1e-12)
+
+
+def test_smallest_angle_is_found_among_unequal_ones() -> None:
+    turn = torch.tensor([0.0, 0.7, 2.0, 2.3, 5.0], dtype=torch.float64)
+    weight = torch.stack([turn.cos(), turn.sin()], dim=1) * torch.tensor([[1.0], [3], [0.1], [20], [5]])
+    assert smallest_angle(weight).item() == pytest.approx(0.3, abs=1e-14)
+
+
+@pytest.mark.parametrize(("weight", "expected"), [
+    (torch.eye(3), math.pi / 2),
+    (torch.tensor([[1.0, 2], [-2, -4]]), math.pi),
+    (torch.tensor([[1.0, 2, 5], [2, 4, 10]]), 0.0),
+    (torch.tensor([[1.0, 0], [0, 0]]), math.pi / 2),
+    (torch.tensor([[1.0, 0]]), math.pi),
+])  # fmt: skip
+def test_smallest_angle_of_special_rows(weight: torch.Tensor, expected: float) -> None:
+    angle = smallest_angle(weight)
+    assert angle.dtype == torch.float32
+    assert angle.item() == pytest.approx(expected, abs=3e-7 if expected else 3e-8)
+
+
+def test_smallest_angle_has_no_gradient_and_follows_float64_weights() -> None:
+    angle = smallest_angle(gaussian(4, 3).requires_grad_())
+    assert not angle.requires_grad
+    assert angle.dtype == torch.float64
+
+
+def test_smallest_angle_of_nearly_parallel_float32_rows_is_resolved() -> None:
+    weight = rows_at_angle(1e-4, 256, seed=1)
+    unit = weight.double() / weight.double().norm(dim=1, keepdim=True)
+    expected = 2 * math.asin((unit[0] - unit[1]).norm().item() / 2)
+    assert smallest_angle(weight).item() == pytest.approx(expected, abs=1e-10)
