@@ -1,0 +1,195 @@
+"""What generators and discriminators share: blocks, slots for normalisation, initialisers, size checks.
+
+Shape suffixes: B batch, C channels, H and W pixels. Images are float NCHW in [-1, 1].
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gan_mhe.errors import ConfigError
+
+IMAGE_SIZES = (32, 48, 64)
+WEIGHT_STD = 0.02
+LEAKY_SLOPE = 0.1
+BATCH_NORM_EPS = 2e-5
+
+WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+class NormSlot(nn.Identity):
+    """A place in a discriminator where a normalisation layer may stand: the identity until it is replaced.
+
+    channels: the size of dimension 1 of what passes through.
+    first: whether it follows the very first convolution, which the SN-GAN code leaves without batch norm.
+    """
+
+    def __init__(self, channels: int, *, first: bool = False) -> None:
+        super().__init__()
+        self.channels = channels
+        self.first = first
+
+
+class ConvBlock(nn.Module):
+    """Convolution with bias, slot, leaky ReLU. Padding 1 keeps H and W at 3x3/1 and halves them at 4x4/2."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, first: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding=1)
+        self.norm: nn.Module = NormSlot(out_channels, first=first)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return F.leaky_relu(self.norm(self.conv(x_BCHW)), LEAKY_SLOPE)
+
+
+class UpResBlock(nn.Module):
+    """Pre-activation residual block of the generator, doubling H and W (Miyato et al. 2018, Figure 9).
+
+    Residual path: batch norm, ReLU, nearest upsampling, 3x3, batch norm, ReLU, 3x3.
+    Shortcut: nearest upsampling, 1x1.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
+        self.conv1 = conv3x3(channels, channels)
+        self.norm2 = nn.BatchNorm2d(channels, eps=BATCH_NORM_EPS)
+        self.conv2 = conv3x3(channels, channels)
+        self.shortcut = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        residual: Tensor = self.conv1(_upsample(F.relu(self.norm1(x_BCHW))))
+        residual = self.conv2(F.relu(self.norm2(residual)))
+        # A 1x1 convolution commutes with nearest upsampling: at the lower resolution it costs a quarter.
+        return residual + _upsample(self.shortcut(x_BCHW))
+
+
+class ResBlock(nn.Module):
+    """Pre-activation residual block of the discriminator (Miyato et al. 2018, Figure 9).
+
+    Residual path: slot, ReLU, 3x3, slot, ReLU, 3x3; the shortcut is the identity. With `downsample` both paths
+    end in 2x2 average pooling and the shortcut gets a 1x1 convolution.
+    """
+
+    def __init__(self, channels: int, *, downsample: bool) -> None:
+        super().__init__()
+        self.norm1: nn.Module = NormSlot(channels)
+        self.conv1 = conv3x3(channels, channels)
+        self.norm2: nn.Module = NormSlot(channels)
+        self.conv2 = conv3x3(channels, channels)
+        self.shortcut = nn.Conv2d(channels, channels, 1) if downsample else None
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        residual: Tensor = self.conv1(F.relu(self.norm1(x_BCHW)))
+        residual = self.conv2(F.relu(self.norm2(residual)))
+        if self.shortcut is None:
+            return residual + x_BCHW
+        return _pool_both(residual, x_BCHW, self.shortcut)
+
+
+class FirstResBlock(nn.Module):
+    """First block of the discriminator, halving H and W (the "optimised" block of the SN-GAN code).
+
+    Residual path: 3x3, slot, ReLU, 3x3, 2x2 average pooling. Shortcut: 2x2 average pooling, 1x1. There is no
+    leading activation, because a ReLU on the image would throw half of it away. The slot is called `norm2`
+    because it stands where `norm2` stands in the other blocks.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(in_channels, channels)
+        self.norm2: nn.Module = NormSlot(channels, first=True)
+        self.conv2 = conv3x3(channels, channels)
+        self.shortcut = nn.Conv2d(in_channels, channels, 1)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        return _pool_both(self.conv2(F.relu(self.norm2(self.conv1(x_BCHW)))), x_BCHW, self.shortcut)
+
+
+def conv3x3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    """A 3x3 convolution with bias that keeps H and W."""
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)
+
+
+def _upsample(x_BCHW: Tensor) -> Tensor:
+    return F.interpolate(x_BCHW, scale_factor=2.0, mode="nearest")
+
+
+def _pool_both(residual_BCHW: Tensor, x_BCHW: Tensor, shortcut: nn.Conv2d) -> Tensor:
+    # A 1x1 convolution commutes with average pooling: at the lower resolution it costs a quarter.
+    short: Tensor = shortcut(F.avg_pool2d(x_BCHW, 2))
+    return F.avg_pool2d(residual_BCHW, 2) + short
+
+
+def scaled(channels: int, width: float) -> int:
+    """`channels * width` rounded to the nearest integer (ties to even), at least 1.
+
+    Raises ConfigError unless `width` is finite and above 0.
+    """
+    if not (math.isfinite(width) and width > 0):
+        raise ConfigError(f"width: expected a finite number above 0, got {width!r}")
+    return max(1, round(channels * width))
+
+
+def check_image_size(image_size: int) -> None:
+    """Raise ConfigError unless the networks are made for images of `image_size` pixels a side."""
+    if image_size not in IMAGE_SIZES:
+        expected = ", ".join(map(str, IMAGE_SIZES))
+        raise ConfigError(f"data.image_size: expected one of {expected}, got {image_size!r}")
+
+
+def check_latent_dim(latent_dim: int) -> None:
+    """Raise ConfigError unless the latent vector has at least one entry."""
+    if latent_dim < 1:
+        raise ConfigError(f"generator.latent_dim: expected an integer of at least 1, got {latent_dim!r}")
+
+
+def initialise_truncated_normal(network: nn.Module, generator: torch.Generator, *, width: float = 1.0) -> None:
+    """Draw every weight from N(0, sigma²) cut at two sigma; biases 0, batch norm fresh.
+
+    sigma is 0.02 at width 1, as in the authors' code of MHE, and 0.02 / sqrt(width) in every layer whose fan-in
+    the width scales, that is all but the first: a narrow network starts with the signal of the full one, where a
+    fixed sigma would leave it silent (logits of 1e-7 at width 1/8). Cutting leaves 0.88 sigma as the effective
+    standard deviation. `generator` and `network` share a device.
+    """
+    # One uniform a weight through the inverse distribution function: torch's own trunc_normal_ changed its
+    # algorithm between versions, and so would the networks of a given seed.
+    inside = math.erf(2 / math.sqrt(2))
+    first = next(layer for layer in network.modules() if isinstance(layer, WeightLayer))
+
+    def draw(layer: WeightLayer) -> None:
+        sigma = WEIGHT_STD if layer is first else WEIGHT_STD / math.sqrt(width)
+        uniform = layer.weight.uniform_(-inside, inside, generator=generator)
+        uniform.erfinv_().mul_(sigma * math.sqrt(2)).clamp_(-2 * sigma, 2 * sigma)
+
+    _reset(network, draw)
+
+
+def initialise_glorot(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw every weight from U[-a, a], a = gain sqrt(6 / (fan_in + fan_out)); biases 0, batch norm fresh.
+
+    As in the SN-GAN code the gain is sqrt(2) on residual paths, for their ReLUs, and 1 for shortcuts, dense
+    layers and the image convolution. `generator` and `network` share a device.
+    """
+    blocks = [m for m in network.modules() if isinstance(m, UpResBlock | ResBlock | FirstResBlock)]
+    residual = {conv for block in blocks for conv in (block.conv1, block.conv2)}
+
+    def draw(layer: WeightLayer) -> None:
+        gain = math.sqrt(2) if layer in residual else 1.0
+        nn.init.xavier_uniform_(layer.weight, gain, generator=generator)
+
+    _reset(network, draw)
+
+
+@torch.no_grad()
+def _reset(network: nn.Module, draw: Callable[[WeightLayer], None]) -> None:
+    for layer in network.modules():
+        if isinstance(layer, WeightLayer):
+            draw(layer)
+            if layer.bias is not None:
+                layer.bias.zero_()
+        elif isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            layer.reset_parameters()
