@@ -1,0 +1,1 @@
+"""What holds a discriminator back: normalisations, penalties and projections, in any combination that makes sense."""

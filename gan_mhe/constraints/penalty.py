@@ -1,0 +1,42 @@
+"""The one signature of every penalty: what it is given, what it returns, how strongly and how often it acts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gan_mhe.config import PenaltyTiming, Schedule
+
+
+@dataclass(frozen=True)
+class PenaltyInputs:
+    """One discriminator update: the network, its real and generated images in [-1, 1], and a source of noise."""
+
+    discriminator: nn.Module
+    real: Tensor
+    fake: Tensor
+    noise: torch.Generator
+
+
+PenaltyFunction = Callable[[PenaltyInputs], Tensor]
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """A named scalar added to the discriminator's loss as coefficient(step) * interval * function(inputs)."""
+
+    name: str
+    function: PenaltyFunction
+    coefficient: float
+    interval: int
+    schedule: Schedule
+
+    @classmethod
+    def timed(cls, name: str, function: PenaltyFunction, coefficient: float, timing: PenaltyTiming) -> "Penalty":
+        """A penalty with the interval and schedule of its configuration section."""
+        return cls(name, function, coefficient, timing.interval, timing.schedule)
+
+    def due(self, step: int) -> bool:
+        """Whether the penalty is computed at this generator step."""
+        return step % self.interval == 0

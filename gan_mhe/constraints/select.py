@@ -1,0 +1,50 @@
+"""A network's weights as neurons: one traversal, the original parameters, one row a neuron.
+
+Reading `.weight` of a spectrally normalised layer in training mode runs another power iteration. Everything that
+looks at weights therefore goes through here and sees the parameter beneath the parametrization.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class LayerWeight:
+    """One layer's original weight as (N neurons, D fan-in), differentiable, with the layer's name in its network."""
+
+    name: str
+    weight_ND: Tensor
+    is_output: bool
+
+
+def weight_layers(network: nn.Module) -> Iterator[tuple[str, WeightLayer]]:
+    """The convolutional and linear layers in the order they were defined."""
+    for name, module in network.named_modules():
+        if isinstance(module, WeightLayer):
+            yield name, module
+
+
+def original_weight(layer: WeightLayer) -> Tensor:
+    """The trained parameter behind `layer.weight`, without touching the parametrization."""
+    if parametrize.is_parametrized(layer, "weight"):
+        return layer.parametrizations.weight.original  # type: ignore[union-attr, return-value]
+    return layer.weight
+
+
+def neurons_first(layer: WeightLayer, weight: Tensor) -> Tensor:
+    """A view of the weight with its neurons on the first axis; a transposed convolution has them on the second."""
+    return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+
+
+def layer_weights(network: nn.Module) -> list[LayerWeight]:
+    """Every layer's original weight; the layer defined last is the output."""
+    layers = list(weight_layers(network))
+    return [
+        LayerWeight(name, neurons_first(layer, original_weight(layer)).flatten(1), is_output=index == len(layers) - 1)
+        for index, (name, layer) in enumerate(layers)
+    ]

@@ -1,0 +1,1 @@
+"""One training step as pure computation, and what it is made of."""

@@ -1,0 +1,256 @@
+"""One generator step: n_dis discriminator updates, one generator update, the moving average.
+
+`seek` is the host's part: it sets everything that depends on the step number. `step` is pure computation on the
+device: no file, no clock, no value read back, so that it can be captured whole. In tensor names B is the batch,
+Z the latent dimension.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gan_mhe.config import OptimizerConfig, RunConfig
+from gan_mhe.constraints.build import constrain
+from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
+from gan_mhe.constraints.select import original_weight, weight_layers
+from gan_mhe.data.loader import BatchOrder
+from gan_mhe.losses import LOSSES
+from gan_mhe.networks.build import build_discriminator, build_generator
+from gan_mhe.rng import Streams, generator
+from gan_mhe.training import state as states
+from gan_mhe.training.ema import Ema
+from gan_mhe.training.precision import Precision, full_precision_weights
+from gan_mhe.training.schedule import factor
+from gan_mhe.training.watch import FaultDetector, Meter
+
+Gradients = dict[str, Tensor]
+
+
+class Trainer:
+    """Both networks, their optimisers and everything random about them, as a function of (config, images, step)."""
+
+    def __init__(self, config: RunConfig, images: Tensor, device: torch.device) -> None:
+        """images: uint8 (M, 3, H, H), copied to `device` and kept there."""
+        self.config = config
+        self.device = device
+        self.precision = Precision(config.training.precision, device)
+        self.generator = self._place(
+            build_generator(
+                config.generator.architecture,
+                image_size=config.data.image_size,
+                latent_dim=config.generator.latent_dim,
+                width=config.generator.width,
+                generator=generator("cpu", config.seed, "init/generator"),
+            )
+        )
+        discriminator = build_discriminator(
+            config.discriminator.architecture,
+            image_size=config.data.image_size,
+            width=config.discriminator.width,
+            generator=generator("cpu", config.seed, "init/discriminator"),
+        )
+        self.constraints = constrain(discriminator, config.constraints, seed=config.seed)
+        self.discriminator = self._place(discriminator)
+        halflife = config.generator.ema_halflife_steps
+        self.ema = Ema(self.generator, halflife) if halflife else None
+        self.loss = LOSSES[config.loss]
+        self.order = BatchOrder(
+            images.to(device),
+            batch_size=config.training.batch_size,
+            batches_per_step=config.training.n_dis,
+            flip=config.data.flip,
+            seed=config.seed,
+        )
+        self.streams = Streams(device, config.seed, ("latents/discriminator", "latents/generator", "penalty"))
+        self.meter = Meter()
+        self.fault = FaultDetector(device)
+        self.adam_generator = self._adam(self.generator, config.optimizer.generator_lr)
+        self.adam_discriminator = self._adam(self.discriminator, config.optimizer.discriminator_lr)
+        self._strength = {p.name: torch.zeros((), device=device) for p in self.constraints.penalties}
+        self._step_number = torch.zeros((), dtype=torch.int64, device=device)
+        # Batch statistics of real and generated images must not mix; every other network may see both at once.
+        self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
+        self._layer_weights = _names_of_layer_weights(self.discriminator)
+        self.seek(0)
+
+    def _place(self, network: nn.Module) -> nn.Module:
+        # Convolutions are fastest with channels last; it changes addresses, not values.
+        return network.to(self.device, self.precision.dtype).to(memory_format=torch.channels_last).train()
+
+    def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
+        config: OptimizerConfig = self.config.optimizer
+        adam = torch.optim.Adam(
+            network.parameters(),
+            lr=torch.tensor(lr, device=self.device),
+            betas=(config.beta1, config.beta2),
+            eps=config.epsilon,
+            fused=True,
+        )
+        # The fused kernel skips its update on the device while the flag is up: no host wait, nothing overwritten.
+        adam.grad_scale, adam.found_inf = None, self.fault.flag  # type: ignore[attr-defined]
+        return adam
+
+    def seek(self, step: int) -> None:
+        """Set what depends on the step number: random streams, order of the data, learning rates, strengths."""
+        total = self.config.training.steps
+        self._due = [penalty for penalty in self.constraints.penalties if penalty.due(step)]
+        self._step_number.fill_(step)
+        self.streams.seek(step)
+        self.order.seek(step)
+        optimizer = self.config.optimizer
+        lr_factor = factor(optimizer.schedule, step, total)
+        self.adam_generator.param_groups[0]["lr"].fill_(optimizer.generator_lr * lr_factor)
+        self.adam_discriminator.param_groups[0]["lr"].fill_(optimizer.discriminator_lr * lr_factor)
+        for penalty in self._due:
+            strength = penalty.coefficient * penalty.interval * factor(penalty.schedule, step, total)
+            self._strength[penalty.name].fill_(strength)
+
+    def step(self) -> None:
+        """Compute the step that `seek` has set. Scalars go to `meter`, non-finite values to `fault`."""
+        with self.precision.step():
+            for index in range(self.config.training.n_dis):
+                self._update_discriminator(index)
+            self._update_generator()
+        if self.ema:
+            self.ema.update(self.generator, keep=1 - self.fault.flag)
+
+    def _update_discriminator(self, index: int) -> None:
+        real = self.order.draw(index).to(self.precision.dtype, memory_format=torch.channels_last)
+        with torch.no_grad():
+            fake = self._generate("latents/discriminator").to(self.precision.dtype)
+        real_logits, fake_logits = self._judge(real, fake)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        gradients = _gradients(loss, self.discriminator)
+        scalars = {"d_loss": loss, "d_real": real_logits.mean(), "d_fake": fake_logits.mean()}
+        faults = {"d_loss": loss, "d_gradient": _norm(gradients)}
+        scalars["d_gradient"] = faults["d_gradient"]
+
+        gan_gradients = dict(gradients)
+        inputs = PenaltyInputs(self.discriminator, real, fake, self.streams["penalty"])
+        for penalty in self._due:
+            raw, pull = self._penalise(penalty, inputs)
+            for name, gradient in pull.items():
+                gradients[name] = gradients[name] + gradient
+            weighted = self._strength[penalty.name] * raw
+            scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
+            scalars |= self._ratios(penalty.name, pull, gan_gradients)
+            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _norm(pull)}
+
+        self._apply(self.adam_discriminator, self.discriminator, gradients, scalars, faults)
+        for project in self.constraints.after_update:
+            project(self.discriminator)
+
+    def _update_generator(self) -> None:
+        fake = self._generate("latents/generator")
+        loss = self.loss.generator(self._discriminate(fake))
+        gradients = _gradients(loss, self.generator)
+        norm = _norm(gradients)
+        watched = {"g_loss": loss, "g_gradient": norm}
+        self._apply(self.adam_generator, self.generator, gradients, watched, watched)
+
+    def _apply(
+        self,
+        adam: torch.optim.Adam,
+        network: nn.Module,
+        gradients: Gradients,
+        scalars: Mapping[str, Tensor],
+        faults: Mapping[str, Tensor],
+    ) -> None:
+        self.meter.add(scalars)
+        self.fault.watch(faults, self._step_number)
+        for name, parameter in network.named_parameters():
+            parameter.grad = states.laid_out_as(parameter, gradients[name])
+        adam.step()
+
+    def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Gradients]:
+        """The raw penalty and the gradient of its weighted form, kept apart from the loss's to compare the two."""
+        with self.precision.island():
+            raw = penalty.function(inputs)
+            return raw, _gradients(self._strength[penalty.name] * raw, self.discriminator)
+
+    def _ratios(self, penalty: str, pull: Gradients, gan: Gradients) -> dict[str, Tensor]:
+        """||lambda grad penalty|| / ||grad GAN||, of the whole discriminator and of each layer's weight."""
+        ratios = {f"gradient_ratio/{penalty}": _norm(pull) / _norm(gan)}
+        for layer, parameter in self._layer_weights.items():
+            if parameter in pull:
+                ratio = torch.linalg.vector_norm(pull[parameter]) / torch.linalg.vector_norm(gan[parameter])
+                ratios[f"gradient_ratio/{penalty}/{layer}"] = ratio
+        return ratios
+
+    def _latents(self, stream: str) -> Tensor:
+        shape = (self.config.training.batch_size, self.config.generator.latent_dim)
+        return torch.randn(shape, generator=self.streams[stream], device=self.device, dtype=self.precision.dtype)
+
+    def _generate(self, stream: str) -> Tensor:
+        with self.precision.networks():
+            images: Tensor = self.generator(self._latents(stream))
+        return images
+
+    def _discriminate(self, images: Tensor) -> Tensor:
+        with full_precision_weights(self.discriminator), self.precision.networks():
+            logits: Tensor = self.discriminator(images)
+        return logits
+
+    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if self._joint_pass:
+            real_logits, fake_logits = self._discriminate(torch.cat([real, fake])).chunk(2)
+            return real_logits, fake_logits
+        return self._discriminate(real), self._discriminate(fake)
+
+    @torch.no_grad()
+    def render(self, latents_BZ: Tensor, *, ema: bool = False) -> Tensor:
+        """Images in [-1, 1], float32, of the generator in evaluation mode and full precision; its mode is put back."""
+        network = self.ema.network if ema and self.ema else self.generator
+        was_training = network.training
+        network.eval()
+        try:
+            with self.precision.island():
+                images: Tensor = network(latents_BZ.to(self.device, self.precision.dtype))
+        finally:
+            network.train(was_training)
+        return images.float()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that the steps so far have made, by name."""
+        return {
+            **states.prefixed(self.generator.state_dict(), "generator"),
+            **states.prefixed(self.discriminator.state_dict(), "discriminator"),
+            **(states.prefixed(self.ema.network.state_dict(), "ema") if self.ema else {}),
+            **states.prefixed(states.optimizer_state(self.adam_generator, self.generator), "adam_generator"),
+            **states.prefixed(
+                states.optimizer_state(self.adam_discriminator, self.discriminator), "adam_discriminator"
+            ),
+            **states.prefixed(self.meter.state(), "meter"),
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Inverse of `state`. CheckpointError when a tensor is missing, left over or of another shape."""
+        sections = {"generator", "discriminator", "adam_generator", "adam_discriminator", "meter"}
+        states.refuse_left_over(state, sections | ({"ema"} if self.ema else set()))
+        states.load_module(self.generator, state, "generator")
+        states.load_module(self.discriminator, state, "discriminator")
+        if self.ema:
+            states.load_module(self.ema.network, state, "ema")
+        states.load_optimizer(self.adam_generator, self.generator, state, "adam_generator")
+        states.load_optimizer(self.adam_discriminator, self.discriminator, state, "adam_discriminator")
+        self.meter.load_state(states.section(state, "meter"), self.device)
+
+
+def _names_of_layer_weights(network: nn.Module) -> dict[str, str]:
+    """Layer name -> name of its original weight among the parameters."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {layer: names[id(original_weight(module))] for layer, module in weight_layers(network)}
+
+
+def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
+    """d loss / d parameter of `network` alone, by name: nothing is computed for the other network."""
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+def _norm(gradients: Gradients) -> Tensor:
+    norms = torch._foreach_norm(list(gradients.values()))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+    return total

@@ -1,0 +1,83 @@
+"""What tests of whole runs share: caches of their own, one thread, tiny configurations, the command as a process."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from gan_mhe import compose
+from gan_mhe.config import RunConfig
+
+# One thread: tests run side by side, and two threads on a busy core are slower than one. Set before torch is loaded.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_TINY = (
+    "discriminator.width=0.03125",
+    "generator.width=0.03125",
+    "generator.latent_dim=16",
+    "training.batch_size=4",
+    "training.steps=12",
+    "training.report_every_steps=3",
+    "training.device=cpu",
+    "sampling.every_steps=4",
+    "sampling.num_images=4",
+    "evaluation.num_samples=40",
+    "evaluation.every_steps=0",
+    "checkpoint.every_steps=5",
+)
+_MAIN = "from gan_mhe.cli import main; main()"
+
+Configure = Callable[..., RunConfig]
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Decoded data and reference features of this session alone."""
+    path = tmp_path_factory.getbasetemp() / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GAN_MHE_CACHE", str(path))
+        yield path
+
+
+@pytest.fixture(scope="session")
+def tiny_keys() -> tuple[str, ...]:
+    """`key=value` overrides that make 12 steps of any preset a matter of half a second."""
+    return _TINY
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Configure:
+    """A preset, `debug_cpu` unless named, made tiny; further `key=value` overrides go on top."""
+
+    def configure(*overrides: str, preset: str = "debug_cpu", variant: str | None = None, seed: int = 0) -> RunConfig:
+        document = compose.load_document(compose.PRESETS / f"{preset}.toml")
+        tables = compose.parse_overrides([*_TINY, *overrides])
+        return compose.compose(document, variant=variant, seed=seed, overrides=tables)
+
+    return configure
+
+
+@pytest.fixture
+def start_command(tmp_path: Path) -> Iterator[Start]:
+    """Start `gan-mhe` with the given arguments as a process in `tmp_path`; `before` is Python to run in it first."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str, before: str = "") -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-c", f"{before}\n{_MAIN}", *arguments],
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,107 @@
+"""The gradient penalty against discriminators whose slope is known, and its second derivatives against differences."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan_mhe.config import GradientPenaltyConfig
+from gan_mhe.constraints.gradient import gradient_penalty
+from gan_mhe.constraints.penalty import PenaltyInputs
+
+
+class LinearScore(nn.Module):
+    """D(x) = a.x, whose slope is a everywhere; keeps the images it was shown."""
+
+    def __init__(self, slope: Tensor) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(slope)
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.shown = images.detach()
+        return (images * self.slope).flatten(1).sum(dim=1)
+
+
+def penalty(inputs: PenaltyInputs, **options: float) -> Tensor:
+    return gradient_penalty(GradientPenaltyConfig(**options)).function(inputs)
+
+
+def linear(side: int = 4, seed: int = 0) -> LinearScore:
+    rng = torch.Generator().manual_seed(seed)
+    return LinearScore(torch.randn(3, side, side, generator=rng, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("target", [1.0, 0.0, 2.5])
+def test_penalty_of_a_linear_discriminator_is_the_squared_excess_of_its_slope(
+    make_inputs: Callable[..., PenaltyInputs], target: float
+) -> None:
+    network = linear()
+    expected = (network.slope.norm() - target).square().item()
+    assert penalty(make_inputs(network, side=4), target=target).item() == pytest.approx(expected, rel=1e-13)
+
+
+def test_gradient_of_the_penalty_of_a_linear_discriminator_is_the_analytic_one(
+    make_inputs: Callable[..., PenaltyInputs],
+) -> None:
+    network = linear()
+    penalty(make_inputs(network, side=4)).backward()
+    norm = network.slope.detach().norm()
+    torch.testing.assert_close(network.slope.grad, 2 * (norm - 1) * network.slope.detach() / norm, rtol=1e-12, atol=0)
+
+
+def test_each_image_is_mixed_by_one_number_of_its_own(make_inputs: Callable[..., PenaltyInputs]) -> None:
+    network = linear()
+    inputs = make_inputs(network, batch=6, side=4)
+    penalty(inputs)
+    mix_B = ((network.shown - inputs.fake) / (inputs.real - inputs.fake)).flatten(1)
+    spread = mix_B.amax(dim=1) - mix_B.amin(dim=1)
+    assert spread.max().item() < 1e-10
+    assert mix_B[:, 0].unique().numel() == 6
+
+
+def test_mixing_numbers_are_uniform_between_zero_and_one() -> None:
+    count, network = 4096, linear(side=1)
+    real, fake = torch.ones(count, 3, 1, 1, dtype=torch.float64), torch.zeros(count, 3, 1, 1, dtype=torch.float64)
+    penalty(PenaltyInputs(network, real, fake, torch.Generator().manual_seed(0)))
+    mix = network.shown[:, 0, 0, 0].sort().values
+    # Kolmogorov-Smirnov: sqrt(n) D exceeds 1.95 once in a thousand draws.
+    distance = (mix - (torch.arange(count, dtype=torch.float64) + 0.5) / count).abs().max().item()
+    assert 0 <= mix[0] < mix[-1] <= 1
+    assert distance * count**0.5 < 1.95
+
+
+def test_mixing_numbers_come_from_the_given_noise_alone(make_inputs: Callable[..., PenaltyInputs]) -> None:
+    network, shown = linear(), []
+    before = torch.random.get_rng_state()
+    for _ in range(2):
+        penalty(make_inputs(network, side=4))
+        shown.append(network.shown)
+    assert torch.equal(shown[0], shown[1])
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_second_derivatives_equal_finite_differences(make_inputs: Callable[..., PenaltyInputs]) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(16, 1)).double()
+    parameters = list(network.parameters())
+    value = penalty(make_inputs(network, side=4))
+    gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+    assert gradients[-1] is None  # the last bias moves no slope
+    rng, step = torch.Generator().manual_seed(1), 1e-5
+    for _ in range(3):
+        directions = [torch.randn(p.shape, generator=rng, dtype=torch.float64) for p in parameters]
+        expected = sum((g * d).sum().item() for g, d in zip(gradients, directions, strict=True) if g is not None)
+        ends = []
+        for sign in (step, -2 * step, step):  # there, across, and back again
+            for parameter, direction in zip(parameters, directions, strict=True):
+                parameter.data += sign * direction
+            ends.append(penalty(make_inputs(network, side=4)).item())
+        assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(expected, rel=1e-7)
+
+
+def test_penalty_leaves_no_gradient_on_the_images(make_inputs: Callable[..., PenaltyInputs]) -> None:
+    inputs = make_inputs(linear(), side=4)
+    penalty(inputs).backward()
+    assert not inputs.real.requires_grad and not inputs.fake.requires_grad

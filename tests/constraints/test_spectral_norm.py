@@ -1,0 +1,128 @@
+"""Spectral normalisation: the largest singular value, what persists of it, and its gradient."""
+
+import itertools
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gan_mhe.constraints.normalize import spectral_norm
+from gan_mhe.constraints.select import original_weight, weight_layers
+
+
+def images(seed: int = 0) -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def normalised(network: nn.Module, seed: int = 0) -> nn.Module:
+    spectral_norm(network, seed)
+    return network
+
+
+def singular_vectors(layer: nn.Module) -> tuple[Tensor, Tensor]:
+    norm = layer.parametrizations.weight[0]
+    return norm._u, norm._v
+
+
+def largest_singular_values(network: nn.Module) -> list[float]:
+    network.eval()
+    return [torch.linalg.svdvals(layer.weight.flatten(1))[0].item() for _, layer in weight_layers(network)]
+
+
+def test_every_layer_has_largest_singular_value_one_after_many_forward_passes(
+    make_discriminator: Callable[..., nn.Module],
+) -> None:
+    network = normalised(make_discriminator())
+    assert max(largest_singular_values(network)) > 1.0001  # the 15 iterations at the start are not enough
+    network.train()
+    for _ in range(50):
+        network(images())
+    assert largest_singular_values(network) == pytest.approx([1.0] * 8, abs=1e-6)
+
+
+def test_the_estimate_of_sigma_is_a_lower_bound_that_each_forward_pass_tightens() -> None:
+    # A 64 x 576 Gaussian: no gap after its largest singular value, so the power iteration is slow.
+    rng = torch.Generator().manual_seed(0)
+    network = nn.Sequential(nn.Linear(576, 64, bias=False)).double()
+    network[0].weight.data = torch.randn(64, 576, generator=rng, dtype=torch.float64)
+    spectral_norm(network, 0)
+    values: list[float] = []
+    largest = torch.linalg.svdvals(original_weight(network[0]))[0]
+    for _ in range(200):
+        used = network[0].weight  # reading it is what a forward pass does
+        values.append((used.norm() / original_weight(network[0]).norm() * largest).item())
+    assert all(later <= earlier + 1e-12 for earlier, later in itertools.pairwise(values))
+    assert 1.001 < values[0] < 1.1
+    assert values[-1] == pytest.approx(1.0, abs=1e-6)
+    assert torch.linalg.svdvals(network.eval()[0].weight)[0].item() == pytest.approx(1.0, abs=1e-6)
+
+
+def test_one_forward_pass_is_one_power_iteration(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = normalised(make_discriminator())
+    expected = []
+    for _, layer in weight_layers(network):
+        matrix, (_, v) = original_weight(layer).detach().flatten(1), singular_vectors(layer)
+        u = nn.functional.normalize(matrix @ v, dim=0)
+        expected.append((u, nn.functional.normalize(matrix.T @ u, dim=0)))
+    network(images())
+    for (_, layer), (u, v) in zip(weight_layers(network), expected, strict=True):
+        torch.testing.assert_close(singular_vectors(layer), (u, v), rtol=1e-12, atol=1e-12)
+
+
+def test_singular_vectors_persist_in_the_state(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = normalised(make_discriminator())
+    for _ in range(3):
+        network(images())
+    other = normalised(make_discriminator(seed=1), seed=1)
+    other.load_state_dict(network.state_dict())
+    assert torch.equal(other(images()), network(images()))
+
+
+def test_gradient_is_the_projected_gradient_of_the_normalised_weight(
+    make_discriminator: Callable[..., nn.Module],
+) -> None:
+    # Miyato et al. 2018, eq. 12, with u and v constant: dL/dW = (G - <G, W/sigma> u v^T) / sigma.
+    network, plain = normalised(make_discriminator(width=1 / 16)).eval(), make_discriminator(width=1 / 16)
+    for (_, layer), (_, bare) in zip(weight_layers(network), weight_layers(plain), strict=True):
+        bare.weight.data = layer.weight.detach().clone()
+    for model in (network, plain):
+        model(images()).square().sum().backward()
+    for (_, layer), (_, bare) in zip(weight_layers(network), weight_layers(plain), strict=True):
+        u, v = singular_vectors(layer)
+        weight, gradient = original_weight(layer), bare.weight.grad.flatten(1)
+        sigma = u @ weight.flatten(1) @ v
+        expected = (gradient - (gradient * bare.weight.flatten(1)).sum() * torch.outer(u, v)) / sigma
+        largest = expected.abs().max().item()
+        torch.testing.assert_close(weight.grad.flatten(1), expected, rtol=1e-9, atol=1e-11 * largest)
+
+
+def test_gradient_has_no_component_along_the_trained_weight(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = normalised(make_discriminator(width=1 / 16))
+    network(images()).square().sum().backward()
+    for _, layer in weight_layers(network):
+        weight = original_weight(layer)
+        along = (weight.grad * weight).sum() / (weight.grad.norm() * weight.norm())
+        assert abs(along.item()) < 1e-12
+
+
+def test_first_singular_vectors_are_a_function_of_the_seed(make_discriminator: Callable[..., nn.Module]) -> None:
+    first = normalised(make_discriminator(), seed=7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(12345)  # elsewhere in torch's global stream
+        second = normalised(make_discriminator(), seed=7)
+    other = normalised(make_discriminator(), seed=8)
+    for name, buffer in first.named_buffers():
+        assert torch.equal(buffer, second.get_buffer(name))
+    assert not torch.equal(singular_vectors(first.c3_0.conv)[0], singular_vectors(other.c3_0.conv)[0])
+
+
+def test_spectral_norm_leaves_the_global_random_stream_alone(make_discriminator: Callable[..., nn.Module]) -> None:
+    before = torch.random.get_rng_state()
+    normalised(make_discriminator())
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_spectral_norm_adds_no_parameter(make_discriminator: Callable[..., nn.Module]) -> None:
+    shapes = sorted(parameter.shape for parameter in make_discriminator().parameters())
+    assert sorted(parameter.shape for parameter in normalised(make_discriminator()).parameters()) == shapes

@@ -1,0 +1,114 @@
+"""Putting a run down and taking it up again, bit for bit; and refusing what belongs elsewhere."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from gan_mhe.errors import CheckpointError
+from gan_mhe.training.trainer import Trainer
+from gan_mhe.variants import VARIANTS
+
+State = dict[str, Tensor]
+AVERAGED = {"data": {"name": "synthetic", "flip": True}, "generator": {"ema_halflife_steps": 5.0}}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_continues_bit_for_bit(
+    make_trainer: Callable[..., Trainer],
+    advance: Callable[..., Trainer],
+    snapshot: Callable[[Trainer], State],
+    assert_same: Callable[[State, State], None],
+    variant: str,
+) -> None:
+    unbroken = advance(make_trainer(variant, **AVERAGED), range(3))
+    saved = snapshot(unbroken)
+    resumed = advance(make_trainer(variant, **AVERAGED), range(9, 10))  # it has been elsewhere: all must be replaced
+    resumed.load_state(saved)
+    assert_same(snapshot(resumed), saved)
+    for trainer in (unbroken, resumed):
+        advance(trainer, range(3, 6))
+    assert_same(snapshot(resumed), snapshot(unbroken))
+    assert resumed.meter.read() == unbroken.meter.read()
+
+
+def test_a_run_resumed_before_its_first_step_starts_afresh(
+    make_trainer: Callable[..., Trainer],
+    advance: Callable[..., Trainer],
+    snapshot: Callable[[Trainer], State],
+    assert_same: Callable[[State, State], None],
+) -> None:
+    saved = snapshot(make_trainer("mhe_sn", **AVERAGED))
+    resumed = advance(make_trainer("mhe_sn", **AVERAGED), range(2))
+    resumed.load_state(saved)
+    assert_same(snapshot(advance(resumed, range(2))), snapshot(advance(make_trainer("mhe_sn", **AVERAGED), range(2))))
+
+
+def test_loaded_tensors_are_copies(make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer],
+                                   snapshot: Callable[[Trainer], State],
+                                   assert_same: Callable[[State, State], None]) -> None:  # fmt: skip
+    saved = snapshot(advance(make_trainer(**AVERAGED), range(1)))
+    untouched = {name: value.clone() for name, value in saved.items()}
+    resumed = make_trainer(**AVERAGED)
+    resumed.load_state(saved)
+    advance(resumed, range(1, 3))
+    assert_same(saved, untouched)
+
+
+def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(
+    make_trainer: Callable[..., Trainer],
+    advance: Callable[..., Trainer],
+    snapshot: Callable[[Trainer], State],
+    assert_same: Callable[[State, State], None],
+) -> None:
+    first, again, other = (snapshot(advance(make_trainer("mhe_sn", seed=seed), range(2))) for seed in (0, 0, 1))
+    assert_same(first, again)
+    assert not torch.equal(first["generator/dense.weight"], other["generator/dense.weight"])
+
+
+def test_training_leaves_the_global_random_stream_alone(
+    make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    before = torch.random.get_rng_state()
+    advance(make_trainer("mhe_sn", **AVERAGED), range(2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def without(state: State, key: str) -> State:
+    assert key in state
+    return {name: value for name, value in state.items() if name != key}
+
+
+MOMENT = "adam_generator/dense.weight/exp_avg"
+DAMAGE: dict[str, Callable[[State], State]] = {
+    "generator": lambda state: without(state, "generator/dense.weight"),
+    "discriminator": lambda state: state | {"discriminator/extra.weight": torch.zeros(1)},
+    "ema": lambda state: {name: value for name, value in state.items() if not name.startswith("ema/")},
+    "adam_generator": lambda state: without(state, MOMENT),
+    "adam_discriminator": lambda state: state | {"adam_discriminator/extra/exp_avg": torch.zeros(1)},
+    "adam_generator: dense.weight": lambda state: state | {MOMENT: state[MOMENT][1:]},
+    "other": lambda state: state | {"other/weight": torch.zeros(1)},
+}
+
+
+@pytest.mark.parametrize("named", DAMAGE)
+def test_a_state_with_a_tensor_missing_left_over_or_of_another_shape_is_refused_by_name(
+    make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer], snapshot: Callable[..., State], named: str
+) -> None:
+    saved = snapshot(advance(make_trainer(**AVERAGED), range(1)))
+    with pytest.raises(CheckpointError, match=named):
+        make_trainer(**AVERAGED).load_state(DAMAGE[named](saved))
+
+
+@pytest.mark.parametrize(("variant", "sections"), [
+    ("spectral_norm", AVERAGED),
+    ("none", {**AVERAGED, "discriminator": {"width": 1 / 16}}),
+    ("none", {**AVERAGED, "discriminator": {"architecture": "resnet"}}),
+    ("none", {"generator": {"ema_halflife_steps": 0.0}}),
+])  # fmt: skip
+def test_the_state_of_another_configuration_is_refused(
+    make_trainer: Callable[..., Trainer], snapshot: Callable[..., State], variant: str, sections: dict[str, object]
+) -> None:
+    with pytest.raises(CheckpointError, match="checkpoint"):
+        make_trainer(variant, **sections).load_state(snapshot(make_trainer("none", **AVERAGED)))
