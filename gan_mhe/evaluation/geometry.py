@@ -1,0 +1,53 @@
+"""What a discriminator's weights look like on the sphere: the mechanism behind the scores."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gan_mhe.constraints.select import LayerWeight, layer_weights, neurons_first, weight_layers
+from gan_mhe.sphere import hyperspherical_energy, smallest_angle
+
+
+@torch.no_grad()
+def layer_geometry(network: nn.Module) -> dict[str, float]:
+    """Per layer: `energy/<layer>` (pair mean, s = 0, full space), `angle/<layer>` (smallest pair angle, radians) and
+    `sigma/<layer>` (largest singular value of the weight the forward pass uses).
+
+    A layer with one neuron has neither energy nor angle. One host copy for all of them; no power iteration is run.
+    """
+    values: dict[str, Tensor] = {}
+    for layer in layer_weights(network):
+        values |= _pair_geometry(layer)
+    for name, sigma in _largest_singular_values(network).items():
+        values[f"sigma/{name}"] = sigma
+    numbers = torch.stack([value.double() for value in values.values()]).tolist()
+    return dict(zip(values, numbers, strict=True))
+
+
+def _pair_geometry(layer: LayerWeight) -> dict[str, Tensor]:
+    if len(layer.weight_ND) < 2:
+        return {}
+    return {
+        f"energy/{layer.name}": hyperspherical_energy(layer.weight_ND),
+        f"angle/{layer.name}": smallest_angle(layer.weight_ND),
+    }
+
+
+def _largest_singular_values(network: nn.Module) -> dict[str, Tensor]:
+    was_training = network.training
+    network.eval()  # in evaluation mode, reading a spectrally normalised weight runs no power iteration
+    try:
+        with parametrize.cached():
+            return {
+                name: _largest_singular_value(neurons_first(layer, layer.weight).flatten(1).double())
+                for name, layer in weight_layers(network)
+            }
+    finally:
+        network.train(was_training)
+
+
+def _largest_singular_value(weight_ND: Tensor) -> Tensor:
+    """Square root of the top eigenvalue of the smaller Gram matrix: exact enough in float64, and N <= 512 is cheap."""
+    gram = weight_ND @ weight_ND.T if weight_ND.shape[0] <= weight_ND.shape[1] else weight_ND.T @ weight_ND
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues[-1].clamp(min=0).sqrt()

@@ -1,0 +1,327 @@
+"""Scores of generators: pinned, repeatable, and without side effects."""
+
+import dataclasses
+import math
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch_fidelity
+from torch import Tensor, nn
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
+
+from gan_mhe.data.datasets import ImageSet
+from gan_mhe.data.loader import to_uint8, to_unit_range
+from gan_mhe.errors import ConfigError, ScorerError
+from gan_mhe.evaluation import evaluator as evaluator_module
+from gan_mhe.evaluation.evaluator import Evaluator, reference_key
+from gan_mhe.evaluation.protocol import METRICS
+from gan_mhe.evaluation.scorers import ClassifierExtractor
+
+Generate = Callable[[Tensor], Tensor]
+MakeEvaluator = Callable[..., Evaluator]
+CPU = torch.device("cpu")
+
+
+def play(images: Tensor) -> Generate:
+    """A "generator" that gives the images one after the other, from the start again when they end."""
+    position = 0
+
+    def generate(latents: Tensor) -> Tensor:
+        nonlocal position
+        indices = torch.arange(position, position + len(latents)) % len(images)
+        position += len(latents)
+        return to_unit_range(images[indices])
+
+    return generate
+
+
+def score(evaluator: Evaluator, generate: Generate, seed: int = 1) -> dict[str, float]:
+    return evaluator.score(generate, latent_dim=8, latent_seed=seed)
+
+
+def test_a_score_has_exactly_the_protocol_s_metrics(make_evaluator: MakeEvaluator, generate: Generate) -> None:
+    found = score(make_evaluator(), generate)
+    assert tuple(found) == METRICS
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_a_score_is_a_function_of_the_latent_seed(make_evaluator: MakeEvaluator, generate: Generate) -> None:
+    evaluator = make_evaluator()
+    assert score(evaluator, generate) == score(evaluator, generate)
+    assert score(evaluator, generate) != score(evaluator, generate, seed=2)
+
+
+def test_a_score_equals_the_library_s_for_the_same_generator(
+    make_evaluator: MakeEvaluator,
+    generate: Generate,
+    make_images: Callable[..., ImageSet],
+    make_scorer_file: Callable[..., Path],
+) -> None:
+    class Quantised(nn.Module):
+        def forward(self, latents: Tensor) -> Tensor:
+            return to_uint8(generate(latents))
+
+    class Real(torch.utils.data.Dataset[Tensor]):
+        def __len__(self) -> int:
+            return 40
+
+        def __getitem__(self, index: int) -> Tensor:
+            return make_images().images[index]
+
+    name = "gan-mhe-generator-parity"
+    torch_fidelity.register_feature_extractor(name, ClassifierExtractor)
+    try:
+        library = torch_fidelity.calculate_metrics(
+            input1=torch_fidelity.GenerativeModelModuleWrapper(Quantised(), 8, "normal", 0),
+            input1_model_num_samples=40,
+            input2=Real(),
+            feature_extractor=name,
+            feature_extractor_weights_path=str(make_scorer_file()),
+            cuda=False,
+            isc=True,
+            fid=True,
+            save_cpu_ram=True,
+            cache=False,
+            verbose=False,
+        )
+    finally:
+        del FEATURE_EXTRACTORS_REGISTRY[name]
+    ours = score(make_evaluator(), generate, seed=2020)
+    assert ours["inception_score"] == pytest.approx(library["inception_score_mean"], abs=1e-4)
+    assert ours["fid"] == pytest.approx(library["frechet_inception_distance"], abs=1e-2)
+
+
+def test_latents_are_numpy_s_whatever_the_batch_size(make_evaluator: MakeEvaluator, generate: Generate) -> None:
+    seen: list[Tensor] = []
+
+    def spy(latents: Tensor) -> Tensor:
+        seen.append(latents)
+        return generate(latents)
+
+    score(make_evaluator(num_samples=600), spy, seed=9)  # two full batches of 256 and a rest
+    expected = np.random.RandomState(9).randn(600, 8).astype(np.float32)
+    assert [len(part) for part in seen] == [256, 256, 88]
+    np.testing.assert_array_equal(torch.cat(seen).numpy(), expected)
+
+
+def test_images_reach_the_extractor_through_the_one_quantisation(
+    make_evaluator: MakeEvaluator, make_images: Callable[..., ImageSet]
+) -> None:
+    found = score(make_evaluator(), play(make_images().images))
+    assert found["fid"] == pytest.approx(0.0, abs=1e-3)  # the very bytes of the real images
+    assert (found["precision"], found["recall"]) == (1.0, 1.0)
+
+
+def test_scoring_leaves_modes_gradients_and_global_generators_as_they_were(make_evaluator: MakeEvaluator) -> None:
+    with torch.random.fork_rng(devices=[]):
+        net = nn.Sequential(nn.Linear(8, 3 * 16 * 16), nn.Tanh(), nn.Dropout(0.0))
+    net[2].eval()
+    modes = [module.training for module in net.modules()]
+    torch_state, numpy_state = torch.random.get_rng_state(), np.random.get_state(legacy=False)
+    evaluator = make_evaluator()
+    score(evaluator, lambda latents: net(latents).view(-1, 3, 16, 16))
+    evaluator.real_scores()
+    assert [module.training for module in net.modules()] == modes
+    assert torch.is_grad_enabled()
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in net.parameters())
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    after = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict) and isinstance(after, dict)
+    np.testing.assert_array_equal(after["state"]["key"], numpy_state["state"]["key"])
+    assert after["state"]["pos"] == numpy_state["state"]["pos"]
+
+
+def test_ambient_autocast_changes_nothing(make_evaluator: MakeEvaluator) -> None:
+    weight = torch.randn(8, 3 * 16 * 16, generator=torch.Generator().manual_seed(0))
+    evaluator = make_evaluator()
+
+    def generate(latents: Tensor) -> Tensor:
+        made = torch.tanh(latents @ weight)
+        assert made.dtype == torch.float32
+        return made.view(-1, 3, 16, 16)
+
+    outside = score(evaluator, generate)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.bfloat16
+        assert score(evaluator, generate) == outside
+
+
+def test_no_loader_and_no_process_is_started(
+    make_evaluator: MakeEvaluator, generate: Generate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a worker was asked for")
+
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__init__", refuse)
+    monkeypatch.setattr(multiprocessing.Process, "start", refuse)
+    monkeypatch.setattr("os.fork", refuse)
+    score(make_evaluator(), generate)
+
+
+def test_a_generator_of_non_finite_images_has_no_score(make_evaluator: MakeEvaluator, generate: Generate) -> None:
+    def broken(latents: Tensor) -> Tensor:
+        images = generate(latents)
+        images[3, 0, 0, 0] = math.nan
+        return images
+
+    found = score(make_evaluator(), broken)
+    assert tuple(found) == METRICS
+    assert all(math.isnan(value) for value in found.values())
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 16, 16), (3 * 16 * 16,)])
+def test_images_of_another_shape_than_the_real_ones_are_refused(
+    make_evaluator: MakeEvaluator, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(ScorerError, match=r"expected \(40, 3, 16, 16\)"):
+        score(make_evaluator(), lambda latents: torch.zeros(len(latents), *shape))
+
+
+def test_a_scorer_made_for_another_size_is_refused(
+    make_evaluator: MakeEvaluator, make_images: Callable[..., ImageSet]
+) -> None:
+    with pytest.raises(ScorerError, match="made for images of 16 pixels; blobs has 96"):
+        make_evaluator(images=make_images(side=96))
+
+
+def test_the_protocol_records_what_was_given(
+    make_evaluator: MakeEvaluator, make_images: Callable[..., ImageSet]
+) -> None:
+    evaluator = make_evaluator(ema=True, num_samples=77)
+    protocol = evaluator.protocol
+    assert (protocol.name, protocol.ema, protocol.num_samples) == ("classifier:tiny", True, 77)
+    assert (protocol.reference_sha256, protocol.reference_samples) == (make_images().content_sha256, 40)
+    assert protocol.fingerprint() != make_evaluator(ema=False, num_samples=77).protocol.fingerprint()
+
+
+def test_an_unknown_protocol_is_refused_before_anything_is_looked_for(
+    make_images: Callable[..., ImageSet], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol"):
+        Evaluator.build(
+            "tf2015",
+            images=make_images(),
+            num_samples=None,
+            ema=False,
+            weights=tmp_path / "missing",
+            download=False,
+            cache_dir=tmp_path,
+            device=CPU,
+        )
+
+
+@pytest.fixture
+def extractions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by one whenever features are worked out."""
+    calls: list[int] = []
+    extract = evaluator_module.fidelity.extract
+
+    def counted(*arguments: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        return extract(*arguments)
+
+    monkeypatch.setattr(evaluator_module.fidelity, "extract", counted)
+    return calls
+
+
+def cached_files(cache_dir: Path) -> list[Path]:
+    return sorted((cache_dir / "reference").iterdir())
+
+
+def test_real_features_are_worked_out_once_and_read_the_next_time(
+    make_evaluator: MakeEvaluator, generate: Generate, extractions: list[int], tmp_path: Path
+) -> None:
+    first = make_evaluator()
+    assert len(extractions) == 1
+    second = make_evaluator(num_samples=40)
+    assert len(extractions) == 1
+    assert len(cached_files(tmp_path)) == 1
+    assert score(first, generate) == score(second, generate)
+    assert first.real_scores() == second.real_scores()
+
+
+def test_other_images_or_other_weights_never_get_stale_features(
+    make_evaluator: MakeEvaluator,
+    make_images: Callable[..., ImageSet],
+    make_scorer_file: Callable[..., Path],
+    generate: Generate,
+    tmp_path: Path,
+) -> None:
+    changes: tuple[dict[str, object], ...] = (
+        {},
+        {"images": make_images(seed=1)},  # under the same data set name
+        {"weights": make_scorer_file(seed=1)},
+    )
+    shared = [score(make_evaluator(**change), generate) for change in changes]
+    alone = [
+        score(make_evaluator(**change, cache_dir=tmp_path / f"own-{i}"), generate) for i, change in enumerate(changes)
+    ]
+    assert shared == alone
+    assert len({found["fid"] for found in shared}) == 3
+    assert len(cached_files(tmp_path)) == 3
+
+
+@pytest.mark.parametrize("field", ["reference_sha256", "weights_sha256", "extractor", "resize", "precision"])
+def test_the_cache_key_changes_with_what_features_depend_on(make_evaluator: MakeEvaluator, field: str) -> None:
+    protocol = make_evaluator().protocol
+    other = dataclasses.replace(protocol, **{field: "other"})
+    assert reference_key(other, CPU) != reference_key(protocol, CPU)
+
+
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "text"])
+def test_a_damaged_cache_is_made_again(
+    make_evaluator: MakeEvaluator, generate: Generate, extractions: list[int], tmp_path: Path, damage: str
+) -> None:
+    expected = score(make_evaluator(), generate)
+    (path,) = cached_files(tmp_path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    path.write_bytes({"flipped": bytes(flipped), "cut": whole[:-9], "empty": b"", "text": b"hello"}[damage])
+    extractions.clear()
+    evaluator = make_evaluator()
+    assert len(extractions) == 1
+    assert path.read_bytes() == whole
+    assert score(evaluator, generate) == expected
+
+
+def test_real_scores_are_of_all_images_and_of_one_half_against_the_other(make_evaluator: MakeEvaluator) -> None:
+    found = make_evaluator().real_scores()
+    assert set(found) == {
+        "inception_score",
+        "inception_score_split_std",
+        "fid_between_halves",
+        "kid_between_halves",
+        "precision_between_halves",
+        "recall_between_halves",
+    }
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_real_scores_cannot_be_changed_from_outside(make_evaluator: MakeEvaluator) -> None:
+    evaluator = make_evaluator()
+    original = evaluator.real_scores()
+    evaluator.real_scores()["inception_score"] = 0.0
+    assert evaluator.real_scores() == original
+
+
+def test_real_digits_score_near_ten_under_digits_v1(digits_evaluator: Evaluator) -> None:
+    found = digits_evaluator.real_scores()
+    assert 9.5 <= found["inception_score"] <= 10.0
+    assert found["fid_between_halves"] < 0.5
+    assert found["precision_between_halves"] > 0.8
+
+
+def test_digits_v1_ranks_real_blurred_and_noise_images(digits_evaluator: Evaluator, digits: ImageSet) -> None:
+    blurred = torch.nn.functional.avg_pool2d(digits.images.float(), 9, stride=1, padding=4).to(torch.uint8)
+    noise = torch.randint(0, 256, (200, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    scores = [score(digits_evaluator, play(images)) for images in (digits.images, blurred, noise)]
+    inception = [found["inception_score"] for found in scores]
+    fid = [found["fid"] for found in scores]
+    assert inception[0] > inception[1] > inception[2] >= 1.0
+    assert fid[0] < fid[1] < fid[2]
