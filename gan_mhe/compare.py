@@ -27,11 +27,16 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class RunScore:
-    """What comparison needs to know of one run. Scores are None where the run did not get that far."""
+    """What comparison needs to know of one run. Scores are None where the run did not get that far.
+
+    recipe and budget: digests of the configuration without its seed, and without what a variant owns.
+    """
 
     job: str
     variant: str
     seed: int
+    recipe: str
+    budget: str
     status: str
     protocol: str | None
     fingerprint: str | None
@@ -59,7 +64,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table, the real data's own score under the same protocol, and how many scores each best was chosen from."""
+    """The table, the real data's own score under the same protocol, and how many scores each best was chosen from.
+
+    same_budget: whether all runs share data, networks, optimiser, steps and scoring, so that only variants differ.
+    """
 
     metric: str
     protocol: str
@@ -67,6 +75,7 @@ class Comparison:
     rows: tuple[Row, ...]
     real: float | None
     evaluations: int
+    same_budget: bool
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunDir]:
@@ -82,22 +91,21 @@ def find_runs(paths: Iterable[Path]) -> list[RunDir]:
 
 def read_score(run: RunDir) -> RunScore:
     """One run's score, from its result, or from its configuration where it has none yet."""
-    result = run.read_result()
-    if result is None:
-        config = run.read_config()
-        return RunScore(str(run.root), config.variant, config.seed, "unfinished", None, None, 0, None, None, None)
-    final, best = result["final"], result["best"]
+    config, result = run.read_config(), run.read_result() or {}
+    final, best, real = result.get("final"), result.get("best"), result.get("real")
     return RunScore(
         job=str(run.root),
-        variant=result["variant"],
-        seed=result["seed"],
-        status=result["status"],
-        protocol=result["protocol"],
-        fingerprint=result["fingerprint"],
-        evaluations=result["evaluations"],
+        variant=config.variant,
+        seed=config.seed,
+        recipe=config.recipe_digest(),
+        budget=config.budget_digest(),
+        status=result.get("status", "unfinished"),
+        protocol=result.get("protocol"),
+        fingerprint=result.get("fingerprint"),
+        evaluations=result.get("evaluations", 0),
         final=_numbers(final["scores"]) if final else None,
         best=_numbers(best["scores"]) if best else None,
-        real=_numbers(result["real"]) if result["real"] else None,
+        real=_numbers(real) if real else None,
     )
 
 
@@ -108,7 +116,7 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> Comparison:
     """The comparison of `scores` by `metric`, best variant first.
 
-    Raises ConfigError for an unknown metric or a seed that occurs twice in a variant, ProtocolMismatchError when
+    Raises ConfigError for an unknown metric, or a variant with a seed twice or several recipes; ProtocolMismatchError when
     the runs were scored under different protocols, RunDirError when none was scored.
     """
     if metric not in METRICS:
@@ -126,6 +134,7 @@ def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> C
         rows=tuple(sorted(rows, key=lambda row: _rank(row, metric))),
         real=real,
         evaluations=max(score.evaluations for score in scored),
+        same_budget=len({score.budget for score in scores}) == 1,
     )
 
 
@@ -154,6 +163,12 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
         raise ConfigError(
             f"variant {variant!r} has seed {twice[0]} in several runs; a seed counts once: "
             + ", ".join(run.job for run in runs if run.seed == twice[0])
+        )
+    by_recipe = {run.recipe: run.job for run in runs}
+    if len(by_recipe) > 1:
+        raise ConfigError(
+            f"variant {variant!r} has runs of {len(by_recipe)} configurations, whose seeds have no common mean: "
+            + ", ".join(by_recipe.values())
         )
     return runs
 
@@ -219,6 +234,7 @@ def as_json(comparison: Comparison) -> str:
         "confidence": CONFIDENCE,
         "real": encode_number(comparison.real),
         "evaluations": comparison.evaluations,
+        "same_budget": comparison.same_budget,
         "rows": as_rows(comparison),
     }
     return json.dumps(document, indent=2, allow_nan=False)
@@ -267,6 +283,8 @@ def footnote(comparison: Comparison) -> str:
         note += " One seed says nothing about the spread between seeds."
     if comparison.evaluations > 1:
         note += f" Best: chosen from up to {comparison.evaluations} evaluations, scored again with fresh latents."
+    if not comparison.same_budget:
+        note += " The runs differ in more than the variant: data, networks, optimiser, steps or scoring."
     return note
 
 

@@ -367,6 +367,15 @@ class RunConfig(Section):
         """SHA-256 of the identity: equal digests are the same experiment, wherever it is executed."""
         return sha256_bytes(canonical_json(self.identity()))
 
+    def recipe_digest(self) -> str:
+        """SHA-256 of the identity without the seed: runs with equal recipes are seeds of one thing."""
+        return sha256_bytes(canonical_json({k: v for k, v in self.identity().items() if k != "seed"}))
+
+    def budget_digest(self) -> str:
+        """SHA-256 of what every variant of a fair comparison shares: data, networks, optimiser, steps, scoring."""
+        own = ("seed", "variant", "loss", "constraints")
+        return sha256_bytes(canonical_json({k: v for k, v in self.identity().items() if k.split(".")[0] not in own}))
+
     def lineage(self) -> dict[str, Any]:
         """The identity without the number of steps, where that number does not reach into the past.
 

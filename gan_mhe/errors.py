@@ -79,8 +79,7 @@ class DivergedError(GanMheError):
 
     def __init__(self, step: int, terms: list[str]) -> None:
         super().__init__(
-            f"training diverged at step {step}: {', '.join(terms)} not finite; "
-            "the parameters were left as they were before that step"
+            f"training diverged at step {step}: {', '.join(terms)} not finite; no update was made from it or after it"
         )
         self.step = step
         self.terms = terms

@@ -163,7 +163,8 @@ def effective(events: Iterable[Event]) -> Iterator[Event]:
 
 
 def _stands(old: Event, resumed_step: int) -> bool:
-    return old.step <= resumed_step and not isinstance(old, Finished)
+    concluding = isinstance(old, Finished) or (isinstance(old, Evaluated) and old.purpose == "best_rescored")
+    return old.step <= resumed_step and not concluding
 
 
 def describe(event: Event) -> str:

@@ -46,6 +46,8 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
         "job": f"runs/{variant}/seed_{seed}",
         "variant": variant,
         "seed": seed,
+        "recipe": f"recipe of {variant}",
+        "budget": "budget",
         "status": "completed",
         "protocol": "digits-v1",
         "fingerprint": "f" * 64,
@@ -58,7 +60,8 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
 
 
 def unscored(variant: str, seed: int, status: str = "diverged") -> RunScore:
-    return RunScore(f"runs/{variant}/seed_{seed}", variant, seed, status, None, None, 0, None, None, None)
+    nothing: dict[str, Any] = dict.fromkeys(("protocol", "fingerprint", "final", "best", "real"))
+    return scored(variant, seed, 0.0, status=status, evaluations=0, **nothing)
 
 
 def of_scores(scores: Mapping[str, list[float]], metric: str = "inception_score") -> dict[str, Row]:
@@ -158,6 +161,17 @@ class TestHonesty:
     def test_one_seed_in_two_variants_is_no_repetition(self) -> None:
         assert len(compare([scored("mhe", 0, 7.0), scored("none", 0, 6.0)]).rows) == 2
 
+    def test_seeds_of_different_configurations_have_no_common_mean(self) -> None:
+        runs = [scored("mhe", 0, 7.0), scored("mhe", 1, 7.1, recipe="more steps")]
+        with pytest.raises(ConfigError, match="'mhe' has runs of 2 configurations.*runs/mhe/seed_0, runs/mhe/seed_1"):
+            compare(runs)
+
+    def test_a_table_of_unequal_budgets_says_so(self) -> None:
+        equal = compare([scored("none", 0, 6.0), scored("mhe", 0, 7.0)])
+        unequal = compare([scored("none", 0, 6.0), scored("mhe", 0, 7.0, budget="more steps")])
+        assert equal.same_budget and "differ in more than the variant" not in footnote(equal)
+        assert not unequal.same_budget and "differ in more than the variant" in footnote(unequal)
+
     def test_nothing_scored_is_nothing_to_compare(self) -> None:
         with pytest.raises(RunDirError, match="none of the 2 runs has a final score"):
             compare([unscored("mhe", 0), unscored("none", 0)])
@@ -227,6 +241,7 @@ class TestForms:
             "confidence": 0.95,
             "real": 9.71,
             "evaluations": 4,
+            "same_budget": True,
         }
 
     def test_csv_reads_back_as_the_rows(self, comparison: Comparison) -> None:

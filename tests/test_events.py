@@ -163,6 +163,16 @@ class TestEffective:
         said = [Started(0, 10, resumed=False), Finished(5, "stopped", ""), Started(5, 10, resumed=True)]
         assert list(effective(said)) == [said[0], said[2]]
 
+    def test_going_on_voids_the_rescored_best_of_the_shorter_run(self) -> None:
+        scores = ({"inception_score": 7.0}, "digits-v1", "f" * 64, 0.5)
+        said = [
+            Started(0, 10, resumed=False),
+            Evaluated(10, "final", *scores),
+            Evaluated(5, "best_rescored", *scores),
+            Started(10, 20, resumed=True),
+        ]
+        assert list(effective(said)) == [said[0], said[1], said[3]]
+
     def test_the_last_word_of_the_last_attempt_holds(self) -> None:
         said = [Started(0, 10, resumed=False), Finished(10, "completed", "")]
         assert list(effective(said)) == said

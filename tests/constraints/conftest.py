@@ -1,6 +1,6 @@
 """Tiny discriminators, and what a penalty is given, that the constraint tests share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,15 +8,6 @@ from torch import nn
 
 from gan_mhe.constraints.penalty import PenaltyInputs
 from gan_mhe.networks.build import build_discriminator
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose by being shared among threads, most of all where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

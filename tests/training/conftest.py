@@ -1,6 +1,6 @@
 """Tiny trainers that the training tests share."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,6 @@ TINY: Mapping[str, Any] = {
     "training": {"steps": 16, "batch_size": 4, "device": "cpu", "precision": "float32"},
     "evaluation": {"protocol": "none"},
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tensors this small only lose by being shared among threads, most of all where tests run side by side."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,98 @@
+"""Checkpoints: tensors in safetensors, everything else in a JSON manifest, both under a hash.
+
+A checkpoint is a directory that appears whole or not at all. Loading verifies every byte before a tensor is used;
+nothing is ever unpickled.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from gan_mhe.errors import CheckpointError
+from gan_mhe.files import atomic_directory, atomic_write, canonical_json, sha256_bytes, sha256_file, write_json
+
+FORMAT = 1
+_TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
+_MANIFEST_KEYS = frozenset({"format", "step", "lineage", "tensors_sha256", "notes"})
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint. `lineage` is the digest of the configurations it fits; `notes` are the run's own."""
+
+    step: int
+    lineage: str
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+
+def save(directory: Path, checkpoint: Checkpoint) -> str:
+    """Write `checkpoint` as `directory`, whole or not at all; returns the manifest's hash. May raise StorageError."""
+    content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
+    manifest = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "lineage": checkpoint.lineage,
+        "tensors_sha256": sha256_bytes(content),
+        "notes": dict(checkpoint.notes),
+    }
+    digest = sha256_bytes(canonical_json(manifest))
+    with atomic_directory(directory) as temporary:
+        atomic_write(temporary / _TENSORS, content)
+        write_json(temporary / _MANIFEST, manifest | {"sha256": digest})
+    return digest
+
+
+def load(directory: Path, *, lineage: str | None = None) -> Checkpoint:
+    """Read and verify a checkpoint; `lineage`, when given, must be its own.
+
+    Raises CheckpointError when a file is missing, altered or cut short, or the checkpoint belongs to another
+    configuration.
+    """
+    manifest = _read_manifest(directory)
+    if lineage is not None and manifest["lineage"] != lineage:
+        raise CheckpointError(f"{directory} was written by another configuration")
+    tensors_file = directory / _TENSORS
+    try:
+        found = sha256_file(tensors_file)
+        if found != manifest["tensors_sha256"]:
+            raise CheckpointError(
+                f"{tensors_file} is damaged: its SHA-256 is {found}, not {manifest['tensors_sha256']}"
+            )
+        tensors = safetensors.torch.load_file(tensors_file)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{tensors_file} cannot be read: {error}") from error
+    return Checkpoint(manifest["step"], manifest["lineage"], tensors, manifest["notes"])
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / _MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        stated = manifest.pop("sha256")
+        found = sha256_bytes(canonical_json(manifest))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if found != stated:
+        raise CheckpointError(f"{path} is damaged: it does not have the SHA-256 it states")
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
+    missing = _MANIFEST_KEYS - manifest.keys()
+    if missing:
+        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
+    return manifest
+
+
+def prune(directories: Mapping[int, Path], *, keep_last: int, pinned: int | None) -> None:
+    """Delete all but the newest `keep_last` checkpoints and the pinned step."""
+    kept = {*sorted(directories)[-keep_last:], pinned}
+    for step, directory in directories.items():
+        if step not in kept:
+            shutil.rmtree(directory, ignore_errors=True)

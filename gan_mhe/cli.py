@@ -1,0 +1,356 @@
+"""The `gan-mhe` command. Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 130 interrupted.
+
+Modules that load torch are imported inside the commands that need them, so that `--help` answers at once.
+"""
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from gan_mhe import compare as comparisons
+from gan_mhe import compose
+from gan_mhe.config import merge
+from gan_mhe.errors import ConfigError, GanMheError, RunDirError
+from gan_mhe.metrics import METRICS
+from gan_mhe.rundir import RunDir
+from gan_mhe.variants import VARIANTS
+
+FAILURE, USAGE, INTERRUPTED = 1, 2, 130
+
+app = typer.Typer(
+    help="Train GANs with hyperspherically regularised discriminators, and compare them honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+scorer_app = typer.Typer(help="Make the classifiers that score data sets of your own.", no_args_is_help=True)
+app.add_typer(scorer_app, name="scorer")
+
+out = Console()
+err = Console(stderr=True)
+
+ConfigFile = Annotated[Path, typer.Argument(help="TOML file, or the name of a preset such as digits_cnn.")]
+RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.")]
+Step = Annotated[int | None, typer.Option(help="Checkpoint to use; the newest unless given.")]
+Ema = Annotated[bool, typer.Option("--ema", help="Use the moving average of the generator.")]
+
+
+class Format(StrEnum):
+    """How a comparison is printed."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    markdown = "markdown"
+
+
+def main() -> None:
+    """Run the command; turn our errors into one message and an exit code."""
+    try:
+        app()
+    except GanMheError as error:
+        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    set_: Set = None,
+    variant: Annotated[str | None, typer.Option(help="Named variant (see `gan-mhe variants`).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Where the run lives; runs/CONFIG/VARIANT/seed_SEED unless given.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+) -> None:
+    """Train one GAN."""
+    from gan_mhe.console import sink_for
+    from gan_mhe.interrupt import stop_on_signals
+    from gan_mhe.run import begun, execute
+    from gan_mhe.sweep import run_directory
+
+    settings = compose.compose(
+        _document(config), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
+    )
+    place = run_dir or run_directory(Path("runs") / config.stem, settings)
+    if begun(RunDir(place)) and not resume:
+        raise RunDirError(f"{place} holds a run already; continue it with --resume, or choose another --run-dir")
+    with stop_on_signals(_say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
+        result = execute(settings, place, sink, control)
+    if result.status == "stopped":
+        _say(f"stopped at step {result.step}; the same command with --resume goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    _print_scores(result.document())
+    _say(f"{result.status} at step {result.step}; run directory: {place}")
+
+
+@app.command()
+def sweep(
+    config: ConfigFile,
+    variants: Annotated[str, typer.Option(help="Comma-separated variants.")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated training seeds.")] = "0",
+    set_: Set = None,
+    root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/CONFIG unless given.")] = None,
+) -> None:
+    """Train variants x seeds, skipping what is done, and compare them."""
+    _sweep(
+        _document(config),
+        variants=[name.strip() for name in variants.split(",")],
+        seeds=_integers(seeds),
+        overrides=compose.parse_overrides(set_ or []),
+        root=root or Path("runs") / config.stem,
+    )
+
+
+@app.command()
+def demo(
+    root: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = Path("runs/demo"),
+    set_: Set = None,
+) -> None:
+    """Train four variants on the bundled digits and compare them; a few minutes on two cores."""
+    chosen = ["none", "spectral_norm", "mhe", "mhe_sn"]
+    _sweep(
+        _document(Path("digits_cnn")),
+        variants=chosen,
+        seeds=[0],
+        overrides=compose.parse_overrides(set_ or []),
+        root=root,
+    )
+    for variant in chosen:
+        grids = sorted((root / variant / "seed_0" / "samples").glob("*.png"))
+        if grids:
+            _say(f"{variant:14} {grids[-1]}")
+    _say(f"next: gan-mhe sweep digits_cnn --variants none,mhe_sn --seeds 0,1,2 --out {root}")
+
+
+@app.command()
+def sample(
+    run: RunPath,
+    out_: Annotated[Path, typer.Option("--out", help="FILE.png for a grid, FILE.npz, or a folder for PNGs.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Images, or rows with --interpolate.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the latents; the same seed gives the same images.")] = 0,
+    interpolate: Annotated[
+        int, typer.Option(min=0, metavar="STEPS", help="Walk between latents in so many steps a row.")
+    ] = 0,
+    step: Step = None,
+    ema: Ema = False,
+) -> None:
+    """Draw images from a run's generator."""
+    from gan_mhe import sampling
+
+    sampling.check_destination(out_)
+    place = RunDir(run)
+    if interpolate:
+        images = sampling.interpolate(place, rows=n, columns=interpolate, seed=seed, step=step, ema=ema)
+    else:
+        images = sampling.draw(place, n=n, seed=seed, step=step, ema=ema)
+    sampling.write_images(images, out_, columns=interpolate or None)
+    _say(f"{len(images)} images: {out_}")
+
+
+@app.command()
+def score(
+    run: RunPath,
+    protocol: Annotated[str | None, typer.Option(help="Protocol; the run's own unless given.")] = None,
+    step: Step = None,
+    ema: Ema = False,
+    set_: Set = None,
+    format_: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
+) -> None:
+    """Score a run's generator again, under its own or another protocol."""
+    from gan_mhe.scoring import score_checkpoint
+
+    if format_ not in (Format.table, Format.json):
+        raise ConfigError(f"--format {format_}: a score is printed as table or json")
+    overrides: dict[str, Any] = {
+        "evaluation": ({"ema": True} if ema else {}) | ({"protocol": protocol} if protocol else {})
+    }
+    scored = score_checkpoint(RunDir(run), step=step, overrides=merge(overrides, compose.parse_overrides(set_ or [])))
+    if format_ is Format.json:
+        out.print_json(json.dumps(scored))
+    else:
+        _say(f"step {scored['step']}  {scored['protocol']} [{scored['fingerprint'][:12]}]")
+        _print_table(("metric", "generator", "real data"), _score_rows(scored["scores"], scored["real"]))
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold them.")],
+    metric: Annotated[str, typer.Option(help="Score to compare.")] = "inception_score",
+    format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
+) -> None:
+    """Compare variants over training seeds."""
+    scores = [comparisons.read_score(run) for run in comparisons.find_runs(runs)]
+    _print_comparison(comparisons.compare(scores, metric=metric), format_)
+
+
+@app.command()
+def info(run: RunPath) -> None:
+    """Say what a run is and how far it got."""
+    from gan_mhe.events import Evaluated, Finished, Progress, effective
+
+    place = RunDir(run)
+    config, result = place.read_config(), place.read_result()
+    events = list(effective(place.read_events()))
+    step = max((event.step for event in events), default=0)
+    finished = [event for event in events if isinstance(event, Finished)]
+    rates = [event.images_per_second for event in events if isinstance(event, Progress)]
+    rows = [
+        ("variant", config.variant),
+        ("seed", str(config.seed)),
+        ("data", f"{config.data.name}, {config.data.image_size} pixels"),
+        ("networks", f"{config.generator.architecture} / {config.discriminator.architecture}"),
+        ("digest", config.digest()),
+        ("status", result["status"] if result else finished[-1].reason if finished else "unfinished"),
+        ("step", f"{step} of {config.training.steps}"),
+        ("images/s", f"{rates[-1]:.0f}" if rates else "-"),
+        ("checkpoints", ", ".join(map(str, place.checkpoint_steps())) or "none"),
+    ]
+    rows += [
+        (f"{event.purpose} {event.step}", "  ".join(f"{name} {event.scores[name]:.4g}" for name in METRICS))
+        for event in events
+        if isinstance(event, Evaluated)
+    ]
+    _print_table(("", ""), rows)
+
+
+@app.command()
+def variants() -> None:
+    """List the named variants."""
+    _print_table(("variant", "what it is", "source"), [(n, v.description, v.source) for n, v in VARIANTS.items()])
+
+
+@scorer_app.command("train")
+def scorer_train(
+    name: Annotated[str, typer.Argument(help="Name: the protocol is then classifier:NAME.")],
+    data: Annotated[str, typer.Option(help="Data set with labels.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of an image_folder.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
+    width: Annotated[float, typer.Option(min=0.01, help="Factor on the classifier's channel counts.")] = 1.0,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Weights file; the cache's scorers folder unless given.")
+    ] = None,
+) -> None:
+    """Train a classifier on real images and keep it as the scorer `classifier:NAME`."""
+    from gan_mhe.scoring import train_and_save_scorer
+
+    settings = compose.parse(
+        {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
+    )
+    path, accuracy = train_and_save_scorer(
+        name,
+        settings,
+        width=width,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        out=out_,
+        progress=lambda epoch, loss: _say(f"epoch {epoch} of {epochs}  loss {loss:.4f}"),
+    )
+    _say(f"held-out accuracy {accuracy:.4f}: {path}")
+    _say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))
+
+
+def _document(config: Path) -> dict[str, Any]:
+    """A TOML file, or the preset of that name."""
+    preset = compose.PRESETS / f"{config}.toml"
+    if not config.exists() and preset.exists():
+        return compose.load_document(preset)
+    if not config.exists():
+        names = ", ".join(sorted(path.stem for path in compose.PRESETS.glob("*.toml")))
+        raise ConfigError(f"cannot read configuration {config}: no such file, and no preset either; presets: {names}")
+    return compose.load_document(config)
+
+
+def _sweep(
+    document: dict[str, Any], *, variants: list[str], seeds: list[int], overrides: dict[str, Any], root: Path
+) -> None:
+    from gan_mhe import sweep as sweeps
+    from gan_mhe.console import sink_for
+    from gan_mhe.interrupt import stop_on_signals
+
+    configs = compose.expand(
+        document, variants=list(dict.fromkeys(variants)), seeds=list(dict.fromkeys(seeds)), overrides=overrides
+    )
+    with stop_on_signals(_say) as control:
+        failures = sweeps.sweep(configs, root, lambda title: sink_for(out, title), control)
+    if control.should_stop():
+        _say("stopped; the same command goes on from here")
+        raise typer.Exit(INTERRUPTED)
+    for config, error in failures:
+        err.print(f"{config.variant} seed {config.seed}: {error}", style="red", highlight=False, markup=False)
+    runs = [RunDir(sweeps.run_directory(root, config)) for config in configs]
+    scores = [comparisons.read_score(run) for run in runs if run.exists()]
+    if any(score.final for score in scores):
+        _print_comparison(comparisons.compare(scores), Format.table)
+    else:
+        _say("no scores to compare")
+    _say(f"runs: {root}")
+    if failures:
+        raise typer.Exit(FAILURE)
+
+
+def _integers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected integers with commas between, such as 0,1,2") from None
+
+
+def _print_scores(result: dict[str, Any]) -> None:
+    if result["final"] is None:
+        return
+    best = result["best"]["scores"] if result["best"] else {}
+    rows = [
+        (name, _number(value), _number(best.get(name)), _number((result["real"] or {}).get(name)))
+        for name, value in result["final"]["scores"].items()
+    ]
+    _print_table(("metric", "final", "best, rescored", "real data"), rows)
+
+
+def _score_rows(scores: dict[str, Any], real: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(name, _number(value), _number(real.get(name))) for name, value in scores.items()]
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _print_comparison(comparison: comparisons.Comparison, format_: Format) -> None:
+    match format_:
+        case Format.table:
+            _print_table(comparisons.HEADINGS, comparisons.table_cells(comparison))
+            out.print(comparisons.footnote(comparison), highlight=False, markup=False)
+        case Format.json:
+            _raw(comparisons.as_json(comparison))
+        case Format.csv:
+            _raw(comparisons.as_csv(comparison))
+        case Format.markdown:
+            _raw(comparisons.as_markdown(comparison))
+
+
+def _raw(text: str) -> None:
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    table = Table(*headings, show_header=any(headings), box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, highlight=False, markup=False)
+
+
+def _say(text: str) -> None:
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
