@@ -116,8 +116,8 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> Comparison:
     """The comparison of `scores` by `metric`, best variant first.
 
-    Raises ConfigError for an unknown metric, or a variant with a seed twice or several recipes; ProtocolMismatchError when
-    the runs were scored under different protocols, RunDirError when none was scored.
+    Raises ConfigError for an unknown metric, or a variant that has a seed twice or several recipes;
+    ProtocolMismatchError when the runs were scored under different protocols; RunDirError when none was scored.
     """
     if metric not in METRICS:
         raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")

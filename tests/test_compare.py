@@ -163,7 +163,7 @@ class TestHonesty:
 
     def test_seeds_of_different_configurations_have_no_common_mean(self) -> None:
         runs = [scored("mhe", 0, 7.0), scored("mhe", 1, 7.1, recipe="more steps")]
-        with pytest.raises(ConfigError, match="'mhe' has runs of 2 configurations.*runs/mhe/seed_0, runs/mhe/seed_1"):
+        with pytest.raises(ConfigError, match=r"'mhe' has runs of 2 configurations.*runs/mhe/seed_0, runs/mhe/seed_1"):
             compare(runs)
 
     def test_a_table_of_unequal_budgets_says_so(self) -> None:
