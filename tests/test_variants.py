@@ -81,10 +81,10 @@ def test_normalisation_is_as_the_name_says(name: str, normalization: str) -> Non
 @pytest.mark.parametrize(
     ("name", "strength", "distance", "half_space"),
     [
-        ("mhe", 10.0, "euclidean", False),
-        ("half_mhe", 10.0, "euclidean", True),
-        ("angular_mhe", 10.0, "geodesic", False),
-        ("half_angular_mhe", 10.0, "geodesic", True),
+        ("mhe", 1.0, "euclidean", False),
+        ("half_mhe", 1.0, "euclidean", True),
+        ("angular_mhe", 1.0, "geodesic", False),
+        ("half_angular_mhe", 1.0, "geodesic", True),
         ("mhe_sn", 1.0, "euclidean", False),
         ("half_mhe_sn", 1.0, "euclidean", True),
     ],
@@ -93,6 +93,7 @@ def test_the_energy_is_as_the_name_says(name: str, strength: float, distance: st
     mhe = compose({}, variant=name).constraints.mhe
     assert mhe is not None
     assert (mhe.lambda_hidden, mhe.distance, mhe.half_space, mhe.s) == (strength, distance, half_space, 0.0)
+    assert mhe.schedule.warmup_steps == (0 if name.endswith("_sn") else 500)
 
 
 @pytest.mark.parametrize(("name", "coefficient"), [("mhe_official", 1e-6), ("mhe_sn_official", 1e-7)])

@@ -123,8 +123,8 @@ def strengths(trainer: Trainer, steps: int) -> list[float]:
 def test_a_rarer_penalty_is_stronger_by_its_interval_and_its_mean_strength_stays(
     make_trainer: Callable[..., Trainer],
 ) -> None:
-    every = strengths(make_trainer("mhe", constraints={"mhe": {"lambda_hidden": 2.5}}), 8)
-    fourth = strengths(make_trainer("mhe", constraints={"mhe": {"lambda_hidden": 2.5, "interval": 4}}), 8)
+    every = strengths(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5}}), 8)
+    fourth = strengths(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5, "interval": 4}}), 8)
     assert every == pytest.approx([2.5] * 8, rel=1e-6)
     assert fourth == pytest.approx([10.0, 0.0, 0.0, 0.0] * 2, rel=1e-6)
 

@@ -94,6 +94,7 @@ def test_a_step_equals_a_plain_training_loop(
         "generator": {"ema_halflife_steps": 10.0},
         "optimizer": {**LEARNING_RATES, "schedule": {"kind": "linear_decay"}},
         "training": {"precision": "float64", "n_dis": n_dis, "steps": 16},
+        "constraints": {"mhe": {"lambda_hidden": 10.0, "schedule": {"warmup_steps": 0}}} if variant == "mhe" else {},
     }
     trainer = make_trainer(variant, **sections)
     networks = trainer.generator, trainer.discriminator, trainer.ema.network
