@@ -22,7 +22,15 @@ from gan_mhe.rundir import RunDir
 from gan_mhe.training.trainer import Trainer
 
 Configure = Callable[..., RunConfig]
-DIVERGING = ("loss=wasserstein", "optimizer.discriminator_lr=0.3", "training.steps=40", "checkpoint.every_steps=4")
+DIVERGING = (
+    "loss=wasserstein",
+    "discriminator.architecture=cnn_official",
+    "optimizer.discriminator_lr=0.3",
+    "optimizer.generator_lr=4e-4",
+    "optimizer.schedule.kind=constant",
+    "training.steps=40",
+    "checkpoint.every_steps=4",
+)
 
 
 @dataclass
