@@ -36,7 +36,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Decoded data and reference features of this session alone."""
+    """Decoded data and reference features of this test run alone."""
     path = tmp_path_factory.getbasetemp() / "cache"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_MHE_CACHE", str(path))
