@@ -122,20 +122,20 @@ class Trainer:
         real_logits, fake_logits = self._judge(real, fake)
         loss = self.loss.discriminator(real_logits, fake_logits)
         gradients = _gradients(loss, self.discriminator)
-        scalars = {"d_loss": loss, "d_real": real_logits.mean(), "d_fake": fake_logits.mean()}
-        faults = {"d_loss": loss, "d_gradient": _norm(gradients)}
-        scalars["d_gradient"] = faults["d_gradient"]
+        gan_gradients, gan_norm = dict(gradients), _norm(gradients)
+        faults = {"d_loss": loss, "d_gradient": gan_norm}
+        scalars = faults | {"d_real": real_logits.mean(), "d_fake": fake_logits.mean()}
 
-        gan_gradients = dict(gradients)
         inputs = PenaltyInputs(self.discriminator, real, fake, self.streams["penalty"])
         for penalty in self._due:
-            raw, pull = self._penalise(penalty, inputs)
+            raw, weighted, pull = self._penalise(penalty, inputs)
+            pull_norm = _norm(pull)
             for name, gradient in pull.items():
                 gradients[name] = gradients[name] + gradient
-            weighted = self._strength[penalty.name] * raw
             scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
-            scalars |= self._ratios(penalty.name, pull, gan_gradients)
-            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _norm(pull)}
+            scalars |= {f"gradient_ratio/{penalty.name}": pull_norm / gan_norm}
+            scalars |= self._layer_ratios(penalty.name, pull, gan_gradients)
+            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": pull_norm}
 
         self._apply(self.adam_discriminator, self.discriminator, gradients, scalars, faults)
         for project in self.constraints.after_update:
@@ -163,20 +163,21 @@ class Trainer:
             parameter.grad = states.laid_out_as(parameter, gradients[name])
         adam.step()
 
-    def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Gradients]:
-        """The raw penalty and the gradient of its weighted form, kept apart from the loss's to compare the two."""
+    def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Tensor, Gradients]:
+        """The raw and the weighted penalty, and the latter's gradient, kept apart from the loss's to compare them."""
         with self.precision.island():
             raw = penalty.function(inputs)
-            return raw, _gradients(self._strength[penalty.name] * raw, self.discriminator)
+            weighted = self._strength[penalty.name] * raw
+            return raw, weighted, _gradients(weighted, self.discriminator)
 
-    def _ratios(self, penalty: str, pull: Gradients, gan: Gradients) -> dict[str, Tensor]:
-        """||lambda grad penalty|| / ||grad GAN||, of the whole discriminator and of each layer's weight."""
-        ratios = {f"gradient_ratio/{penalty}": _norm(pull) / _norm(gan)}
-        for layer, parameter in self._layer_weights.items():
-            if parameter in pull:
-                ratio = torch.linalg.vector_norm(pull[parameter]) / torch.linalg.vector_norm(gan[parameter])
-                ratios[f"gradient_ratio/{penalty}/{layer}"] = ratio
-        return ratios
+    def _layer_ratios(self, penalty: str, pull: Gradients, gan: Gradients) -> dict[str, Tensor]:
+        """||lambda grad penalty|| / ||grad GAN|| of each layer's weight."""
+        return {
+            f"gradient_ratio/{penalty}/{layer}": torch.linalg.vector_norm(pull[weight])
+            / torch.linalg.vector_norm(gan[weight])
+            for layer, weight in self._layer_weights.items()
+            if weight in pull
+        }
 
     def _latents(self, stream: str) -> Tensor:
         shape = (self.config.training.batch_size, self.config.generator.latent_dim)
