@@ -5,8 +5,8 @@ prescribes one, the loss. Strengths: the published code multiplies its energy by
 all N x N entries, which makes the term numerically inert; the `_official` rows keep that. The others use the pair
 mean E / (N (N - 1)) summed over layers with lambda = 1, which does change training. Without spectral normalisation it
 rises over the first 500 steps: at full strength from the start the energy dwarfs the gradient of an untrained
-discriminator, and Adam, which divides by what it has seen, then starves that gradient for a thousand steps. On the
-digits lambda = 10 starves it even so.
+discriminator, and Adam, which divides by what it has seen, then starves that gradient for a thousand steps. With the
+digits preset lambda = 10 starves it even so.
 """
 
 from collections.abc import Mapping
