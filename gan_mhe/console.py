@@ -42,7 +42,7 @@ class LiveSink:
                 self._losses = f"D {values['d_loss']:.2f} G {values['g_loss']:.2f}" if "d_loss" in values else ""
             case events.Evaluated(scores=scores):
                 self._score = f"{METRICS[PRIMARY_METRIC].title} {scores[PRIMARY_METRIC]:.2f}"
-            case events.Notice():
+            case events.Notice() | events.CheckpointRejected():
                 self._bar.console.print(describe(event), highlight=False, markup=False)
             case _:
                 pass

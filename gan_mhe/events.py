@@ -62,6 +62,16 @@ class CheckpointSaved:
 
 
 @dataclass(frozen=True)
+class CheckpointRejected:
+    """The checkpoint of `checkpoint_step` is damaged or foreign: the run was taken up at `step`, from an older one."""
+
+    type: ClassVar[str] = "checkpoint_rejected"
+    step: int
+    checkpoint_step: int
+    message: str
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """Scores of one generator. `purpose` is `scheduled`, `final` or `best_rescored`."""
 
@@ -76,7 +86,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a person should know: a refused checkpoint, a layer that a penalty skips."""
+    """Something a person should know, such as a layer that a penalty skips."""
 
     type: ClassVar[str] = "notice"
     step: int
@@ -93,10 +103,21 @@ class Finished:
     message: str
 
 
-Event = Started | Progress | Scalars | SampleGrid | CheckpointSaved | Evaluated | Notice | Finished
+Event = Started | Progress | Scalars | SampleGrid | CheckpointSaved | CheckpointRejected | Evaluated | Notice | Finished
 
 _TYPES: Mapping[str, type[Event]] = {
-    cls.type: cls for cls in (Started, Progress, Scalars, SampleGrid, CheckpointSaved, Evaluated, Notice, Finished)
+    cls.type: cls
+    for cls in (
+        Started,
+        Progress,
+        Scalars,
+        SampleGrid,
+        CheckpointSaved,
+        CheckpointRejected,
+        Evaluated,
+        Notice,
+        Finished,
+    )
 }
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -188,6 +209,8 @@ def _sentence(event: Event) -> str:
             return f"samples {path}"
         case CheckpointSaved(path=path):
             return f"checkpoint {path}"
+        case CheckpointRejected(checkpoint_step=step, message=message):
+            return f"note: checkpoint of step {step} refused: {message}"
         case Evaluated():
             shown = [f"{name} {value:.4g}" for name, value in event.scores.items()]
             return f"step {event.step}  {event.purpose}  {'  '.join(shown)}  ({event.protocol}, {event.seconds:.1f} s)"

@@ -17,6 +17,7 @@ from gan_mhe.config import RunConfig
 from gan_mhe.environment import describe_environment
 from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from gan_mhe.events import (
+    CheckpointRejected,
     CheckpointSaved,
     Evaluated,
     EventSink,
@@ -183,8 +184,10 @@ class _Run:
         refused = self._resume()
         self.recorder.emit(Started(self.step, total, resumed=self.step > 0))
         self.place.result.unlink(missing_ok=True)  # it told of the steps so far
-        for refusal in refused:
-            self.recorder.notice(self.step, refusal)
+        for checkpoint_step, why in refused.items():
+            self.recorder.emit(CheckpointRejected(self.step, checkpoint_step, why))
+        if refused and self.step == 0:
+            self.recorder.notice(0, "no checkpoint can be used: the run starts over")
         if self.step == 0:
             for note in self.task.notes:
                 self.recorder.notice(0, note)
@@ -226,18 +229,18 @@ class _Run:
         """Every so many steps, and always after the last one."""
         return self.step == self.config.training.steps or (every_steps > 0 and self.step % every_steps == 0)
 
-    def _resume(self) -> list[str]:
-        """Go to the newest checkpoint that is whole; return what is wrong with the newer ones."""
-        lineage, refused = self.config.lineage_digest(), []
+    def _resume(self) -> dict[int, str]:
+        """Go to the newest checkpoint that is whole; return what is wrong with the newer ones, by step."""
+        lineage, refused = self.config.lineage_digest(), dict[int, str]()
         for step in reversed(self.place.checkpoint_steps()):
             try:
                 found = checkpoints.load(self.place.checkpoint(step), lineage=lineage)
             except CheckpointError as error:
-                refused.append(f"checkpoint of step {step} refused: {error}")
+                refused[step] = str(error)
                 continue
             self._restore(found)
-            return refused
-        return [*refused, "no checkpoint can be used: the run starts over"] if refused else []
+            break
+        return refused
 
     def _restore(self, found: Checkpoint) -> None:
         self.task.load_state(found.tensors)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_mhe.events import (
+    CheckpointRejected,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -43,6 +44,7 @@ EXAMPLES = (
     SampleGrid(50, "samples/step_00000050.png", "ab"),
     CheckpointSaved(50, "checkpoints/step_00000050", "cd"),
     Evaluated(50, "final", {"inception_score": 7.5, "fid": math.nan}, "digits-v1", "ef", 1.5),
+    CheckpointRejected(4, 8, "manifest.json is damaged"),
     Notice(0, "the penalty skips layer 7"),
     Finished(100, "completed", ""),
 )
@@ -76,6 +78,7 @@ def test_descriptions_say_this() -> None:
         "samples samples/step_00000050.png",
         "checkpoint checkpoints/step_00000050",
         "step 50  final  inception_score 7.5  fid nan  (digits-v1, 1.5 s)",
+        "note: checkpoint of step 8 refused: manifest.json is damaged",
         "note: the penalty skips layer 7",
         "completed at step 100",
     ]

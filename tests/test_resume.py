@@ -16,7 +16,7 @@ import torch
 from gan_mhe import checkpoint
 from gan_mhe.config import RunConfig
 from gan_mhe.errors import CheckpointError
-from gan_mhe.events import Evaluated, Event, Notice, SampleGrid, Scalars, Started, effective
+from gan_mhe.events import CheckpointRejected, Evaluated, Event, Notice, SampleGrid, Scalars, Started, effective
 from gan_mhe.run import execute
 from gan_mhe.rundir import RunDir
 
@@ -110,6 +110,10 @@ def resumed_steps(root: Path) -> list[int]:
 
 def notices(root: Path) -> list[str]:
     return [event.message for event in RunDir(root).read_events() if isinstance(event, Notice)]
+
+
+def rejections(root: Path) -> list[CheckpointRejected]:
+    return [event for event in RunDir(root).read_events() if isinstance(event, CheckpointRejected)]
 
 
 @pytest.fixture(scope="module")
@@ -244,8 +248,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     damage(cut_short.checkpoint(8))
     execute(damageable(tiny), cut_short.root)
     assert resumed_steps(cut_short.root) == [4]
-    [notice] = notices(cut_short.root)
-    assert notice.startswith("checkpoint of step 8 refused: ") and "step_00000008" in notice
+    [rejection] = rejections(cut_short.root)
+    assert (rejection.step, rejection.checkpoint_step) == (4, 8) and "step_00000008" in rejection.message
     assert_same_story(cut_short.root, unbroken(damageable(tiny)))
 
 
@@ -257,8 +261,8 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_its_hash(
     shutil.copytree(foreign.checkpoint(12), cut_short.checkpoint(12))
     execute(damageable(tiny), cut_short.root)
     assert resumed_steps(cut_short.root) == [8]
-    [notice] = notices(cut_short.root)
-    assert notice.startswith("checkpoint of step 12 refused: ") and "another configuration" in notice
+    [rejection] = rejections(cut_short.root)
+    assert (rejection.step, rejection.checkpoint_step) == (8, 12) and "another configuration" in rejection.message
     assert_same_story(cut_short.root, unbroken(damageable(tiny)))
 
 
@@ -268,17 +272,16 @@ def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(
     truncate(cut_short.checkpoint(4))
     flip_tensor_bit(cut_short.checkpoint(8))
     execute(damageable(tiny), cut_short.root)
-    said = notices(cut_short.root)
-    assert [notice[:28] for notice in said[:2]] == ["checkpoint of step 8 refused", "checkpoint of step 4 refused"]
-    assert said[2] == "no checkpoint can be used: the run starts over"
+    assert [rejection.checkpoint_step for rejection in rejections(cut_short.root)] == [8, 4]
+    assert notices(cut_short.root)[0] == "no checkpoint can be used: the run starts over"
     assert_same_story(cut_short.root, unbroken(damageable(tiny)))
 
 
-def test_the_notices_stand_among_the_events_that_still_hold(tiny: Configure, cut_short: RunDir) -> None:
+def test_the_rejections_stand_among_the_events_that_still_hold(tiny: Configure, cut_short: RunDir) -> None:
     truncate(cut_short.checkpoint(8))
     execute(damageable(tiny), cut_short.root)
-    kept = [event.message for event in effective(cut_short.read_events()) if isinstance(event, Notice)]
-    assert kept == notices(cut_short.root) != []
+    kept = [event for event in effective(cut_short.read_events()) if isinstance(event, CheckpointRejected)]
+    assert kept == rejections(cut_short.root) != []
 
 
 def test_a_refused_later_checkpoint_does_not_push_out_the_new_ones(tiny: Configure, cut_short: RunDir) -> None:
