@@ -1,7 +1,8 @@
 """Finished runs as one table: by variant, over training seeds, under one protocol.
 
 The unit of a result is the training seed. An interval is the 95 % t-interval of the mean over seeds; with one seed
-there is none, and the table says so. Needs no torch.
+there is none, and the table says so. Against a reference variant, differences are taken seed by seed: runs of one seed
+see the same data in the same order, so what they share cancels. Needs no torch.
 """
 
 import csv
@@ -10,12 +11,13 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from scipy.special import stdtrit
 
+from gan_mhe.config import RunConfig
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
 from gan_mhe.events import decode_number, encode_number
 from gan_mhe.metrics import METRICS
@@ -48,7 +50,12 @@ class RunScore:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant. `n` counts the seeds with a final score; `failed` those without, which no mean can include."""
+    """One variant. `n` counts the seeds with a final score; `failed` those without, which no mean can include.
+
+    difference: mean of this variant's final score minus the reference's with the same seed, and its 95 % interval, over
+    the `pairs` of runs whose seed both have a final score of. The four are None in the reference's own row, and in all
+    rows when there is no reference.
+    """
 
     variant: str
     n: int
@@ -60,6 +67,10 @@ class Row:
     protocol: str
     jobs: tuple[str, ...]
     failed: int
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    pairs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class Comparison:
     """The table, the real data's own score under the same protocol, and how many scores each best was chosen from.
 
     same_budget: whether all runs share data, networks, optimiser, steps and scoring, so that only variants differ.
+    reference: the variant that the differences are to, None when none was named.
     """
 
     metric: str
@@ -76,6 +88,7 @@ class Comparison:
     real: float | None
     evaluations: int
     same_budget: bool
+    reference: str | None = None
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunDir]:
@@ -91,10 +104,15 @@ def find_runs(paths: Iterable[Path]) -> list[RunDir]:
 
 def read_score(run: RunDir) -> RunScore:
     """One run's score, from its result, or from its configuration where it has none yet."""
-    config, result = run.read_config(), run.read_result() or {}
+    return score_of(str(run.root), run.read_config(), run.read_result())
+
+
+def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> RunScore:
+    """The score of the run that messages call `job`, from the document of its result, None where it has none yet."""
+    result = result or {}
     final, best, real = result.get("final"), result.get("best"), result.get("real")
     return RunScore(
-        job=str(run.root),
+        job=job,
         variant=config.variant,
         seed=config.seed,
         recipe=config.recipe_digest(),
@@ -113,11 +131,12 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
     return {name: decode_number(value) for name, value in scores.items()}
 
 
-def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> Comparison:
-    """The comparison of `scores` by `metric`, best variant first.
+def compare(scores: Sequence[RunScore], *, metric: str = "inception_score", reference: str | None = None) -> Comparison:
+    """The comparison of `scores` by `metric`, best variant first, with differences to the variant `reference`.
 
-    Raises ConfigError for an unknown metric, or a variant that has a seed twice or several recipes;
-    ProtocolMismatchError when the runs were scored under different protocols; RunDirError when none was scored.
+    Raises ConfigError for an unknown metric, a reference that is not among the variants, or a variant that has a seed
+    twice or several recipes; ProtocolMismatchError when the runs were scored under different protocols; RunDirError
+    when none was scored.
     """
     if metric not in METRICS:
         raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
@@ -125,7 +144,10 @@ def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> C
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
     protocol, fingerprint = _one_protocol(scored)
-    rows = [_row(variant, _of_variant(scores, variant), metric, protocol) for variant in _variants(scores)]
+    runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
+    rows = [_row(variant, runs[variant], metric, protocol) for variant in runs]
+    if reference is not None:
+        rows = _with_differences(rows, runs, metric, reference)
     real = next((score.real[metric] for score in scored if score.real and metric in score.real), None)
     return Comparison(
         metric=metric,
@@ -135,6 +157,7 @@ def compare(scores: Sequence[RunScore], *, metric: str = "inception_score") -> C
         real=real,
         evaluations=max(score.evaluations for score in scored),
         same_budget=len({score.budget for score in scores}) == 1,
+        reference=reference,
     )
 
 
@@ -174,7 +197,7 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
 
 
 def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> Row:
-    finals = [run.final[metric] for run in runs if run.final is not None]
+    finals = list(_finals(runs, metric).values())
     bests = [run.best[metric] for run in runs if run.best is not None]
     low, high = t_interval(finals)
     return Row(
@@ -189,6 +212,33 @@ def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> 
         jobs=tuple(run.job for run in runs),
         failed=len(runs) - len(finals),
     )
+
+
+def _with_differences(
+    rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str, reference: str
+) -> list[Row]:
+    """The rows with their differences to `reference`, paired by seed. ConfigError when it is not among `runs`."""
+    if reference not in runs:
+        raise ConfigError(f"reference {reference!r} is not among the compared variants{nearest(reference, runs)}")
+    base = _finals(runs[reference], metric)
+    return [row if row.variant == reference else _with_difference(row, runs[row.variant], metric, base) for row in rows]
+
+
+def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapping[int, float]) -> Row:
+    differences = [final - base[seed] for seed, final in _finals(runs, metric).items() if seed in base]
+    low, high = t_interval(differences)
+    return replace(
+        row,
+        difference=_mean(differences) if differences else None,
+        difference_low=low,
+        difference_high=high,
+        pairs=len(differences),
+    )
+
+
+def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
+    """Final scores by training seed."""
+    return {run.seed: run.final[metric] for run in runs if run.final is not None}
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -217,8 +267,10 @@ def _rank(row: Row, metric: str) -> float:
 
 
 def as_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """JSON rows; non-finite numbers by name."""
-    keys = ("variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs", "failed")
+    """JSON rows; non-finite numbers by name. The keys of the difference are there only with a reference."""
+    keys = ["variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs", "failed"]
+    if comparison.reference is not None:
+        keys += ["difference", "difference_low", "difference_high", "pairs"]
     return [
         {key: list(value) if key == "jobs" else encode_number(value) for key in keys for value in [getattr(row, key)]}
         for row in comparison.rows
@@ -229,6 +281,7 @@ def as_json(comparison: Comparison) -> str:
     """The whole comparison as indented JSON."""
     document = {
         "metric": comparison.metric,
+        **({} if comparison.reference is None else {"reference": comparison.reference}),
         "protocol": comparison.protocol,
         "fingerprint": comparison.fingerprint,
         "confidence": CONFIDENCE,
@@ -253,13 +306,22 @@ def as_csv(comparison: Comparison) -> str:
 HEADINGS = ("variant", "n", "mean", "std", "95 % interval", "best")
 
 
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """What stands above `table_cells`."""
+    return HEADINGS if comparison.reference is None else (*HEADINGS, f"difference to {comparison.reference}")
+
+
 def table_cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Cells under HEADINGS, the real data first."""
+    """Cells under `headings`, the real data first."""
     decimals = METRICS[comparison.metric].decimals
-    cells: list[tuple[str, ...]] = []
+    cells = [_cells(row, decimals) for row in comparison.rows]
+    differences = [_difference_cell(row, decimals) for row in comparison.rows]
     if comparison.real is not None:
-        cells.append(("real data", "", f"{comparison.real:.{decimals}f}", "", "", ""))
-    return cells + [_cells(row, decimals) for row in comparison.rows]
+        cells = [("real data", "", f"{comparison.real:.{decimals}f}", "", "", ""), *cells]
+        differences = ["", *differences]
+    if comparison.reference is None:
+        return cells
+    return [(*row, difference) for row, difference in zip(cells, differences, strict=True)]
 
 
 def _cells(row: Row, decimals: int) -> tuple[str, ...]:
@@ -271,14 +333,32 @@ def _cells(row: Row, decimals: int) -> tuple[str, ...]:
     return row.variant, count, number(row.mean), number(row.std), interval, number(row.best_mean)
 
 
+def _difference_cell(row: Row, decimals: int) -> str:
+    """Such as "+0.31 (0.02 to 0.60), 5 pairs"; empty for the reference itself."""
+    if row.pairs is None:
+        return ""
+    if row.difference is None:
+        return "-, 0 pairs"
+    difference = "nan" if math.isnan(row.difference) else f"{row.difference:+.{decimals}f}"
+    if row.difference_low is None:
+        return f"{difference}, 1 pair"
+    return f"{difference} ({row.difference_low:.{decimals}f} to {row.difference_high:.{decimals}f}), {row.pairs} pairs"
+
+
 def footnote(comparison: Comparison) -> str:
-    """What the numbers are, in one or two sentences."""
+    """What the numbers are, in a few sentences."""
     metric = METRICS[comparison.metric]
     direction = "higher" if metric.higher_is_better else "lower"
     note = (
         f"{metric.title} ({direction} is better) of the final generator under {comparison.protocol} "
         f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds."
     )
+    if comparison.reference is not None:
+        better = "positive" if metric.higher_is_better else "negative"
+        note += (
+            f" Difference: final score minus that of {comparison.reference} with the same training seed, mean and "
+            f"t-interval over the seeds that both have; {better} is better."
+        )
     if any(row.n == 1 for row in comparison.rows):
         note += " One seed says nothing about the spread between seeds."
     if comparison.evaluations > 1:
@@ -290,6 +370,7 @@ def footnote(comparison: Comparison) -> str:
 
 def as_markdown(comparison: Comparison) -> str:
     """A Markdown table with its footnote."""
-    lines = [f"| {' | '.join(HEADINGS)} |", f"|{'---|' * len(HEADINGS)}"]
+    titles = headings(comparison)
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     lines += [f"| {' | '.join(cells)} |" for cells in table_cells(comparison)]
     return "\n".join([*lines, "", footnote(comparison)])

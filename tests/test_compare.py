@@ -1,12 +1,14 @@
 """The comparison says what the seeds say: no more, no less, and never across protocols."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
+import statistics
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -26,7 +28,9 @@ from gan_mhe.compare import (
     compare,
     find_runs,
     footnote,
+    headings,
     read_score,
+    score_of,
     t_interval,
     table_cells,
 )
@@ -120,6 +124,99 @@ class TestNumbers:
         )
         comparison = compare([run], metric="fid")
         assert (comparison.metric, comparison.rows[0].mean, comparison.real) == ("fid", 33.0, None)
+
+
+def against(reference: str, scores: Mapping[str, Mapping[int, float]], metric: str = "inception_score") -> Comparison:
+    """The comparison of final scores by variant and seed, with differences to `reference`."""
+    runs = [scored(variant, seed, score) for variant, row in scores.items() for seed, score in row.items()]
+    return compare(runs, metric=metric, reference=reference)
+
+
+def difference(comparison: Comparison, variant: str) -> tuple[float | None, float | None, float | None, int | None]:
+    row = next(row for row in comparison.rows if row.variant == variant)
+    return row.difference, row.difference_low, row.difference_high, row.pairs
+
+
+PAIRED = st.lists(st.tuples(st.floats(0.5, 100.0), st.floats(0.5, 100.0)), min_size=2, max_size=8)
+NOTHING = (None, None, None, None)
+
+
+class TestDifferences:
+    @settings(deadline=None, derandomize=True, max_examples=50)
+    @given(PAIRED)
+    def test_a_difference_and_its_interval_are_scipys_paired_t_test(self, pairs: list[tuple[float, float]]) -> None:
+        ours, base = np.array(pairs).T
+        mean, low, high, count = difference(
+            against("none", {"none": dict(enumerate(base)), "mhe": dict(enumerate(ours))}), "mhe"
+        )
+        assert (mean, count) == (pytest.approx(np.mean(ours) - np.mean(base), rel=1e-9, abs=1e-9), len(pairs))
+        if np.ptp(ours - base) == 0:
+            assert (low, high) == pytest.approx((mean, mean), rel=1e-12)
+            return
+        expected = stats.ttest_rel(ours, base).confidence_interval(0.95)
+        assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
+
+    def test_seeds_are_paired_by_number_not_by_order(self) -> None:
+        comparison = against("none", {"none": {0: 1.0, 1: 2.0, 2: 3.0}, "mhe": {2: 3.5, 0: 1.5, 1: 2.5}})
+        assert difference(comparison, "mhe") == (0.5, 0.5, 0.5, 3)
+
+    def test_a_seed_that_only_one_of_the_two_has_does_not_count(self) -> None:
+        comparison = against("none", {"none": {0: 1.0, 1: 2.0, 7: 50.0}, "mhe": {0: 2.0, 1: 4.0, 9: 90.0}})
+        mean, low, high, pairs = difference(comparison, "mhe")
+        assert (mean, pairs) == (1.5, 2)
+        assert (low, high) == pytest.approx(stats.t.interval(0.95, 1, loc=1.5, scale=0.5))
+
+    def test_a_run_without_final_score_makes_no_pair(self) -> None:
+        runs = [scored("none", 0, 1.0), scored("none", 1, 2.0), scored("mhe", 0, 2.0), unscored("mhe", 1)]
+        assert difference(compare(runs, reference="none"), "mhe") == (1.0, None, None, 1)
+        runs = [scored("none", 0, 1.0), unscored("none", 1), scored("mhe", 0, 2.0), scored("mhe", 1, 9.0)]
+        assert difference(compare(runs, reference="none"), "mhe") == (1.0, None, None, 1)
+
+    def test_without_common_seed_there_is_no_difference(self) -> None:
+        assert difference(against("none", {"none": {0: 1.0}, "mhe": {1: 2.0}}), "mhe") == (None, None, None, 0)
+
+    def test_the_reference_itself_has_none(self) -> None:
+        comparison = against("none", {"none": {0: 1.0, 1: 2.0}, "mhe": {0: 2.0, 1: 3.0}})
+        assert comparison.reference == "none"
+        assert difference(comparison, "none") == NOTHING
+
+    def test_without_reference_no_row_has_one(self) -> None:
+        comparison = compare([scored("none", 0, 1.0), scored("mhe", 0, 2.0)])
+        assert comparison.reference is None
+        assert [difference(comparison, row.variant) for row in comparison.rows] == [NOTHING, NOTHING]
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_the_sign_is_the_variants_minus_the_references_for_every_metric(self, metric: str) -> None:
+        comparison = against("none", {"none": {0: 30.0}, "mhe": {0: 20.0}, "mhe_sn": {0: 45.0}}, metric)
+        assert [difference(comparison, variant)[0] for variant in ("mhe", "mhe_sn")] == [-10.0, 15.0]
+
+    @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
+    def test_a_seed_that_broke_down_is_not_averaged_away(self, broken: float) -> None:
+        whole, torn = {0: 1.0, 1: 2.0}, {0: broken, 1: 2.0}
+        for base, ours in ((whole, torn), (torn, whole), (torn, torn)):
+            mean, low, high, pairs = difference(against("none", {"none": base, "mhe": ours}), "mhe")
+            assert (repr(mean), repr(low), repr(high), pairs) == ("nan", "nan", "nan", 2)
+
+    def test_what_seeds_share_cancels(self) -> None:
+        shared, gains = (5.0, 6.0, 7.0, 8.0), (0.30, 0.31, 0.29, 0.30)
+        ours = {seed: score + gain for seed, (score, gain) in enumerate(zip(shared, gains, strict=True))}
+        comparison = against("none", {"none": dict(enumerate(shared)), "mhe": ours})
+        mean, low, high, _ = difference(comparison, "mhe")
+        row = comparison.rows[0]
+        assert mean is not None and low is not None and high is not None and row.ci_low and row.ci_high
+        assert mean == pytest.approx(statistics.fmean(gains))
+        assert high - low < 0.03 < 1.0 < row.ci_high - row.ci_low
+
+    def test_a_reference_that_is_not_compared_names_the_nearest(self) -> None:
+        with pytest.raises(
+            ConfigError, match="reference 'nome' is not among the compared variants; did you mean 'none'"
+        ):
+            compare([scored("mhe", 0, 7.0), scored("none", 0, 7.0)], reference="nome")
+
+    def test_the_order_of_rows_does_not_depend_on_the_reference(self) -> None:
+        scores = {"none": {0: 1.0}, "mhe": {0: 3.0}, "mhe_sn": {0: 2.0}}
+        orders = {tuple(row.variant for row in against(name, scores).rows) for name in scores}
+        assert orders == {("mhe", "mhe_sn", "none")}
 
 
 class TestHonesty:
@@ -295,6 +392,75 @@ class TestForms:
         assert "Best" not in footnote(compare([scored("mhe", 0, 7.0, evaluations=1)]))
 
 
+@pytest.fixture
+def differences() -> Comparison:
+    """Differences of every kind: several pairs, one, none, a broken one; the reference in the middle."""
+    scores = {
+        "mhe_sn": {0: 7.30, 1: 7.45, 2: 7.20},
+        "mhe": {0: 7.10},
+        "none": {0: 7.00, 1: 7.00, 2: 7.00},
+        "half_mhe": {8: 6.00},
+        "spectral_norm": {0: 6.50, 1: 6.40},
+        "wgan_gp": {0: math.nan, 1: 7.0},
+    }
+    return against("none", scores)
+
+
+class TestFormsOfDifferences:
+    DIFFERENCE_KEYS: ClassVar = {"difference", "difference_low", "difference_high", "pairs"}
+
+    def test_cells_show_sign_interval_and_number_of_pairs(self, differences: Comparison) -> None:
+        # 0.3167 +- 4.302653 * 0.1258 / sqrt(3), and -0.55 +- 12.7062 * 0.0707 / sqrt(2), by the table of t.
+        assert {row[0]: row[-1] for row in table_cells(differences)} == {
+            "real data": "",
+            "mhe_sn": "+0.32 (0.00 to 0.63), 3 pairs",
+            "mhe": "+0.10, 1 pair",
+            "none": "",
+            "spectral_norm": "-0.55 (-1.19 to 0.09), 2 pairs",
+            "half_mhe": "-, 0 pairs",
+            "wgan_gp": "nan (nan to nan), 2 pairs",
+        }
+
+    def test_the_difference_follows_the_usual_cells(self, differences: Comparison) -> None:
+        assert headings(differences) == (*HEADINGS, "difference to none")
+        plain = dataclasses.replace(differences, reference=None)
+        assert headings(plain) == HEADINGS
+        assert [row[:-1] for row in table_cells(differences)] == table_cells(plain)
+
+    def test_markdown_reads_back_as_the_cells(self, differences: Comparison) -> None:
+        lines = [line for line in as_markdown(differences).splitlines() if line.startswith("|")]
+        table = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+        assert table[0] == headings(differences)
+        assert set(table[1]) == {"---"} and len(table[1]) == len(headings(differences))
+        assert table[2:] == table_cells(differences)
+
+    def test_json_reads_back_as_the_rows(self, differences: Comparison) -> None:
+        document = json.loads(as_json(differences), parse_constant=pytest.fail)
+        assert document["reference"] == "none"
+        for written, row in zip(document["rows"], differences.rows, strict=True):
+            read = {key: decode_number(value) for key, value in written.items()} | {"jobs": tuple(written["jobs"])}
+            assert self.DIFFERENCE_KEYS < set(written)
+            assert repr(Row(**read)) == repr(row)
+
+    def test_csv_has_a_column_for_each_number(self, differences: Comparison) -> None:
+        read = {row["variant"]: row for row in csv.DictReader(io.StringIO(as_csv(differences)))}
+        assert [read[name]["pairs"] for name in ("mhe_sn", "mhe", "none", "half_mhe")] == ["3", "1", "", "0"]
+        assert read["mhe"]["difference_low"] == read["half_mhe"]["difference"] == ""
+        assert float(read["spectral_norm"]["difference"]) == pytest.approx(-0.55)
+
+    def test_without_reference_no_form_speaks_of_differences(self, comparison: Comparison) -> None:
+        assert all(self.DIFFERENCE_KEYS.isdisjoint(row) for row in as_rows(comparison))
+        for form in (as_json, as_csv, as_markdown):
+            assert "ifference" not in form(comparison) and "pairs" not in form(comparison)
+        assert "reference" not in json.loads(as_json(comparison))
+
+    @pytest.mark.parametrize(("metric", "better"), [("inception_score", "positive"), ("fid", "negative")])
+    def test_the_footnote_says_what_a_difference_is_and_which_sign_is_good(self, metric: str, better: str) -> None:
+        note = footnote(against("none", {"none": {0: 1.0}, "mhe": {0: 2.0}}, metric))
+        assert "minus that of none with the same training seed" in note
+        assert f"{better} is better" in note
+
+
 class TestReading:
     @staticmethod
     def begin(root: Path, **result: Any) -> RunDir:
@@ -335,6 +501,16 @@ class TestReading:
     def test_a_run_without_result_is_unfinished(self, tmp_path: Path) -> None:
         score = read_score(self.begin(tmp_path))
         assert (score.variant, score.seed, score.status, score.final) == ("mhe_sn", 4, "unfinished", None)
+
+    def test_documents_give_the_score_that_their_run_directory_gives(self, tmp_path: Path) -> None:
+        run = self.begin(tmp_path, status="completed")
+        score = score_of("job_1", run.read_config(), run.read_result())
+        assert repr(score) == repr(dataclasses.replace(read_score(run), job="job_1"))
+
+    def test_a_configuration_alone_gives_an_unfinished_run(self) -> None:
+        score = score_of("job_1", parse({"variant": "mhe", "seed": 2}), None)
+        assert (score.job, score.variant, score.seed, score.status) == ("job_1", "mhe", 2, "unfinished")
+        assert (score.final, score.best, score.real, score.protocol, score.evaluations) == (None, None, None, None, 0)
 
     def test_runs_are_found_at_and_below_a_path(self, tmp_path: Path) -> None:
         for name in ("b/seed_0", "a/seed_1", "a/seed_0"):
