@@ -50,13 +50,15 @@ def save(directory: Path, checkpoint: Checkpoint) -> str:
     return digest
 
 
-def load(directory: Path, *, lineage: str | None = None) -> Checkpoint:
-    """Read and verify a checkpoint; `lineage`, when given, must be its own.
+def load(directory: Path, *, lineage: str | None = None, digest: str | None = None) -> Checkpoint:
+    """Read and verify a checkpoint; `lineage`, and the hash that `save` returned, must be its own where given.
 
-    Raises CheckpointError when a file is missing, altered or cut short, or the checkpoint belongs to another
-    configuration.
+    Raises CheckpointError when a file is missing, altered or cut short, the checkpoint belongs to another
+    configuration, or is another one of the same step.
     """
     manifest = _read_manifest(directory)
+    if digest is not None and digest != (found := sha256_bytes(canonical_json(manifest))):
+        raise CheckpointError(f"{directory} is another checkpoint: its SHA-256 is {found}, not {digest}")
     if lineage is not None and manifest["lineage"] != lineage:
         raise CheckpointError(f"{directory} was written by another configuration")
     tensors_file = directory / _TENSORS

@@ -2,8 +2,10 @@
 
 import io
 import math
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +22,7 @@ from gan_mhe.rundir import RunDir
 from gan_mhe.training.precision import Precision, resolve_device
 from gan_mhe.training.state import load_module
 
+Format = Literal["png", "npz", "zip"]
 Render = Callable[[Tensor], Tensor]
 _BATCH = 256
 
@@ -33,13 +36,15 @@ def chosen_step(run: RunDir, step: int | None) -> int:
     return steps[-1] if step is None else step
 
 
-def load_generator(run: RunDir, *, step: int | None = None, ema: bool = False, device: str = "auto") -> Render:
+def load_generator(
+    run: RunDir, *, step: int | None = None, ema: bool = False, device: str = "auto", digest: str | None = None
+) -> Render:
     """The generator of a checkpoint in evaluation mode, as a function from latents (B, Z) to uint8 (B, 3, H, H).
 
-    Raises CheckpointError when the checkpoint is not there, damaged, or has no moving average.
+    Raises CheckpointError when the checkpoint is not there, damaged, not the one of `digest`, or has no moving average.
     """
     config = run.read_config()
-    found = checkpoint.load(run.checkpoint(chosen_step(run, step)), lineage=config.lineage_digest())
+    found = checkpoint.load(run.checkpoint(chosen_step(run, step)), lineage=config.lineage_digest(), digest=digest)
     prefix = "ema" if ema else "generator"
     if not any(name.startswith(f"{prefix}/") for name in found.tensors):
         raise CheckpointError(f"{run.root} keeps no moving average; set generator.ema_halflife_steps to have one")
@@ -63,54 +68,121 @@ def load_generator(run: RunDir, *, step: int | None = None, ema: bool = False, d
     return render
 
 
-def draw(run: RunDir, *, n: int, seed: int, step: int | None = None, ema: bool = False) -> Tensor:
-    """`n` images, uint8 (n, 3, H, H), from latents that are a function of (n, seed)."""
-    latents = samples.fixed_latents(n, run.read_config().generator.latent_dim, seed)
-    return load_generator(run, step=step, ema=ema)(latents)
+def draw(
+    run: RunDir,
+    *,
+    n: int,
+    seed: int,
+    step: int | None = None,
+    ema: bool = False,
+    truncation: float | None = None,
+    digest: str | None = None,
+) -> Tensor:
+    """`n` images, uint8 (n, 3, H, H), from latents that are a function of (n, seed, truncation)."""
+    latents = _latents(run, n, seed, truncation)
+    return load_generator(run, step=step, ema=ema, digest=digest)(latents)
 
 
 def interpolate(
-    run: RunDir, *, rows: int, columns: int, seed: int, step: int | None = None, ema: bool = False
+    run: RunDir,
+    *,
+    rows: int,
+    columns: int,
+    seed: int,
+    step: int | None = None,
+    ema: bool = False,
+    truncation: float | None = None,
+    digest: str | None = None,
 ) -> Tensor:
     """`rows` walks of `columns` images, each between two latents along the sphere: uint8 (rows * columns, 3, H, H)."""
-    ends = samples.fixed_latents(2 * rows, run.read_config().generator.latent_dim, seed)
+    ends = _latents(run, 2 * rows, seed, truncation)
     walks = [samples.interpolate(ends[2 * row], ends[2 * row + 1], columns) for row in range(rows)]
-    return load_generator(run, step=step, ema=ema)(torch.cat(walks))
+    return load_generator(run, step=step, ema=ema, digest=digest)(torch.cat(walks))
+
+
+def _latents(run: RunDir, n: int, seed: int, truncation: float | None) -> Tensor:
+    latents_NZ = samples.fixed_latents(n, run.read_config().generator.latent_dim, seed)
+    return latents_NZ if truncation is None else truncate(latents_NZ, truncation)
+
+
+def truncate(latents: Tensor, threshold: float) -> Tensor:
+    """Standard normal latents as latents of a normal truncated to [-threshold, threshold].
+
+    The truncation trick (Brock et al. 2019, section 3.1): a smaller threshold gives more typical and less varied
+    images. They draw components outside the interval again; here each goes to its own quantile of the truncated
+    distribution, erf(z'/sqrt 2) = erf(z/sqrt 2) erf(t/sqrt 2). The distribution is the same, a latent keeps its
+    character at every threshold, and a large threshold changes nothing. ConfigError unless threshold > 0.
+    """
+    if not threshold > 0:
+        raise ConfigError(f"truncation: expected a threshold > 0, got {threshold}")
+    inside = torch.erf(latents.double() / math.sqrt(2)) * math.erf(threshold / math.sqrt(2))
+    # Beyond about 8 standard deviations erf rounds to 1, and its inverse to infinity.
+    return (torch.erfinv(inside) * math.sqrt(2)).clamp(-threshold, threshold).to(latents.dtype)
 
 
 def check_destination(out: Path) -> None:
     """ConfigError where `write_images` would not know how, or would replace a folder that holds something."""
-    if out.suffix not in (".png", ".npz", ""):
-        raise ConfigError(f"--out {out}: cannot write {out.suffix!r}; expected .png, .npz or a folder name")
+    if out.suffix not in (".png", ".npz", ".zip", ""):
+        raise ConfigError(f"--out {out}: cannot write {out.suffix!r}; expected .png, .npz, .zip or a folder name")
     if out.suffix and out.is_dir():
         raise ConfigError(f"--out {out} is a folder; expected a file name, or a folder name without {out.suffix}")
     is_empty_folder = out.name != "" and out.is_dir() and not any(out.iterdir())
     if not out.suffix and out.exists() and not is_empty_folder:
-        raise ConfigError(f"--out {out} is there already; expected a new or an empty folder, or FILE.png or FILE.npz")
+        raise ConfigError(f"--out {out} is there already; expected a new or an empty folder, or FILE.png, .npz or .zip")
 
 
 def write_images(images: Tensor, out: Path, *, columns: int | None = None) -> None:
-    """Write uint8 images: to a `.png` a grid, to an `.npz` the array `images` (n, H, H, 3), to a folder one PNG each.
+    """Write uint8 images as `encode` does, by the suffix; to a folder one PNG each.
 
     Raises ConfigError as `check_destination` does, StorageError when the disk refuses.
     """
     check_destination(out)
     match out.suffix:
         case ".png":
-            atomic_write(out, samples.encode_png(samples.grid(images, columns or math.isqrt(len(images) - 1) + 1)))
+            atomic_write(out, encode(images, "png", columns=columns))
         case ".npz":
-            _write_npz(images, out)
+            atomic_write(out, encode(images, "npz"))
+        case ".zip":
+            atomic_write(out, encode(images, "zip"))
         case _:
             _write_folder(images, out)
 
 
-def _write_npz(images: Tensor, out: Path) -> None:
+def encode(images: Tensor, format: Format, *, columns: int | None = None) -> bytes:
+    """Images uint8 (n, 3, H, H) as a file's content; equal images give equal bytes on one installation.
+
+    `png` is a grid, as square as can be unless `columns` is given; `npz` holds the array `images` (n, H, H, 3);
+    `zip` holds one PNG each, numbered.
+    """
+    match format:
+        case "png":
+            return samples.encode_png(samples.grid(images, columns or math.isqrt(len(images) - 1) + 1))
+        case "npz":
+            return _npz(images)
+        case "zip":
+            return _zip(images)
+
+
+def _npz(images: Tensor) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
-    atomic_write(out, buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _zip(images: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored: PNGs are compressed already
+        for name, picture in _pictures(images):
+            archive.writestr(zipfile.ZipInfo(name), samples.encode_png(picture))  # dated 1980, whenever it is made
+    return buffer.getvalue()
 
 
 def _write_folder(images: Tensor, out: Path) -> None:
     with atomic_directory(out) as temporary:
-        for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(image).save(temporary / f"{index:06d}.png")
+        for name, picture in _pictures(images):
+            (temporary / name).write_bytes(samples.encode_png(picture))
+
+
+def _pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
+    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        yield f"{index:06d}.png", Image.fromarray(image)

@@ -18,10 +18,13 @@ from gan_mhe.sampling import chosen_step
 from gan_mhe.training.precision import resolve_device
 
 
-def score_checkpoint(run: RunDir, *, step: int | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def score_checkpoint(
+    run: RunDir, *, step: int | None, overrides: Mapping[str, Any], digest: str | None = None
+) -> dict[str, Any]:
     """Score one checkpoint with fresh latents; `overrides` may change evaluation and execution, not what the run is.
 
-    Returns step, protocol, fingerprint, scores and the real data's scores as JSON values.
+    `digest`, when given, must be the checkpoint's: CheckpointError else. Returns step, protocol, fingerprint, scores
+    and the real data's scores as JSON values.
     """
     others = [key for key in flatten(overrides) if not key.startswith("evaluation.") and key not in EXECUTION_KEYS]
     if others:
@@ -32,7 +35,7 @@ def score_checkpoint(run: RunDir, *, step: int | None, overrides: Mapping[str, A
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     chosen = chosen_step(run, step)
     task = GanTask(config)
-    task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.lineage_digest()).tensors)
+    task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.lineage_digest(), digest=digest).tensors)
     return {
         "step": chosen,
         "protocol": task.protocol,

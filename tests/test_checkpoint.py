@@ -152,6 +152,14 @@ def test_a_checkpoint_of_another_configuration_is_refused_unless_none_is_asked_f
     assert checkpoint.load(saved).step == 7
 
 
+def test_a_checkpoint_is_known_by_the_hash_that_saving_it_returned(tmp_path: Path) -> None:
+    first = checkpoint.save(tmp_path / "c", content())
+    assert checkpoint.load(tmp_path / "c", digest=first).step == 7
+    second = checkpoint.save(tmp_path / "c", Checkpoint(7, LINEAGE, {"x": torch.ones(2)}, {}))
+    with pytest.raises(CheckpointError, match=f"is another checkpoint: its SHA-256 is {second}, not {first}"):
+        checkpoint.load(tmp_path / "c", digest=first)
+
+
 def test_another_format_is_refused_with_both_numbers(copy: Path) -> None:
     seal(copy, format=99)
     with pytest.raises(CheckpointError, match="format 99; this version reads format 1"):

@@ -1,5 +1,7 @@
 """Images from checkpoints: the same seed gives the same images, in every form they can be written."""
 
+import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import kstest, norm, truncnorm
 
 from gan_mhe import sampling
 from gan_mhe.config import RunConfig
@@ -43,11 +46,17 @@ def test_the_same_seed_gives_the_same_images_and_another_seed_others(run: RunDir
     assert not torch.equal(images[0], images[1])
 
 
-def test_the_same_seed_gives_the_same_file_byte_for_byte(run: RunDir, tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "a.npz", "b.npz"):
-        sampling.write_images(sampling.draw(run, n=5, seed=1), tmp_path / name)
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+def test_the_same_seed_gives_the_same_file_byte_for_byte_whenever_it_is_made(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suffixes, today = ("png", "npz", "zip"), time.localtime()
+    for suffix in suffixes:
+        sampling.write_images(sampling.draw(run, n=5, seed=1), tmp_path / f"a.{suffix}")
+    monkeypatch.setattr(time, "localtime", lambda *moment: time.struct_time((2001, *today[1:])))
+    for suffix in suffixes:
+        sampling.write_images(sampling.draw(run, n=5, seed=1), tmp_path / f"b.{suffix}")
+    for suffix in suffixes:
+        assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_an_image_does_not_depend_on_its_neighbours_in_the_batch(run: RunDir) -> None:
@@ -98,6 +107,65 @@ def test_a_run_without_checkpoints_says_so(tiny: Configure, tmp_path: Path) -> N
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="is not a run directory"):
         sampling.draw(RunDir(tmp_path), n=1, seed=0)
+
+
+def test_another_checkpoint_than_the_one_asked_for_is_refused(run: RunDir) -> None:
+    with pytest.raises(CheckpointError, match="is another checkpoint"):
+        sampling.draw(run, n=1, seed=0, digest="0" * 64)
+    with pytest.raises(CheckpointError, match="is another checkpoint"):
+        sampling.interpolate(run, rows=1, columns=2, seed=0, digest="0" * 64)
+
+
+# --- truncation
+
+
+def test_truncated_latents_lie_within_the_threshold_and_fill_it() -> None:
+    latents = samples.fixed_latents(400, 16, 0)
+    truncated = sampling.truncate(latents, 0.7)
+    assert (truncated.dtype, truncated.shape) == (latents.dtype, latents.shape)
+    assert truncated.abs().max() <= 0.7
+    assert truncated.max() > 0.69 and truncated.min() < -0.69
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.7, 2.0])
+def test_truncated_latents_have_the_distribution_of_redrawing_what_lies_outside(threshold: float) -> None:
+    latents = samples.fixed_latents(2000, 16, 0)
+    found = sampling.truncate(latents, threshold).flatten().numpy()
+    assert kstest(found, truncnorm(-threshold, threshold).cdf).pvalue > 0.01
+    assert kstest(found, norm().cdf).pvalue < 1e-6
+
+
+def test_truncation_keeps_the_order_of_latents_and_a_large_threshold_changes_nothing() -> None:
+    latents = torch.linspace(-9, 9, 181)
+    assert (sampling.truncate(latents, 1.0).diff() >= 0).all()
+    moderate = latents[latents.abs() < 5]
+    assert torch.allclose(sampling.truncate(moderate, 20.0), moderate, atol=1e-6)
+    assert sampling.truncate(latents, 9.0).isfinite().all()
+
+
+def test_truncated_images_are_a_function_of_number_seed_and_threshold(run: RunDir) -> None:
+    images = sampling.draw(run, n=4, seed=3, truncation=0.5)
+    assert torch.equal(sampling.draw(run, n=4, seed=3, truncation=0.5), images)
+    for other in (sampling.draw(run, n=4, seed=3), sampling.draw(run, n=4, seed=3, truncation=0.4)):
+        assert not torch.equal(other, images)
+
+
+def test_a_smaller_threshold_gives_images_that_vary_less(run: RunDir) -> None:
+    spread = [sampling.draw(run, n=64, seed=0, truncation=t).double().std(dim=0).mean() for t in (2.0, 0.5, 0.05)]
+    assert spread[0] > spread[1] > spread[2]
+
+
+def test_the_ends_of_a_truncated_walk_are_truncated_images(run: RunDir) -> None:
+    walks = sampling.interpolate(run, rows=2, columns=3, seed=7, truncation=0.5).view(2, 3, 3, 32, 32).int()
+    ends = sampling.draw(run, n=4, seed=7, truncation=0.5).view(2, 2, 3, 32, 32).int()
+    assert (walks[:, 0] - ends[:, 0]).abs().max() <= 1
+    assert (walks[:, -1] - ends[:, 1]).abs().max() <= 1
+
+
+@pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
+def test_a_threshold_that_leaves_nothing_is_refused(run: RunDir, threshold: float) -> None:
+    with pytest.raises(ConfigError, match="truncation: expected a threshold > 0, got"):
+        sampling.draw(run, n=1, seed=0, truncation=threshold)
 
 
 def test_a_run_in_double_precision_can_be_sampled(tiny: Configure, tmp_path: Path) -> None:
@@ -156,6 +224,16 @@ def test_a_folder_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path
             assert np.array_equal(np.asarray(found), image.permute(1, 2, 0).numpy())
 
 
+def test_a_zip_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path: Path) -> None:
+    sampling.write_images(images, tmp_path / "images.zip")
+    with zipfile.ZipFile(tmp_path / "images.zip") as archive:
+        assert archive.testzip() is None
+        assert archive.namelist() == [f"{index:06d}.png" for index in range(5)]
+        for name, image in zip(archive.namelist(), images, strict=True):
+            with archive.open(name) as file, Image.open(file) as found:
+                assert np.array_equal(np.asarray(found), image.permute(1, 2, 0).numpy())
+
+
 def test_an_empty_folder_may_be_filled(images: torch.Tensor, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     sampling.write_images(images, tmp_path / "empty")
@@ -171,7 +249,7 @@ def test_a_png_is_written_over_an_older_one(images: torch.Tensor, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["images.gif", "images.tar.gz"])
 def test_an_unknown_suffix_is_refused_with_the_known_ones(images: torch.Tensor, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot write '\.gz|gif'; expected \.png, \.npz or a folder name"):
+    with pytest.raises(ConfigError, match=r"cannot write '\.gz|gif'; expected \.png, \.npz, \.zip or a folder name"):
         sampling.write_images(images, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -192,7 +270,7 @@ def test_nothing_of_the_users_is_replaced(
     assert (tmp_path / "notes").read_bytes() == (tmp_path / "photos" / "wedding.jpg").read_bytes() == b"dear"
 
 
-@pytest.mark.parametrize("name", ["x.png", "x.npz", "x"])
+@pytest.mark.parametrize("name", ["x.png", "x.npz", "x.zip", "x"])
 def test_a_place_that_cannot_be_written_is_named(images: torch.Tensor, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=f"cannot write .*/file/{name}"):

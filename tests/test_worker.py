@@ -1,0 +1,516 @@
+"""One job in a process of its own: whatever comes of it is written down, with a code that programs can act on."""
+
+import errno
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gan_mhe import checkpoint, run, sampling, worker
+from gan_mhe.config import RunConfig
+from gan_mhe.errors import DataError, DivergedError, StorageError
+from gan_mhe.events import SampleGrid, Started
+from gan_mhe.files import sha256_file
+from gan_mhe.run import RunResult
+from gan_mhe.rundir import RunDir
+from gan_mhe.scoring import score_checkpoint
+from gan_mhe.worker import Outcome
+
+STAND_IN = Path(__file__).with_name("server") / "fake_worker.py"
+
+Configure = Callable[..., RunConfig]
+Work = Callable[[dict[str, Any]], Outcome]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[Work]:
+    """Do what a request says, in this process; the outcome is that of the file."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def do(request: dict[str, Any]) -> Outcome:
+        outcome = tmp_path / "attempt" / "outcome.json"
+        outcome.parent.mkdir(exist_ok=True)
+        outcome.unlink(missing_ok=True)
+        (tmp_path / "request.json").write_text(json.dumps({"outcome": str(outcome)} | request))
+        said = worker.work(tmp_path / "request.json")
+        assert [path.name for path in outcome.parent.iterdir()] == ["outcome.json"]
+        assert Outcome(**json.loads(outcome.read_text())) == said
+        return said
+
+    yield do
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def training(root: Path, config: RunConfig, **changes: Any) -> dict[str, Any]:
+    return {"kind": "train", "run_dir": str(root), "config": config.document()} | changes
+
+
+def damage(run_dir: RunDir, step: int) -> None:
+    (run_dir.checkpoint(step) / "tensors.safetensors").write_bytes(b"damaged")
+
+
+# --- training
+
+
+def test_a_completed_run_hands_over_its_result_and_says_what_happened(
+    work: Work, tiny: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = work(training(tmp_path / "run", tiny()))
+    assert (said.outcome, said.code, said.message, said.step) == ("completed", None, "", 12)
+    assert said.result == RunDir(tmp_path / "run").read_result()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "started, 12 steps"
+    assert lines[-1] == "completed at step 12"
+
+
+def test_a_completed_run_is_not_trained_again(work: Work, tiny: Configure, tmp_path: Path) -> None:
+    first = work(training(tmp_path / "run", tiny()))
+    before = (tmp_path / "run" / "events.jsonl").read_bytes()
+    assert work(training(tmp_path / "run", tiny(), require_checkpoint=True)) == first
+    assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
+
+
+def test_a_run_that_is_asked_to_stop_saves_and_later_ends_as_if_it_had_never_stopped(
+    work: Work, tiny: Configure, tmp_path: Path
+) -> None:
+    config = tiny("training.steps=30", "training.report_every_steps=1")
+    request = tmp_path / "stopped.json"
+    request.write_text(json.dumps(training(tmp_path / "run", config, outcome=str(tmp_path / "stopped.out"))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gan_mhe.worker", str(request)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    while "step 1/30" not in process.stdout.readline():
+        pass
+    process.terminate()
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "stopping: this step is finished and saved first" in rest
+    stopped = json.loads((tmp_path / "stopped.out").read_text())
+    assert stopped["outcome"] == "stopped"
+    assert 0 < stopped["step"] < 30
+    resumed = work(training(tmp_path / "run", config, require_checkpoint=True))
+    unbroken = work(training(tmp_path / "unbroken", config))
+    assert timeless(resumed) == timeless(unbroken)
+    assert last_tensors(tmp_path / "run").keys() == last_tensors(tmp_path / "unbroken").keys()
+    for name, tensor in last_tensors(tmp_path / "run").items():
+        assert torch.equal(tensor, last_tensors(tmp_path / "unbroken")[name]), name
+
+
+def timeless(said: Outcome) -> dict[str, Any]:
+    assert said.result is not None
+    return {key: value for key, value in said.result.items() if key != "train_seconds"}
+
+
+def last_tensors(root: Path) -> dict[str, torch.Tensor]:
+    place = RunDir(root)
+    return dict(checkpoint.load(place.checkpoint(place.checkpoint_steps()[-1])).tensors)
+
+
+def test_a_second_signal_quits_at_once_and_is_no_failure(
+    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*arguments: Any) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(run, "execute", hang)
+    said = work(training(tmp_path / "run", tiny()))
+    assert (said.outcome, said.code) == ("stopped", None)
+    assert said.message == "quit at once; the last checkpoint stands"
+
+
+def test_signals_do_not_disturb_a_worker_that_has_said_its_last_words(
+    work: Work, tiny: Configure, tmp_path: Path
+) -> None:
+    work(training(tmp_path / "run", tiny("training.steps=1")))
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_run_that_lost_all_its_checkpoints_fails_instead_of_starting_over(
+    work: Work, tiny: Configure, tmp_path: Path
+) -> None:
+    place = RunDir(tmp_path / "run")
+    said = work(training(place.root, tiny(), require_checkpoint=True))
+    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
+    assert said.message == f"no checkpoint of {place.root} can be used: there is none"
+    work(training(place.root, tiny()))
+    place.result.unlink()
+    for step in place.checkpoint_steps():
+        damage(place, step)
+    events = place.events.read_bytes()
+    said = work(training(place.root, tiny(), require_checkpoint=True))
+    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
+    assert said.message.count("is damaged") == 2
+    assert place.events.read_bytes() == events
+
+
+def test_an_older_checkpoint_is_enough_to_go_on(work: Work, tiny: Configure, tmp_path: Path) -> None:
+    place = RunDir(tmp_path / "run")
+    work(training(place.root, tiny()))
+    place.result.unlink()
+    damage(place, 12)
+    assert work(training(place.root, tiny(), require_checkpoint=True)).outcome == "completed"
+    assert [event.step for event in place.read_events() if isinstance(event, Started)] == [0, 10]
+
+
+def test_a_shared_gpu_is_used_up_to_the_share_only(
+    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    result = run.execute(tiny("training.steps=1"), tmp_path / "run")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
+    monkeypatch.setattr(run, "execute", lambda *arguments: result)
+    work(training(tmp_path / "run", tiny(), memory_fraction=0.25))
+    work(training(tmp_path / "run", tiny(), memory_fraction=None))
+    assert shares == [0.25]
+
+
+# --- forks
+
+
+@pytest.fixture(scope="module")
+def source(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose scores a fork must not inherit, with a moving average."""
+    root = tmp_path_factory.mktemp("worker") / "source"
+    run.execute(tiny("generator.ema_halflife_steps=4", "evaluation.every_steps=5", preset="digits_cnn"), root)
+    return RunDir(root)
+
+
+def fork(source: RunDir, step: int = 10) -> dict[str, Any]:
+    return {"run_dir": str(source.root), "step": step}
+
+
+def other(tiny: Configure, *keys: str) -> RunConfig:
+    """A configuration that cannot continue the source, but fits its networks."""
+    rates = ("optimizer.generator_lr=0.0001", "generator.ema_halflife_steps=4")
+    return tiny(*rates, "training.steps=14", *keys, preset="digits_cnn")
+
+
+def test_a_fork_goes_on_from_the_other_runs_checkpoint_with_no_scores_of_its_own(
+    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in source.root.rglob("*")}
+    place = RunDir(tmp_path / "fork")
+    said = work(training(place.root, other(tiny), fork=fork(source)))
+    assert (said.outcome, said.step) == ("completed", 14)
+    assert said.result is not None and said.result["evaluations"] == 1
+    assert [(event.step, event.resumed) for event in place.read_events() if isinstance(event, Started)] == [(10, True)]
+    assert place.read_config() == other(tiny)
+    assert {path: path.stat().st_mtime_ns for path in source.root.rglob("*")} == before
+
+
+def test_a_fork_that_has_begun_resumes_where_it_was(
+    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+) -> None:
+    place = RunDir(tmp_path / "fork")
+    request = training(place.root, other(tiny, "checkpoint.every_steps=4"), fork=fork(source))
+    work(request)
+    place.result.unlink()
+    shutil.rmtree(place.checkpoint(14))
+    assert work(request).outcome == "completed"
+    assert [event.step for event in place.read_events() if isinstance(event, Started)] == [10, 12]
+
+
+def test_a_fork_never_starts_over_from_nothing(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
+    place = RunDir(tmp_path / "fork")
+    work(training(place.root, other(tiny), fork=fork(source)))
+    place.result.unlink()
+    for step in place.checkpoint_steps():
+        damage(place, step)
+    assert work(training(place.root, other(tiny), fork=fork(source))).code == "checkpoint_invalid"
+
+
+def test_a_fork_into_networks_of_another_shape_is_refused(
+    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+) -> None:
+    said = work(training(tmp_path / "fork", other(tiny, "generator.width=0.0625"), fork=fork(source)))
+    assert said.code == "checkpoint_invalid"
+    assert "does not fit the generator" in said.message
+
+
+def test_a_fork_of_a_damaged_checkpoint_is_refused(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
+    copy = RunDir(Path(shutil.copytree(source.root, tmp_path / "copy")))
+    damage(copy, 10)
+    said = work(training(tmp_path / "fork", other(tiny), fork=fork(copy)))
+    assert said.code == "checkpoint_invalid"
+    assert RunDir(tmp_path / "fork").checkpoint_steps() == []
+
+
+def test_a_fork_needs_steps_left_to_make(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
+    said = work(training(tmp_path / "fork", other(tiny, "training.steps=10"), fork=fork(source)))
+    assert (said.code, said.message) == ("config_invalid", "training.steps is 10; a fork of step 10 needs more")
+
+
+# --- failures
+
+
+def no_space() -> Exception:
+    error = StorageError("cannot write x: No space left on device")
+    error.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    outer = StorageError("cannot write the checkpoint")
+    outer.__context__ = error
+    return outer
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message", "step"),
+    [
+        (DivergedError(7, ["d_loss"]), "diverged", "training diverged at step 7: d_loss not finite", 7),
+        (DataError("an image is broken"), "data_invalid", "an image is broken", None),
+        (no_space(), "disk_full", "cannot write the checkpoint", None),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full", "Disk quota exceeded", None),
+        (StorageError("cannot write x: Permission denied"), "storage_failed", "cannot write x", None),
+        (MemoryError(), "out_of_memory", "training.batch_size 4; 2 needs about half as much: MemoryError", None),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "2 needs about half as much: CUDA", None),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "training.batch_size 4", None),
+        (RuntimeError("something odd"), "error", "RuntimeError: something odd", None),
+    ],
+)
+def test_a_failure_has_a_code_by_what_lies_beneath_it(
+    work: Work,
+    tiny: Configure,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    code: str,
+    message: str,
+    step: int | None,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(run, "execute", fail)
+    said = work(training(tmp_path / "run", tiny()))
+    assert (said.outcome, said.code, said.step, said.result) == ("failed", code, step, None)
+    assert message in said.message
+    assert ("Traceback" in capsys.readouterr().err) == (code == "error")
+
+
+def test_a_failure_says_how_far_the_run_had_come(
+    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Any) -> None:
+        raise StorageError("cannot write")
+
+    monkeypatch.setattr(run._Run, "_save", full)
+    said = work(training(tmp_path / "run", tiny()))
+    assert (said.code, said.step) == ("storage_failed", 5)
+
+
+def test_the_outcome_can_be_written_to_a_disk_that_has_become_full(
+    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: Any) -> None:
+        reserve = tmp_path / "attempt" / ".outcome.json.reserve"
+        assert reserve.stat().st_blocks * 512 >= 16384
+        raise no_space()
+
+    monkeypatch.setattr(run, "execute", fail)
+    assert work(training(tmp_path / "run", tiny())).code == "disk_full"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": {"training": {"stepz": 3}}}, "training.stepz: unknown key; did you mean 'steps'?"),
+        ({"config": 3}, "request.train.config: Input should be a valid dictionary"),
+        ({"memory_fraction": 1.5}, "request.train.memory_fraction: Input should be less than or equal to 1"),
+        ({"colour": "red"}, "request.train.colour: Extra inputs are not permitted"),
+        ({"kind": "dance"}, "request: Input tag 'dance' found"),
+    ],
+)
+def test_a_wrong_request_is_a_configuration_error_that_names_the_key(
+    work: Work, tiny: Configure, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    said = work(training(tmp_path / "run", tiny()) | changes)
+    assert (said.outcome, said.code) == ("failed", "config_invalid")
+    assert message in said.message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"outcome": 3}', None])
+def test_a_request_that_names_no_outcome_file_fails_with_a_message(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "request.json"
+    if content is not None:
+        path.write_text(content)
+    done = started(str(path))
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"error: {path}")
+    assert done.stdout == "torch was not loaded\n"
+
+
+def test_a_wrong_request_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text(json.dumps({"kind": "train", "outcome": str(tmp_path / "outcome.json")}))
+    done = started(str(tmp_path / "request.json"))
+    assert (done.returncode, done.stdout) == (1, "torch was not loaded\n")
+    assert json.loads((tmp_path / "outcome.json").read_text())["code"] == "config_invalid"
+
+
+def test_called_without_a_request_it_says_how_it_is_called() -> None:
+    done = started()
+    assert done.returncode == 2
+    assert "usage: python -m gan_mhe.worker REQUEST" in done.stderr
+
+
+def started(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    """The worker as a process that says at its end whether it loaded torch."""
+    script = """
+import sys
+from gan_mhe.worker import main
+try: main()
+finally: print("torch was", "loaded" if "torch" in sys.modules else "not loaded")"""
+    return subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+
+
+def test_the_stand_in_of_the_services_tests_leaves_what_the_library_reads(tiny: Configure, tmp_path: Path) -> None:
+    config, place = tiny("evaluation.every_steps=5", preset="digits_cnn"), RunDir(tmp_path / "run")
+    (tmp_path / "request.json").write_text(
+        json.dumps(training(place.root, config, outcome=str(tmp_path / "outcome.json")))
+    )
+    subprocess.run([sys.executable, STAND_IN, tmp_path / "request.json"], check=True, capture_output=True, timeout=60)
+    said = Outcome(**json.loads((tmp_path / "outcome.json").read_text()))
+    assert (said.outcome, said.step) == ("completed", 12)
+    assert said.result is not None
+    assert RunResult.from_document(said.result).document() == said.result == place.read_result()
+    assert checkpoint.load(place.checkpoint(12), lineage=config.lineage_digest()).step == 12
+    assert [event.step for event in place.read_events() if isinstance(event, SampleGrid)] == [0, 4, 8, 12]
+    with Image.open(place.sample(4)) as picture:
+        assert picture.size == (2, 2)
+
+
+# --- tasks
+
+
+def digest(source: RunDir, step: int) -> str:
+    manifest = json.loads((source.checkpoint(step) / "manifest.json").read_text())
+    return str(manifest["sha256"])
+
+
+def images(source: RunDir, output: Path, **changes: Any) -> dict[str, Any]:
+    return {
+        "kind": "sample",
+        "run_dir": str(source.root),
+        "step": 12,
+        "checkpoint_sha256": digest(source, changes.get("step", 12)),
+        "n": 5,
+        "seed": 3,
+        "truncation": None,
+        "interpolation": 0,
+        "ema": False,
+        "format": "npz",
+        "output": str(output),
+    } | changes
+
+
+def test_images_are_drawn_to_a_file_and_described(work: Work, source: RunDir, tmp_path: Path) -> None:
+    output = tmp_path / "out" / "images"
+    said = work(images(source, output, ema=True))
+    assert (said.outcome, said.step) == ("completed", 12)
+    assert said.result is not None
+    assert said.result["sha256"] == sha256_file(output)
+    assert said.result["size_bytes"] == output.stat().st_size
+    assert (said.result["media_type"], said.result["images"]) == ("application/x-npz", 5)
+    assert (said.result["device"], said.result["torch"]) == ("cpu", torch.__version__)
+    assert said.result["fixed"] == {
+        "step": 12,
+        "checkpoint_sha256": digest(source, 12),
+        "n": 5,
+        "seed": 3,
+        "truncation": None,
+        "interpolation": 0,
+        "ema": True,
+        "format": "npz",
+    }
+    with np.load(output, allow_pickle=False) as archive:
+        expected = sampling.draw(source, n=5, seed=3, step=12, ema=True)
+        assert np.array_equal(archive["images"], expected.permute(0, 2, 3, 1).numpy())
+
+
+@pytest.mark.parametrize(("format", "media_type"), [("png", "image/png"), ("zip", "application/zip")])
+def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
+    work: Work, source: RunDir, tmp_path: Path, format: str, media_type: str
+) -> None:
+    hashes = []
+    for seed in (3, 3, 4):
+        result = work(images(source, tmp_path / "a", format=format, seed=seed)).result
+        assert result is not None and result["media_type"] == media_type
+        hashes.append(result["sha256"])
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_walks_and_truncated_images_can_be_asked_for(work: Work, source: RunDir, tmp_path: Path) -> None:
+    result = work(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
+    assert result is not None and result["images"] == 8
+    expected = sampling.interpolate(source, rows=2, columns=4, seed=3, step=10, truncation=0.5)
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        found = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()]
+    assert np.array_equal(np.stack(found), expected.permute(0, 2, 3, 1).numpy())
+
+
+def test_a_grid_of_walks_has_one_walk_a_row(work: Work, source: RunDir, tmp_path: Path) -> None:
+    work(images(source, tmp_path / "a", n=2, interpolation=6, format="png"))
+    with Image.open(tmp_path / "a") as grid:
+        assert grid.width > 2.5 * grid.height
+
+
+@pytest.mark.parametrize("kind", ["sample", "score"])
+def test_another_checkpoint_of_the_same_step_is_refused(work: Work, source: RunDir, tmp_path: Path, kind: str) -> None:
+    request = images(source, tmp_path / "a") if kind == "sample" else scoring(source)
+    said = work(request | {"checkpoint_sha256": digest(source, 10)})
+    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
+    assert f"is another checkpoint: its SHA-256 is {digest(source, 12)}, not {digest(source, 10)}" in said.message
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_task_quits_at_the_first_signal(
+    work: Work, source: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hang(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.01)
+        raise AssertionError("went on")
+
+    monkeypatch.setattr(sampling, "draw", hang)
+    said = work(images(source, tmp_path / "a"))
+    assert (said.outcome, said.code) == ("stopped", None)
+
+
+def scoring(source: RunDir, **overrides: Any) -> dict[str, Any]:
+    return {
+        "kind": "score",
+        "run_dir": str(source.root),
+        "step": 12,
+        "checkpoint_sha256": digest(source, 12),
+        "overrides": overrides,
+    }
+
+
+def test_a_score_is_that_of_the_library(work: Work, source: RunDir) -> None:
+    overrides = {"evaluation": {"num_samples": 50, "ema": True}}
+    said = work(scoring(source, **overrides))
+    assert (said.outcome, said.step) == ("completed", 12)
+    assert said.result == score_checkpoint(source, step=12, overrides=overrides)
+
+
+def test_a_score_under_an_impossible_protocol_is_a_configuration_error(work: Work, source: RunDir) -> None:
+    assert work(scoring(source, evaluation={"protocol": "vibes"})).code == "config_invalid"
