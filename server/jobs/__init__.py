@@ -1,0 +1,1 @@
+"""What jobs are and what happens to them, without HTTP."""

@@ -1,0 +1,1 @@
+"""Where attempts run: one protocol, an engine a file."""

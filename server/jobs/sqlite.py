@@ -1,0 +1,82 @@
+"""All that is particular to SQLite."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.pool import QueuePool, StaticPool
+
+BUSY_TIMEOUT_MS = 30_000
+_READERS = 8
+
+
+def writer_engine(path: Path) -> Engine:
+    """The engine of the one writing connection: every transaction takes the write lock as it begins.
+
+    A deferred transaction that reads and then writes fails at once when another process wrote in between.
+    """
+    engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    _configure(engine, "BEGIN IMMEDIATE", "PRAGMA journal_mode=WAL", "PRAGMA foreign_keys=ON")
+    return engine
+
+
+def reader_engine(path: Path) -> Engine:
+    """Connections that cannot write."""
+    engine = create_engine(
+        f"sqlite:///{path}",
+        poolclass=QueuePool,
+        pool_size=_READERS,
+        max_overflow=32,
+        connect_args={"check_same_thread": False},
+    )
+    _configure(engine, "BEGIN", "PRAGMA query_only=ON")
+    return engine
+
+
+def _configure(engine: Engine, begin: str, *pragmas: str) -> None:
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # or the driver begins transactions of its own, deferred ones
+        for pragma in (f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}", *pragmas):
+            connection.execute(pragma)
+
+    @event.listens_for(engine, "begin")
+    def start(connection: Connection) -> None:
+        connection.exec_driver_sql(begin)
+
+
+def set_durable(connection: Any, durable: bool) -> None:
+    """Between transactions, on a DBAPI connection: whether commits survive a power cut, or a killed process only."""
+    connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+
+
+def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert rows; where the primary key is there, the other columns given take the new values."""
+    if not rows:
+        return
+    statement = insert(table)
+    keys = {column.name for column in table.primary_key}
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    if changed:
+        connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), rows)
+    else:
+        connection.execute(statement.on_conflict_do_nothing(), rows)
+
+
+def backup(connection: Any, path: Path) -> None:
+    """A consistent copy, on a DBAPI connection outside any transaction, while others go on."""
+    connection.execute("VACUUM INTO ?", (str(path),))
+
+
+def truncate_log(connection: Any) -> None:
+    """Give the write-ahead log's space back, on a DBAPI connection outside any transaction."""
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def inserted_key(result: CursorResult[Any]) -> int:
+    """The number that a one-row insert got."""
+    key = result.inserted_primary_key
+    assert key is not None
+    return int(key[0])

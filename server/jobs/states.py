@@ -1,0 +1,71 @@
+"""The states of a job and its legal moves, as data."""
+
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+
+
+class State(StrEnum):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    STARTING = "starting"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    RECOVERING = "recovering"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Reason(StrEnum):
+    """Why a job is where it is, for programs. The message beside it is for people."""
+
+    USER = "user"
+    DEADLINE_BEFORE_START = "deadline_before_start"
+    ERROR = "error"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    CHECKPOINT_CORRUPT = "checkpoint_corrupt"
+    TIMEOUT = "timeout"
+    RETRIES_EXHAUSTED = "retries_exhausted"
+    DISK_FULL = "disk_full"
+    WORKER_LOST = "worker_lost"
+    WORKER_KILLED = "worker_killed"
+    LAUNCH_FAILED = "launch_failed"
+
+
+_S = State
+
+# Only a retry leaves a terminal state, and only that of failure.
+MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
+    {
+        _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED, _S.PAUSED, _S.FAILED}),
+        _S.STARTING: frozenset(
+            {_S.RUNNING, _S.SUCCEEDED, _S.FAILED, _S.PAUSING, _S.PAUSED, _S.RECOVERING, _S.CANCELLING}
+        ),
+        _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.PAUSING, _S.PAUSED, _S.RECOVERING, _S.CANCELLING}),
+        _S.PAUSING: frozenset({_S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.RECOVERING, _S.CANCELLING}),
+        _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
+        # Succeeded where an attempt that was given up on had done its work by the time it was gone.
+        _S.RECOVERING: frozenset(
+            {_S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.PAUSING, _S.PAUSED, _S.CANCELLING, _S.CANCELLED}
+        ),
+        _S.CANCELLING: frozenset({_S.CANCELLED, _S.SUCCEEDED, _S.FAILED}),
+        _S.SUCCEEDED: frozenset(),
+        _S.FAILED: frozenset({_S.QUEUED}),
+        _S.CANCELLED: frozenset(),
+    }
+)
+
+TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
+
+# States in which an attempt exists that an executor may still be running.
+LIVE = frozenset({_S.STARTING, _S.RUNNING, _S.PAUSING, _S.RECOVERING, _S.CANCELLING})
+
+
+def legal(before: State, after: State) -> bool:
+    """Whether a job may go from one state to the other."""
+    return after in MOVES[before]
