@@ -1,0 +1,180 @@
+"""The thread that schedules, and the heartbeat by which other servers know of it."""
+
+import itertools
+import math
+import threading
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from structlog.testing import capture_logs
+
+from server.jobs import heartbeat, scheduler, tables
+from server.jobs.errors import StartRefused
+from server.jobs.states import State
+
+COMPLETED = {"outcome": "completed", "result": {}}
+
+
+class TestHeartbeat:
+    def beat(self, world: Any, monkeypatch: pytest.MonkeyPatch, host: str, boot: str) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(heartbeat.socket, "gethostname", lambda: host)
+            patch.setattr(heartbeat, "_boot_id", lambda: boot)
+            world.store.write(heartbeat.beat)
+
+    def test_a_round_says_who_serves_the_database(self, world: Any) -> None:
+        world.tick()
+        query = select(tables.service_state.c.value).where(tables.service_state.c.key == "heartbeat")
+        times = []
+        for _ in range(11):
+            value = world.store.read(lambda connection: connection.execute(query).scalar_one())
+            times.append(value["time"])
+            world.passes(1)
+            world.tick()
+        assert set(value) == {"host", "boot_id", "time"}
+        assert {later - earlier for earlier, later in itertools.pairwise(sorted(set(times)))} == {5000}
+
+    def test_a_server_on_another_machine_is_respected(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.beat(world, monkeypatch, "elsewhere", "another boot")
+        world.passes(14)
+        with pytest.raises(StartRefused, match="in use by a server on elsewhere, heard of 14 s ago"):
+            world.store.read(heartbeat.check)
+
+    def test_its_silence_of_fifteen_seconds_is_taken_for_its_end(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.beat(world, monkeypatch, "elsewhere", "another boot")
+        world.passes(15)
+        world.store.read(heartbeat.check)
+
+    @pytest.mark.parametrize(("host", "boot"), [("elsewhere", None), (None, "another boot"), (None, None)])
+    def test_a_server_on_this_machine_is_not_judged_by_its_heartbeat(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch, host: str | None, boot: str | None
+    ) -> None:
+        here, now = heartbeat.socket.gethostname(), heartbeat._boot_id()
+        self.beat(world, monkeypatch, host or here, boot or now)
+        world.store.read(heartbeat.check)
+
+    def test_a_database_that_was_never_served_is_free(self, world: Any) -> None:
+        world.store.read(heartbeat.check)
+
+
+class Rounds:
+    """In the scheduler's place: counts what the engine calls, and fails as often as it is told."""
+
+    def __init__(self, *, failures: int = 0) -> None:
+        self.polls = self.ticks = 0
+        self.failures = failures
+        self.ticked = threading.Event()
+
+    def poll(self) -> None:
+        self.polls += 1
+
+    def tick(self) -> None:
+        self.ticks += 1
+        self.ticked.set()
+        if self.ticks <= self.failures:
+            raise RuntimeError("disk on fire")
+
+    def round_age(self) -> float:
+        return 7.0
+
+
+class TestEngine:
+    def engine(self, rounds: Any, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Any:
+        for name, value in seconds.items():
+            monkeypatch.setattr(scheduler, name, value)
+        return scheduler.Engine(rounds)
+
+    def wait(self, condition: Any) -> None:
+        limit = time.monotonic() + 10
+        while not condition():
+            assert time.monotonic() < limit
+            time.sleep(0.005)
+
+    def test_it_reads_and_schedules_until_it_is_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rounds = Rounds()
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001)
+        engine.start()
+        self.wait(lambda: rounds.ticks >= 5)
+        engine.stop()
+        assert rounds.polls == rounds.ticks
+        ended_with = rounds.ticks
+        time.sleep(0.02)
+        assert rounds.ticks == ended_with
+
+    def test_an_exception_is_logged_and_does_not_end_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rounds = Rounds(failures=3)
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _TROUBLE_SECONDS=0.001)
+        with capture_logs() as logs:
+            engine.start()
+            self.wait(lambda: rounds.ticks >= 5)
+            engine.stop()
+        assert [(entry["log_level"], entry["event"]) for entry in logs] == [
+            ("error", "trouble in a round of the scheduler")
+        ] * 3
+
+    def test_trouble_with_reading_does_not_keep_it_from_scheduling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rounds = Rounds()
+        rounds.poll = lambda: 1 / 0  # type: ignore[method-assign]
+        engine = self.engine(rounds, monkeypatch, _TROUBLE_SECONDS=0.001)
+        with capture_logs():
+            engine.start()
+            self.wait(lambda: rounds.ticks >= 2)
+            engine.stop()
+
+    def test_after_trouble_it_waits_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rounds = Rounds(failures=1)
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _TROUBLE_SECONDS=60.0)
+        with capture_logs():
+            engine.start()
+            self.wait(lambda: rounds.ticks == 1)
+            time.sleep(0.05)
+            assert rounds.ticks == 1
+            engine.stop()
+
+    def test_it_can_be_woken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        rounds = Rounds()
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=60.0)
+        engine.start()
+        assert rounds.ticked.wait(10)
+        rounds.ticked.clear()
+        engine.wake()
+        assert rounds.ticked.wait(10)
+        time.sleep(0.05)
+        assert rounds.ticks == 2
+        engine.stop()
+
+    def test_one_that_was_never_started_can_be_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.engine(Rounds(), monkeypatch).stop()
+
+    def test_its_heartbeat_is_the_schedulers(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = self.engine(world.scheduler, monkeypatch)
+        assert engine.heartbeat_age() == math.inf
+        world.tick()
+        world.passes(3)
+        assert engine.heartbeat_age() == 3
+
+    def test_trouble_with_single_jobs_does_not_stop_the_heart(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        attempt = world.runs(world.submit())
+        world.executor._seen.pop(attempt)
+        world.passes(3)
+        with pytest.raises(ExceptionGroup):
+            world.tick()
+        assert world.scheduler.round_age() == 0
+
+    def test_a_whole_life_runs_in_its_thread(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        engine = self.engine(world.scheduler, monkeypatch, _ROUND_SECONDS=0.005)
+        job_id = world.submit()
+        engine.start()
+        self.wait(lambda: world.executor.launched)
+        attempt = next(iter(world.executor.launched))
+        world.executor.exits(attempt, outcome=COMPLETED)
+        engine.wake()
+        self.wait(lambda: world.state(job_id) is State.SUCCEEDED)
+        engine.stop()
+        assert world.states(job_id)[-2:] == ["starting", "succeeded"]
