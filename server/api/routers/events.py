@@ -1,0 +1,32 @@
+"""The history of a job, page by page."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Connection
+
+from server.api.artifact_schemas import Event, Slice
+from server.api.deps import ReadJobs, ServiceDep
+from server.channels import event_document
+from server.jobs import journal, queue
+from server.jobs.store import JournalRow
+
+router = APIRouter(prefix="/v1", tags=["events"])
+
+
+@router.get("/jobs/{job_id}/events", response_model=Slice[Event], summary="List a job's events")
+def list_events(
+    job_id: str,
+    principal: ReadJobs,
+    service: ServiceDep,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Begin after this `seq`.")] = 0,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Slice[Event]:
+    """What happened to a job or task, oldest first: changes of state, and what its run said, in batches."""
+
+    def find(connection: Connection) -> list[JournalRow]:
+        job = queue.get(connection, job_id, principal.project)
+        return list(journal.of_job(connection, job["id"], after=after, limit=limit + 1))
+
+    events = [Event(**event_document(row)) for row in service.store.read(find)]
+    return Slice[Event].of(events, limit, lambda event: event.seq)

@@ -1,0 +1,128 @@
+"""The web application around a service. Nothing happens at import; the service starts and stops with the app."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+
+from gan_mhe import __version__
+from server.api import docs, errors
+from server.api.hardening import Hardening
+from server.api.observability import Metrics, Observation
+from server.api.pagination import Cursors
+from server.api.routers import (
+    blobs,
+    catalogue,
+    checkpoints,
+    compare,
+    events,
+    experiments,
+    imports,
+    jobs,
+    logs,
+    metrics,
+    samples,
+    streams,
+    system,
+    tasks,
+)
+from server.jobs import importer, removal
+from server.service import Service
+
+DESCRIPTION = """
+Train GANs whose discriminators are regularised by Minimum Hyperspherical Energy (MHE) and its rivals, watch them
+while they train, and compare their scores honestly.
+
+Begin with `POST /v1/jobs`; its example trains for about a minute on a CPU. Follow a job with
+`GET /v1/jobs/{job_id}/stream`, and compare variants over seeds with `POST /v1/experiments` and `GET /v1/compare`.
+
+Errors are RFC 9457 problem documents with a stable `code`. Every POST takes an `Idempotency-Key`. Times are RFC 3339
+in UTC. Numbers that are not finite are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+"""
+
+TAGS = [
+    {"name": "jobs", "description": "Training jobs: submit, watch, pause, resume, retry, fork, cancel, delete."},
+    {"name": "experiments", "description": "One job for every combination of variants, seeds and other keys."},
+    {"name": "events", "description": "What happened to a job: a durable history, and the same as a live stream."},
+    {"name": "metrics", "description": "Losses, scores and diagnostics over the generator steps."},
+    {"name": "logs", "description": "What a job printed."},
+    {"name": "samples", "description": "Grids of generated images by step, and films of them."},
+    {"name": "checkpoints", "description": "Saved states, and new samples and scores from them."},
+    {"name": "compare", "description": "Scores of variants: mean and spread over seeds, never across protocols."},
+    {"name": "catalogue", "description": "What can be asked for."},
+    {"name": "system", "description": "The service itself."},
+]
+
+ROUTERS = (
+    jobs.router,
+    experiments.router,
+    events.router,
+    streams.router,
+    metrics.router,
+    logs.router,
+    samples.router,
+    checkpoints.router,
+    tasks.router,
+    blobs.router,
+    compare.router,
+    imports.router,
+    catalogue.router,
+    system.router,
+)
+
+
+class Application(FastAPI):
+    """FastAPI whose document knows the body of all errors."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        document = super().openapi()
+        schema = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        document["components"]["schemas"] |= schema.pop("$defs") | {"Problem": schema}
+        return document
+
+
+def create_app(service: Service) -> Application:
+    """The application of one service."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        importer.recover(service.store, service.settings)
+        removal.sweep(service.store, service.settings)
+        service.start()
+        try:
+            yield
+        finally:
+            service.stop()
+
+    app = Application(
+        title="gan-mhe",
+        version=__version__,
+        description=DESCRIPTION.strip(),
+        openapi_tags=TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=_operation_id,
+    )
+    app.state.service = service
+    app.state.cursors = Cursors.open(service.settings.data_dir / "cursor.key")
+    app.state.metrics = Metrics(service)
+    app.state.started = time.monotonic()
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router, responses=errors.PROBLEMS)
+    docs.install(app)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=service.settings.max_body_bytes)
+    app.add_middleware(Hardening, settings=service.settings)
+    app.add_middleware(Observation, metrics=app.state.metrics)  # the last added is the outermost
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,141 @@
+"""The service as a process: it refuses unsafe starts, says where it listens, and goes quickly when asked to."""
+
+import asyncio
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from sqlalchemy.exc import DatabaseError
+
+from gan_mhe.errors import StorageError
+from gan_mhe.files import write_json
+from server import logs
+from server.app import create_app
+from server.jobs import keys
+from server.jobs.errors import StartRefused
+from server.service import Service
+from server.settings import Settings
+
+GRACEFUL_SHUTDOWN_SECONDS = 5
+# Besides the event streams, which are connections too: requests at once before new ones are answered 503.
+_REQUESTS_AT_ONCE = 1000
+_OTHER_FILES = 1024
+_BACKLOG = 2048
+_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal asks to stop. StartRefused when that cannot be done safely or at all."""
+    logs.configure(settings.log_json)
+    service = _open(settings)
+    announced = settings.data_dir / "server.json"
+    try:
+        _require_keys(service)
+        with _listen(settings) as listener:
+            connections = settings.max_streams_per_key + _REQUESTS_AT_ONCE
+            _allow_open_files(connections + _OTHER_FILES)
+            url = _url(settings.host, listener.getsockname()[1])
+            _run(service, listener, connections, lambda: _announce(announced, url))
+    finally:
+        announced.unlink(missing_ok=True)
+        service.stop()
+
+
+def _open(settings: Settings) -> Service:
+    try:
+        return Service.open(settings)
+    except DatabaseError as error:
+        raise StartRefused(f"cannot use the database {settings.database}: {error.orig}") from error
+    except (OSError, StorageError) as error:
+        raise StartRefused(f"cannot write to the data directory {settings.data_dir}: {error}") from error
+
+
+def _require_keys(service: Service) -> None:
+    if service.settings.is_loopback:
+        return
+    if not any(key["revoked_at"] is None for key in keys.listing(service.store)):
+        raise StartRefused(
+            f"listening on {service.settings.host} needs an API key, and there is none: make one with "
+            "`gan-mhe keys create`, or listen on 127.0.0.1"
+        )
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise StartRefused(
+            f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
+            "choose another with --port (0 takes a free one)"
+        ) from error
+
+
+def _allow_open_files(wanted: int) -> None:
+    """Every connection is an open file, and the usual limit of 1024 is less than the streams we promise."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def _url(host: str, port: int) -> str:
+    host = _ANY_ADDRESS.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _announce(path: Path, url: str) -> None:
+    write_json(path, {"url": url, "pid": os.getpid()})
+    sys.stdout.write(f"{url}/docs\n")
+    sys.stdout.flush()
+
+
+def _run(service: Service, listener: socket.socket, connections: int, announce: Callable[[], None]) -> None:
+    config = uvicorn.Config(
+        create_app(service),
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=connections,
+        timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
+    )
+    server = _Server(config, service, announce)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise StartRefused("the service did not start; the log says why")
+
+
+class _Server(uvicorn.Server):
+    """Tells open streams that it goes; left alone, uvicorn would wait for them to end by themselves."""
+
+    def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._service = service
+        self._announce = announce
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        self._loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal asks to stop, the second insists. Not passed on: the process ends normally.
+
+        The broker is told from the loop, since this handler may interrupt code that holds the broker's lock.
+        """
+        if self._loop is not None:
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._service.broker.shutdown)
+        self.force_exit = self.should_exit
+        self.should_exit = True

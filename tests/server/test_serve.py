@@ -1,0 +1,222 @@
+"""The service as a process: where it listens, when it refuses to start, and how it goes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from server.jobs import keys
+from server.jobs.errors import StartRefused
+from server.jobs.store import Store
+from server.serve import GRACEFUL_SHUTDOWN_SECONDS, serve
+from server.service import Service
+from server.settings import Settings
+
+SERVE = """
+import sys
+from server.jobs.errors import StartRefused
+from server.serve import GRACEFUL_SHUTDOWN_SECONDS, serve
+from server.settings import Settings
+try:
+    serve(Settings())
+except StartRefused as error:
+    sys.exit(f"refused: {error}")
+"""
+DEADLINE = 20.0
+
+
+def environment(data_dir: Path, **settings: Any) -> dict[str, str]:
+    values = {"data_dir": data_dir, "port": 0, "cpu_slots": 0, "disk_reserve_bytes": 0, "log_json": "true"} | settings
+    own = {f"GAN_MHE_{name.upper()}": str(value) for name, value in values.items()}
+    return {**os.environ, **own}
+
+
+class Server:
+    """A running server. lines: what it has printed."""
+
+    def __init__(self, data_dir: Path, **settings: Any) -> None:
+        self.data_dir = data_dir
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVE],
+            env=environment(data_dir, **settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.first = self.process.stdout.readline().strip()
+        assert self.first.endswith("/docs"), self.process.stderr and self.process.stderr.read()
+        self.url = self.first.removesuffix("/docs")
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, str]:
+        """Exit code, seconds it took, and the rest of what it printed."""
+        began = time.monotonic()
+        self.process.send_signal(how)
+        out, _ = self.process.communicate(timeout=DEADLINE)
+        return self.process.returncode, time.monotonic() - began, out
+
+
+@contextmanager
+def running(data_dir: Path, **settings: Any) -> Iterator[Server]:
+    server = Server(data_dir, **settings)
+    try:
+        yield server
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
+def refusal(monkeypatch: pytest.MonkeyPatch, data_dir: Path, **settings: Any) -> str:
+    """Why a server does not start, in this process."""
+    monkeypatch.setattr("server.serve.logs.configure", lambda _as_json: None)
+    with pytest.raises(StartRefused) as refused:
+        serve(Settings(data_dir=data_dir, **{"port": 0, **settings}))
+    assert not (data_dir / "server.json").exists()
+    return str(refused.value)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("served")) as started:
+        yield started
+
+
+def test_a_free_port_is_taken_printed_and_written_down(server: Server) -> None:
+    announced = json.loads((server.data_dir / "server.json").read_text())
+    assert announced == {"url": server.url, "pid": server.process.pid}
+    assert httpx2.get(f"{server.url}/healthz").json() == {"status": "alive"}
+
+
+def test_a_second_server_over_the_same_data_is_refused_and_harms_nothing(server: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVE], env=environment(server.data_dir), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    [line] = done.stderr.splitlines()
+    assert f"in use by another server (process {server.process.pid} " in line
+    assert (server.data_dir / "server.json").exists()
+    assert httpx2.get(f"{server.url}/healthz").status_code == 200
+
+
+def test_a_port_in_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = refusal(monkeypatch, tmp_path, port=port)
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in message
+    assert "--port" in message
+
+
+def test_after_a_refusal_the_data_directory_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusal(monkeypatch, tmp_path, host="0.0.0.0")
+    Service.open(Settings(data_dir=tmp_path)).stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        (b"Host: evil.example", 403),
+        (b"Host: localhost/x?y", 403),
+        (b"Host: localhost\tevil", 403),
+        (b"Host: \xff\xfe", 403),
+        (b"Host: localhost\r\nHost: localhost", 403),
+        (b"X-Forwarded-Host: localhost", 400),
+        (b"Host: evil.example\r\nX-Forwarded-Host: localhost", 403),
+        (b"Host: localhost", 200),
+    ],
+)
+def test_a_malformed_host_is_answered_and_refused(server: Server, host: bytes, status: int) -> None:
+    address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+    with socket.create_connection(address, timeout=5) as connection:
+        connection.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\nConnection: close\r\n\r\n")
+        answer = connection.recv(65536)
+    assert int(answer.split()[1]) in {status, 400 if status == 403 else status}
+
+
+def test_the_software_behind_is_not_advertised(server: Server) -> None:
+    assert "server" not in httpx2.get(f"{server.url}/healthz").headers
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_quietly_and_takes_the_announcement_back(tmp_path: Path, how: signal.Signals) -> None:
+    with running(tmp_path) as server:
+        httpx2.get(f"{server.url}/v1/variants", headers={"X-Request-Id": "seen"})
+        code, _, out = server.stop(how)
+    assert code == 0
+    assert not (tmp_path / "server.json").exists()
+    [line] = [json.loads(line) for line in out.splitlines()]
+    assert (line["path"], line["status"], line["request_id"]) == ("/v1/variants", 200, "seen")
+
+
+def test_open_streams_are_told_and_do_not_hold_the_server_back(tmp_path: Path) -> None:
+    received: list[str] = []
+    with running(tmp_path) as server:
+        job = httpx2.post(f"{server.url}/v1/jobs", json={"preset": "debug_cpu"}).json()
+        opened = threading.Event()
+
+        def listen() -> None:
+            with httpx2.stream("GET", f"{server.url}/v1/jobs/{job['id']}/stream", timeout=DEADLINE) as response:
+                for line in response.iter_lines():
+                    received.append(line)
+                    if line.startswith("event: job.state"):
+                        opened.set()
+
+        listener = threading.Thread(target=listen)
+        listener.start()
+        assert opened.wait(DEADLINE)
+        code, seconds, _ = server.stop()
+        listener.join(DEADLINE)
+    assert not listener.is_alive()
+    assert (code, seconds < GRACEFUL_SHUTDOWN_SECONDS) == (0, True)
+    assert "event: server.restarting" in received
+
+
+def test_an_address_others_can_reach_is_refused_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "listening on 0.0.0.0 needs an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
+
+
+def test_an_address_others_can_reach_is_served_with_a_key(tmp_path: Path) -> None:
+    store = Store(tmp_path / "service.sqlite3")
+    store.migrate()
+    revoked, token = (keys.create(store, "test", "default", ["jobs:read"]) for _ in range(2))
+    keys.revoke(store, revoked.split("_")[1])
+    store.close()
+    with running(tmp_path, host="0.0.0.0") as server:
+        assert server.url.startswith("http://127.0.0.1:")
+        assert httpx2.get(f"{server.url}/v1/jobs").status_code == 401
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx2.get(f"{server.url}/v1/jobs", headers=headers).status_code == 200
+
+
+def test_only_revoked_keys_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store(tmp_path / "service.sqlite3")
+    store.migrate()
+    keys.revoke(store, keys.create(store, "test", "default", ["admin"]).split("_")[1])
+    store.close()
+    assert "needs an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
+
+
+def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    assert "cannot write to the data directory" in refusal(monkeypatch, tmp_path / "file" / "data")
+
+
+def test_a_database_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "service.sqlite3").write_bytes(b"not a database, but long enough to be read as one" * 100)
+    assert "cannot use the database" in refusal(monkeypatch, tmp_path)
+
+
+def test_the_service_never_loads_torch() -> None:
+    code = "import sys, server.serve; sys.exit(' '.join(m for m in sys.modules if m.split('.')[0] == 'torch') or None)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "")
