@@ -5,13 +5,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format golden docs clean
+.PHONY: demo test soak bench check format golden docs clean
 
 demo: $(READY)
 	$(BIN)/gan-mhe demo
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+soak: $(READY)
+	$(BIN)/python -m pytest -n 0 -m soak
+
+bench: $(READY)
+	$(BIN)/python benchmarks/service.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -4,22 +4,21 @@ Modules that load torch are imported inside the commands that need them, so that
 """
 
 import json
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from gan_mhe import compare as comparisons
 from gan_mhe import compose
 from gan_mhe.config import merge
+from gan_mhe.console import complain, out, print_table, say
 from gan_mhe.errors import ConfigError, GanMheError, RunDirError
 from gan_mhe.metrics import METRICS
 from gan_mhe.rundir import RunDir
 from gan_mhe.variants import VARIANTS
+from server import commands, operator_commands
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -32,9 +31,6 @@ app = typer.Typer(
 )
 scorer_app = typer.Typer(help="Make the classifiers that score data sets of your own.", no_args_is_help=True)
 app.add_typer(scorer_app, name="scorer")
-
-out = Console()
-err = Console(stderr=True)
 
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, or the name of a preset such as digits_cnn.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
@@ -57,7 +53,7 @@ def main() -> None:
     try:
         app()
     except GanMheError as error:
-        err.print(f"error: {error}", style="red", highlight=False, soft_wrap=True, markup=False)
+        complain(f"error: {error}")
         raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
 
 
@@ -84,13 +80,13 @@ def train(
     place = run_dir or run_directory(Path("runs") / config.stem, settings)
     if begun(RunDir(place)) and not resume:
         raise RunDirError(f"{place} holds a run already; continue it with --resume, or choose another --run-dir")
-    with stop_on_signals(_say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
+    with stop_on_signals(say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
         result = execute(settings, place, sink, control)
     if result.status == "stopped":
-        _say(f"stopped at step {result.step}; the same command with --resume goes on from here")
+        say(f"stopped at step {result.step}; the same command with --resume goes on from here")
         raise typer.Exit(INTERRUPTED)
     _print_scores(result.document())
-    _say(f"{result.status} at step {result.step}; run directory: {place}")
+    say(f"{result.status} at step {result.step}; run directory: {place}")
 
 
 @app.command()
@@ -105,31 +101,10 @@ def sweep(
     _sweep(
         _document(config),
         variants=[name.strip() for name in variants.split(",")],
-        seeds=_integers(seeds),
+        seeds=compose.parse_seeds(seeds),
         overrides=compose.parse_overrides(set_ or []),
         root=root or Path("runs") / config.stem,
     )
-
-
-@app.command()
-def demo(
-    root: Annotated[Path, typer.Option("--out", help="Folder of the runs.")] = Path("runs/demo"),
-    set_: Set = None,
-) -> None:
-    """Train four variants on the bundled digits and compare them; a few minutes on two cores."""
-    chosen = ["none", "spectral_norm", "mhe", "mhe_sn"]
-    _sweep(
-        _document(Path("digits_cnn")),
-        variants=chosen,
-        seeds=[0],
-        overrides=compose.parse_overrides(set_ or []),
-        root=root,
-    )
-    for variant in chosen:
-        grids = sorted((root / variant / "seed_0" / "samples").glob("*.png"))
-        if grids:
-            _say(f"{variant:14} {grids[-1]}")
-    _say(f"next: gan-mhe sweep digits_cnn --variants none,mhe_sn --seeds 0,1,2 --out {root}")
 
 
 @app.command()
@@ -154,7 +129,7 @@ def sample(
     else:
         images = sampling.draw(place, n=n, seed=seed, step=step, ema=ema)
     sampling.write_images(images, out_, columns=interpolate or None)
-    _say(f"{len(images)} images: {out_}")
+    say(f"{len(images)} images: {out_}")
 
 
 @app.command()
@@ -178,19 +153,36 @@ def score(
     if format_ is Format.json:
         out.print_json(json.dumps(scored))
     else:
-        _say(f"step {scored['step']}  {scored['protocol']} [{scored['fingerprint'][:12]}]")
-        _print_table(("metric", "generator", "real data"), _score_rows(scored["scores"], scored["real"]))
+        say(f"step {scored['step']}  {scored['protocol']} [{scored['fingerprint'][:12]}]")
+        print_table(("metric", "generator", "real data"), _score_rows(scored["scores"], scored["real"]))
 
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(help="Run directories, or folders that hold them.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Run directories or folders that hold them; with --server, ids.", metavar="RUNS..."),
+    ],
     metric: Annotated[str, typer.Option(help="Score to compare.")] = "inception_score",
+    reference: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="Show the other variants' differences to it, seed by seed.")
+    ] = None,
     format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Compare jobs of this service: RUNS are ids of jobs or experiments."),
+    ] = None,
 ) -> None:
     """Compare variants over training seeds."""
-    scores = [comparisons.read_score(run) for run in comparisons.find_runs(runs)]
-    _print_comparison(comparisons.compare(scores, metric=metric), format_)
+    if server is not None:
+        from server.client import Client
+
+        with Client(server) as client:
+            comparison = client.compare(runs, metric=metric, reference=reference)
+    else:
+        scores = [comparisons.read_score(run) for run in comparisons.find_runs(map(Path, runs))]
+        comparison = comparisons.compare(scores, metric=metric, reference=reference)
+    _print_comparison(comparison, format_)
 
 
 @app.command()
@@ -220,13 +212,13 @@ def info(run: RunPath) -> None:
         for event in events
         if isinstance(event, Evaluated)
     ]
-    _print_table(("", ""), rows)
+    print_table(("", ""), rows)
 
 
 @app.command()
 def variants() -> None:
     """List the named variants."""
-    _print_table(("variant", "what it is", "source"), [(n, v.description, v.source) for n, v in VARIANTS.items()])
+    print_table(("variant", "what it is", "source"), [(n, v.description, v.source) for n, v in VARIANTS.items()])
 
 
 @scorer_app.command("train")
@@ -257,10 +249,10 @@ def scorer_train(
         seed=seed,
         device=device,
         out=out_,
-        progress=lambda epoch, loss: _say(f"epoch {epoch} of {epochs}  loss {loss:.4f}"),
+        progress=lambda epoch, loss: say(f"epoch {epoch} of {epochs}  loss {loss:.4f}"),
     )
-    _say(f"held-out accuracy {accuracy:.4f}: {path}")
-    _say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))
+    say(f"held-out accuracy {accuracy:.4f}: {path}")
+    say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))
 
 
 def _document(config: Path) -> dict[str, Any]:
@@ -284,29 +276,22 @@ def _sweep(
     configs = compose.expand(
         document, variants=list(dict.fromkeys(variants)), seeds=list(dict.fromkeys(seeds)), overrides=overrides
     )
-    with stop_on_signals(_say) as control:
+    with stop_on_signals(say) as control:
         failures = sweeps.sweep(configs, root, lambda title: sink_for(out, title), control)
     if control.should_stop():
-        _say("stopped; the same command goes on from here")
+        say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
     for config, error in failures:
-        err.print(f"{config.variant} seed {config.seed}: {error}", style="red", highlight=False, markup=False)
+        complain(f"{config.variant} seed {config.seed}: {error}")
     runs = [RunDir(sweeps.run_directory(root, config)) for config in configs]
     scores = [comparisons.read_score(run) for run in runs if run.exists()]
     if any(score.final for score in scores):
         _print_comparison(comparisons.compare(scores), Format.table)
     else:
-        _say("no scores to compare")
-    _say(f"runs: {root}")
+        say("no scores to compare")
+    say(f"runs: {root}")
     if failures:
         raise typer.Exit(FAILURE)
-
-
-def _integers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ConfigError(f"--seeds {text!r}: expected integers with commas between, such as 0,1,2") from None
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -317,7 +302,7 @@ def _print_scores(result: dict[str, Any]) -> None:
         (name, _number(value), _number(best.get(name)), _number((result["real"] or {}).get(name)))
         for name, value in result["final"]["scores"].items()
     ]
-    _print_table(("metric", "final", "best, rescored", "real data"), rows)
+    print_table(("metric", "final", "best, rescored", "real data"), rows)
 
 
 def _score_rows(scores: dict[str, Any], real: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -331,26 +316,18 @@ def _number(value: Any) -> str:
 def _print_comparison(comparison: comparisons.Comparison, format_: Format) -> None:
     match format_:
         case Format.table:
-            _print_table(comparisons.HEADINGS, comparisons.table_cells(comparison))
-            out.print(comparisons.footnote(comparison), highlight=False, markup=False)
+            print_table(comparisons.headings(comparison), comparisons.table_cells(comparison))
+            say(comparisons.footnote(comparison))
         case Format.json:
-            _raw(comparisons.as_json(comparison))
+            say(comparisons.as_json(comparison))
         case Format.csv:
-            _raw(comparisons.as_csv(comparison))
+            say(comparisons.as_csv(comparison))
         case Format.markdown:
-            _raw(comparisons.as_markdown(comparison))
+            say(comparisons.as_markdown(comparison))
 
 
-def _raw(text: str) -> None:
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+operator_commands.register(app)
+commands.register(app)
 
-
-def _print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    table = Table(*headings, show_header=any(headings), box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for row in rows:
-        table.add_row(*row)
-    out.print(table, highlight=False, markup=False)
-
-
-def _say(text: str) -> None:
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+if __name__ == "__main__":
+    main()

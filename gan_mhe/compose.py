@@ -76,17 +76,30 @@ def expand(
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["training.steps=300"]` as nested tables; a value is TOML where it can be, else text."""
+    """`["training.steps=300"]` as nested tables."""
     tables: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment!r}: expected key=value, such as training.steps=300")
-        nested: Any = _value(value.strip())
-        for part in reversed(key.strip().split(".")):
+    for key, value in map(parse_assignment, assignments):
+        nested: Any = value
+        for part in reversed(key.split(".")):
             nested = {part: nested}
         tables = merge(tables, nested)
     return tables
+
+
+def parse_assignment(assignment: str) -> tuple[str, Any]:
+    """`"training.steps=300"` as key and value; a value is TOML where it can be, else text."""
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {assignment!r}: expected key=value, such as training.steps=300")
+    return key.strip(), _value(value.strip())
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`"0,1,2"` as integers."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds {text!r}: expected integers with commas between, such as 0,1,2") from None
 
 
 def _value(text: str) -> Any:

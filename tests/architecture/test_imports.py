@@ -19,6 +19,13 @@ MODULES = [
     "gan_mhe.metrics",
     "gan_mhe.rundir",
     "gan_mhe.variants",
+    "server.app",
+    "server.client",
+    "server.demo",
+    "server.operator_commands",
+    "server.render",
+    "server.serve",
+    "server.service",
 ]
 HEAVY = {"torch", "torchvision", "torch_fidelity", "safetensors", "sklearn"}
 
@@ -37,6 +44,11 @@ def modules_after_importing(module: str, directory: Path) -> set[str]:
 def test_importing_it_loads_no_torch_and_writes_no_file(module: str, tmp_path: Path) -> None:
     assert modules_after_importing(module, tmp_path) & HEAVY == set()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("module", ["gan_mhe.cli", "server.client", "server.commands"])
+def test_a_client_needs_no_server_framework(module: str, tmp_path: Path) -> None:
+    assert modules_after_importing(module, tmp_path) & {"fastapi", "uvicorn", "sqlalchemy", "alembic"} == set()
 
 
 def test_the_check_itself_notices_what_is_imported(tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""Requests that survive a short absence of the service: retried where that is safe, and it always is.
+
+GET, PUT and DELETE may be repeated by nature. A POST carries an idempotency key, so that the service does it once.
+"""
+
+import json
+import random
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import httpx2
+
+from server.client.errors import Rejected, Unreachable, error_of
+
+Params = Mapping[str, Any]
+
+TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError)
+_TRANSIENT_STATUS = frozenset({429, 502, 503, 504})
+_ATTEMPTS = 4
+_FIRST_WAIT_SECONDS = 0.25
+_LONGEST_WAIT_SECONDS = 30.0
+
+
+class Interrupted(Exception):
+    """The service is not there now, but may be again. cause: what to raise when patience is over."""
+
+    def __init__(self, cause: Exception, retry_after_seconds: float | None = None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.retry_after_seconds = retry_after_seconds
+
+
+class Connection:
+    """HTTP to one service. Every failure is a ServerError."""
+
+    def __init__(
+        self, base_url: str, *, key: str | None, timeout_seconds: float, transport: httpx2.BaseTransport | None
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        host = _host(self.base_url)
+        self._timeout_seconds = timeout_seconds
+        self._http = httpx2.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=timeout_seconds,
+            transport=transport,
+            follow_redirects=True,
+            # A proxy is asked for by the environment of whole organisations; it never leads to this machine.
+            trust_env=host not in ("127.0.0.1", "localhost", "::1"),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the open connections."""
+        self._http.close()
+
+    def get(self, path: str, **params: Any) -> Any:
+        """The JSON document at a path."""
+        return self._document(self.request("GET", path, params=params))
+
+    def get_bytes(self, path: str, *, least_seconds: float = 0.0, **params: Any) -> bytes:
+        """The content at a path. least_seconds: allow so much for the answer even where the usual limit is lower."""
+        return self.request("GET", path, params=params, least_seconds=least_seconds).content
+
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        prefer: str | None = None,
+        **params: Any,
+    ) -> Any:
+        """The JSON document that answers a POST. key: of idempotency; a new one unless given."""
+        headers = {"Idempotency-Key": key or uuid.uuid4().hex} | ({"Prefer": prefer} if prefer else {})
+        return self._document(self.request("POST", path, params=params, body=body, headers=headers))
+
+    def _document(self, response: httpx2.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError:
+            raise Unreachable(f"{response.url} answered with something else than JSON") from None
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Params,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        least_seconds: float = 0.0,
+    ) -> httpx2.Response:
+        """A successful answer, after some attempts where the service was away for a moment."""
+        request = self._http.build_request(
+            method,
+            path,
+            params=_present(params),
+            content=None if body is None else _json(body),
+            headers={**({} if body is None else {"Content-Type": "application/json"}), **(headers or {})},
+            timeout=max(self._timeout_seconds, least_seconds),
+        )
+        failures = 0
+        while True:
+            try:
+                return self._once(request)
+            except Interrupted as interruption:
+                failures += 1
+                if failures == _ATTEMPTS:
+                    raise interruption.cause from None
+                time.sleep(wait_seconds(failures - 1, _FIRST_WAIT_SECONDS, interruption.retry_after_seconds))
+
+    def _once(self, request: httpx2.Request) -> httpx2.Response:
+        try:
+            response = self._http.send(request)
+        except httpx2.HTTPError as error:
+            raise self._failure(error) from None
+        self._check(response)
+        return response
+
+    @contextmanager
+    def events(self, path: str, params: Params, after: int | None, silence_seconds: float) -> Iterator[Any]:
+        """An open event stream, to be iterated for its messages; None when the service says that there is no more.
+
+        silence_seconds: after so long without a byte the connection counts as broken. Raises Interrupted for whatever
+        coming back may help against, from the body of the `with` statement too.
+        """
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if after is not None:
+            headers["Last-Event-ID"] = str(after)
+        timeout = httpx2.Timeout(self._timeout_seconds, read=silence_seconds)
+        try:
+            with self._http.stream("GET", path, params=_present(params), headers=headers, timeout=timeout) as response:
+                if response.status_code >= 400:
+                    response.read()
+                    self._check(response)
+                yield None if response.status_code == 204 else httpx2.EventSource(response, max_event_size=None)
+        except httpx2.HTTPError as error:
+            raise self._failure(error) from None
+
+    def _check(self, response: httpx2.Response) -> None:
+        if response.status_code < 400:
+            return
+        error = error_of(str(response.url), response.status_code, response.content)
+        retry_after = _seconds(response.headers.get("Retry-After"))
+        if response.status_code in _TRANSIENT_STATUS or retry_after is not None:
+            raise Interrupted(error, retry_after)
+        raise error
+
+    def _failure(self, error: httpx2.HTTPError) -> Exception:
+        if isinstance(error, httpx2.ConnectError):
+            return Interrupted(Unreachable(f"no server at {self.base_url}; start one with `gan-mhe serve`"))
+        failure = Unreachable(f"the connection to {self.base_url} failed: {error or type(error).__name__}")
+        return Interrupted(failure) if isinstance(error, TRANSIENT) else failure
+
+
+def _json(body: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(body, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise Rejected(f"the request cannot be sent as JSON: {error}") from None
+
+
+def _host(base_url: str) -> str:
+    try:
+        url = httpx2.URL(base_url)
+    except httpx2.InvalidURL:
+        url = httpx2.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise Unreachable(f"{base_url!r} is no URL of a server; expected http://HOST:PORT")
+    return url.host
+
+
+def wait_seconds(failures: int, first: float, retry_after: float | None = None) -> float:
+    """How long to wait after so many failures in a row: ever longer, and spread, so that clients come one by one."""
+    longest = min(_LONGEST_WAIT_SECONDS, retry_after if retry_after is not None else first * 2**failures)
+    return longest if retry_after is not None else longest * random.uniform(0.5, 1)
+
+
+def _seconds(text: str | None) -> float | None:
+    return float(text) if text is not None and text.isdigit() else None
+
+
+def _present(params: Params) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
