@@ -1,0 +1,130 @@
+"""Full disks, locked databases, diverging and flooding trainers, second servers, floods of equal requests."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+Server = Any  # the fixture's class lives in conftest.py
+Audit = Callable[[Server], None]
+
+
+def test_a_second_server_on_one_data_directory_refuses_and_harms_nothing(server: Server, audit: Audit) -> None:
+    server.start()
+    job_id = server.submit(40)
+    second = server.launch()
+    assert second.wait(20) == 1
+    assert "in use by another server" in server.output()
+    server.wait_for(job_id, "succeeded")
+    audit(server)
+
+
+def test_two_hundred_equal_submissions_with_one_key_make_one_job(server: Server, audit: Audit) -> None:
+    server.start()
+    with ThreadPoolExecutor(50) as pool:
+        ids = set(pool.map(lambda _: server.submit(20, key="the-same"), range(200)))
+    assert len(ids) == 1 and len(server.rows("SELECT id FROM jobs")) == 1
+    server.wait_for(ids.pop(), "succeeded")
+    audit(server)
+
+
+def test_one_key_for_two_different_submissions_is_refused(server: Server) -> None:
+    server.start()
+    server.submit(20, key="mine")
+    body = {"preset": "digits_cnn", "overrides": {"training.steps": 21}}
+    answer = server.request("POST", "/v1/jobs", json=body, headers={"Idempotency-Key": "mine"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+    assert len(server.rows("SELECT id FROM jobs")) == 1
+
+
+def test_a_full_disk_pauses_the_job_and_says_why(server: Server, audit: Audit) -> None:
+    server.environment["GAN_MHE_FAKE_DISK_FULL_AT"] = "15"
+    server.start()
+    job_id = server.submit(40)
+    job = server.wait_for(job_id, "paused", "failed")
+    assert (job["state"], job["reason"]) == ("paused", "disk_full")
+    audit(server)
+
+
+def test_below_the_disk_reserve_nothing_is_taken_and_what_runs_is_paused(server: Server, audit: Audit) -> None:
+    server.start()
+    job_id = server.submit(5000)
+    server.wait_for(job_id, "running", step=12)
+    server.kill()
+    server.environment["GAN_MHE_DISK_RESERVE_BYTES"] = str(2**60)
+    server.start()
+    job = server.wait_for(job_id, "paused")
+    assert job["reason"] == "disk_full"
+    answer = server.request("POST", "/v1/jobs", json={"preset": "digits_cnn"})
+    assert (answer.status_code, answer.json()["code"]) == (507, "insufficient_storage")
+    assert server.request("GET", "/readyz").status_code == 503
+    assert server.request("GET", "/healthz").status_code == 200
+    audit(server)
+
+
+@pytest.mark.parametrize("seconds", [1.5, pytest.param(20.0, marks=pytest.mark.soak)])
+def test_writes_wait_while_another_process_has_the_database(server: Server, audit: Audit, seconds: float) -> None:
+    server.start()
+    server.submit(40)
+    other = sqlite3.connect(server.data_dir / "service.sqlite3", isolation_level=None, timeout=30)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(seconds, lambda: None)
+    release.start()
+    with ThreadPoolExecutor(4) as pool:
+        began = time.monotonic()
+        waiting = [pool.submit(server.submit, 20, seed=seed) for seed in range(4)]
+        release.join()
+        other.execute("ROLLBACK")
+        other.close()
+        ids = [each.result() for each in waiting]
+        assert time.monotonic() - began >= seconds
+    for job_id in ids:
+        server.wait_for(job_id, "succeeded")
+    audit(server)
+
+
+def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: Server, audit: Audit) -> None:
+    server.environment["GAN_MHE_FAKE_DIVERGE_AT"] = "17"
+    server.start()
+    job_id = server.submit(40)
+    job = server.wait_for(job_id, "failed")
+    assert job["reason"] == "diverged" and job["attempt"]["number"] == 1
+    latest = server.request("GET", f"/v1/jobs/{job_id}/metrics").json()["data"]
+    assert "NaN" in [metric["value"] for metric in latest if metric["name"] == "d_loss"]
+    audit(server)
+
+
+def test_a_run_out_of_memory_fails_at_once_with_its_reason(server: Server, audit: Audit) -> None:
+    server.environment["GAN_MHE_FAKE_OOM_AT"] = "5"
+    server.start()
+    job = server.wait_for(server.submit(40), "failed")
+    assert job["reason"] == "out_of_memory" and job["attempt"]["number"] == 1
+    audit(server)
+
+
+def test_a_job_that_takes_too_long_is_saved_and_failed(server: Server, audit: Audit) -> None:
+    server.start()
+    job_id = server.submit(5000, wall_seconds_limit=1.0)
+    job = server.wait_for(job_id, "failed")
+    assert job["reason"] == "timeout"
+    assert server.request("GET", f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+    audit(server)
+
+
+def test_a_cancelled_job_never_starts_however_the_race_goes(server: Server, audit: Audit) -> None:
+    server.environment["GAN_MHE_CPU_SLOTS"] = "1"
+    server.start()
+    ids = [server.submit(4, seed=seed) for seed in range(12)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda job_id: server.act(job_id, "cancel", mode="now"), reversed(ids)))
+    assert {answer.status_code for answer in answers} <= {200, 409}
+    for job_id, answer in zip(reversed(ids), answers, strict=True):
+        job = server.wait_for(job_id, "succeeded", "cancelled")
+        if answer.status_code == 200 and answer.json()["state"] == "cancelled":
+            assert job["state"] == "cancelled" and "starting" not in server.states(job_id)
+    server.wait_until(lambda: not server.processes())
+    audit(server)

@@ -1,0 +1,154 @@
+"""Many readers that come and go, readers that never read, and a server that is told to stop while they listen."""
+
+import asyncio
+import json
+import random
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+Server = Any  # the fixture's class lives in conftest.py
+Audit = Callable[[Server], None]
+
+
+class Reader:
+    """A client that is cut off again and again and goes on from its last id."""
+
+    def __init__(self, address: str, job_id: str) -> None:
+        self.port = int(address.rsplit(":", 1)[1])
+        self.path = f"/v1/jobs/{job_id}/stream"
+        self.ids: list[int] = []
+        self.names: list[str] = []
+        self.ended = False
+
+    async def read(self, seconds: float) -> None:
+        """One connection, cut after a while."""
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return
+        last = f"Last-Event-ID: {self.ids[-1]}\r\n" if self.ids else ""
+        writer.write(f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n".encode())
+        try:
+            async with asyncio.timeout(seconds):
+                await self._take(reader)
+        except (TimeoutError, OSError):
+            pass
+        finally:
+            writer.close()
+
+    async def _take(self, reader: asyncio.StreamReader) -> None:
+        status = await reader.readline()
+        if b" 204 " in status:
+            self.ended = True
+        identity: int | None = None
+        while line := await reader.readline():
+            if line.startswith(b"id: "):
+                identity = int(line[4:])
+            elif line.startswith(b"event: "):
+                self.names.append(line[7:].strip().decode())
+                if self.names[-1] == "stream.end":
+                    self.ended = True
+                    return
+            elif line.startswith(b"data: ") and identity is not None:
+                self.ids.append(identity)
+                identity = None
+
+
+async def storm(server: Server, job_id: str, readers: int, seconds: float, cut_after: float) -> list[Reader]:
+    """Readers that are all cut at random moments until the time is over, and then read to the end."""
+    crowd = [Reader(server.address, job_id) for _ in range(readers)]
+    deadline = time.monotonic() + seconds
+
+    async def one(reader: Reader) -> None:
+        while time.monotonic() < deadline and not reader.ended:
+            await reader.read(random.uniform(0.1, cut_after))
+        while not reader.ended:
+            await reader.read(30)
+
+    await asyncio.gather(*(one(reader) for reader in crowd))
+    return crowd
+
+
+@pytest.mark.parametrize(
+    ("readers", "seconds"), [(60, 3.0), pytest.param(1000, 60.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
+def test_readers_that_are_cut_all_the_time_get_every_event_once(
+    server: Server, audit: Audit, readers: int, seconds: float
+) -> None:
+    server.environment["GAN_MHE_FAKE_STEP_SECONDS"] = "0.05"
+    server.start()
+    job_id = server.submit(int(seconds / 0.05))
+    crowd = asyncio.run(storm(server, job_id, readers, seconds, cut_after=2.0 if readers > 100 else 0.6))
+    server.wait_for(job_id, "succeeded", seconds=60)
+    [row] = server.rows("SELECT journal_seq FROM jobs WHERE id = ?", job_id)
+    expected = list(range(1, row["journal_seq"] + 1))
+    assert all(reader.ids == expected for reader in crowd)
+    audit(server)
+
+
+def test_readers_that_never_read_do_not_slow_the_others(server: Server) -> None:
+    server.start()
+    job_id = server.submit(100)
+
+    async def scene() -> Reader:
+        port = int(server.address.rsplit(":", 1)[1])
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
+        for _, writer in silent:
+            writer.write(f"GET /v1/jobs/{job_id}/stream HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        reader = Reader(server.address, job_id)
+        await reader.read(30)
+        for _, writer in silent:
+            writer.close()
+        return reader
+
+    reader = asyncio.run(scene())
+    assert reader.ended and reader.ids == list(range(1, len(reader.ids) + 1))
+
+
+def test_told_to_stop_the_server_says_goodbye_and_is_gone_in_two_seconds(server: Server, audit: Audit) -> None:
+    server.start()
+    job_id = server.submit(400)
+    server.wait_for(job_id, "running", step=1)
+
+    async def scene() -> tuple[list[Reader], float]:
+        crowd = [Reader(server.address, job_id) for _ in range(30)]
+        reading = [asyncio.create_task(reader.read(30)) for reader in crowd]
+        await asyncio.sleep(1)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(server.process.wait, 10)
+        taken = time.monotonic() - began
+        await asyncio.gather(*reading)
+        return crowd, taken
+
+    crowd, taken = asyncio.run(scene())
+    assert taken < 2.0 and server.process.returncode == 0
+    assert all(reader.names[-1] == "server.restarting" for reader in crowd)
+    server.start()
+    server.wait_for(job_id, "succeeded")
+    asyncio.run(asyncio.wait_for(read_to_the_end(crowd, server.address), 30))
+    [row] = server.rows("SELECT journal_seq FROM jobs WHERE id = ?", job_id)
+    assert all(reader.ids == list(range(1, row["journal_seq"] + 1)) for reader in crowd)
+    audit(server)
+
+
+async def read_to_the_end(crowd: list[Reader], address: str) -> None:
+    port = int(address.rsplit(":", 1)[1])
+    for reader in crowd:
+        reader.port = port
+        await reader.read(10)
+        assert reader.ended
+
+
+def test_a_stream_carries_what_the_history_has(server: Server) -> None:
+    server.start()
+    job_id = server.submit(30)
+    server.wait_for(job_id, "succeeded")
+    history = server.request("GET", f"/v1/jobs/{job_id}/events?limit=200").json()["data"]
+    text = server.request("GET", f"/v1/jobs/{job_id}/stream").text
+    streamed = [json.loads(line[6:]) for line in text.splitlines() if line.startswith('data: {"job_id"')]
+    assert streamed == history
