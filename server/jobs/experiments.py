@@ -22,7 +22,6 @@ from server.jobs.admission import Operator, Source
 from server.jobs.errors import FieldError, InvalidRequest, NotFound, pointer
 from server.jobs.listing import Order, keyset_page
 from server.jobs.queue import Row
-from server.jobs.states import TERMINAL
 
 _experiments, _jobs = tables.experiments, tables.jobs
 Matrix = Mapping[str, Sequence[Any]]
@@ -164,6 +163,4 @@ def jobs(connection: Connection, experiment_id: str) -> list[Row]:
 
 def cancel(connection: Connection, experiment_id: str, mode: queue.StopMode) -> None:
     """Cancel every job of an experiment that has not ended."""
-    for job in jobs(connection, experiment_id):
-        if job["state"] not in TERMINAL:
-            queue.cancel(connection, job, mode)
+    queue.cancel_many(connection, jobs(connection, experiment_id), mode)

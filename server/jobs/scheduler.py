@@ -34,7 +34,7 @@ from server.jobs.states import Reason, State
 from server.jobs.store import Store
 from server.settings import Settings
 
-_ROUND_SECONDS = 0.1
+_ROUND_SECONDS = 0.2
 _TROUBLE_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
 _DEADLINES_SECONDS = 1.0
