@@ -44,6 +44,12 @@ def is_not_json(problem: Mapping[str, Any]) -> bool:
     return problem["loc"] == ("body",) and isinstance(problem["input"], bytes)
 
 
+def not_json(content_type: str | None) -> FieldError:
+    """A body that goes by another Content-Type, or by none."""
+    given = "none" if content_type is None else repr(content_type)
+    return FieldError("", "not_json", f"body: expected Content-Type: application/json, got {given}")
+
+
 def unreadable(cause: BaseException | None) -> FieldError:
     """A body that the JSON parser gave up on for a reason other than its grammar."""
     expected = next((text for kind, text in _UNREADABLE.items() if isinstance(cause, kind)), "with shorter numbers")

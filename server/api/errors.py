@@ -47,7 +47,8 @@ CODES: Mapping[str, tuple[int, str]] = {
     "forbidden": (403, "The API key does not allow it"),
     "host_not_allowed": (403, "The Host is not one of this service"),
     "origin_not_allowed": (403, "Requests from other sites are not accepted"),
-    "unsupported_media_type": (415, "The request body must be JSON"),
+    "range_not_satisfiable": (416, "The range is beyond the end"),
+    "bad_request": (400, "The request body cannot be read"),
     "body_too_large": (413, "The request body is too large"),
     "render_failed": (500, "The picture could not be made"),
     "database_busy": (503, "The database is busy"),
@@ -55,7 +56,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "internal_error": (500, "Something went wrong in the service"),
 }
 _RETRY = frozenset({"idempotency_in_progress", "queue_full", "too_many_streams", "database_busy"})
-_BY_STATUS = {413: "body_too_large", 404: "not_found"}
+_BY_STATUS = {413: "body_too_large", 404: "not_found", 416: "range_not_satisfiable"}
 
 
 class ProblemField(BaseModel):
@@ -199,9 +200,7 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     problems = error.errors()
     if any(map(complaints.is_not_json, problems)):
-        given = request.headers.get("content-type")
-        detail = f"expected Content-Type: application/json, got {'none' if given is None else repr(given)}"
-        return respond(request.scope, "unsupported_media_type", detail)
+        return await _expected(request, InvalidRequest(complaints.not_json(request.headers.get("content-type"))))
     fields = complaints.body_fields(request.scope["route"])
     listed = [complaints.field_error(problem, fields) for problem in problems[:MAX_LISTED]]
     return await _expected(request, InvalidRequest(*listed, more=len(problems) - len(listed)))
@@ -211,7 +210,10 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
     if status == 400 and error.__cause__ is not None:
-        return await _expected(request, InvalidRequest(complaints.unreadable(error.__cause__)))
+        unreadable = complaints.unreadable(error.__cause__)
+        return respond(request.scope, "bad_request", unreadable.message, [unreadable])
+    if status == 413:
+        detail = f"expected at most {request.app.state.service.settings.max_body_bytes} bytes, got more"
     if status == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
         detail = f"expected {headers['Allow']}, got {request.method}"

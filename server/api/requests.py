@@ -1,6 +1,7 @@
 """Jobs and experiments as they are asked for. Bodies are closed, strict and finite: nothing is guessed or dropped."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ MAX_BATCH = 500
 _MAX_DEPTH = 12
 _MAX_VALUES = 2000  # a whole run configuration has less than a hundred
 _MAX_INTEGER = 2**53
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 def _json(value: Any, depth: int = 0) -> Any:
@@ -47,9 +49,10 @@ def _count(value: Any) -> int:
     return 1 + sum(map(_count, inner))
 
 
-def _text_only(value: Any) -> Any:
-    if not isinstance(value, str):
-        raise ValueError("expected text in RFC 3339")
+def _rfc3339(value: Any) -> Any:
+    """Text that is no mere number, which would be taken for seconds since 1970."""
+    if not isinstance(value, str) or not _DATE.match(value):
+        raise ValueError(f"expected a time in RFC 3339, such as 2026-11-21T05:26:39Z, got {value!r}")
     return value
 
 
@@ -63,7 +66,7 @@ def _in_utc(moment: datetime) -> datetime:
 Json = Annotated[Any, AfterValidator(_json)]
 Key = Annotated[str, Field(max_length=200), AfterValidator(_json)]
 JsonObject = Annotated[dict[str, Json], AfterValidator(_json), AfterValidator(_few)]
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc), Field(strict=False)]
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc), Field(strict=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_json)]
 LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9._/-]{1,63}$")]
 LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_json)]

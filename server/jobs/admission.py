@@ -28,6 +28,8 @@ _BUNDLED_DATA = ("digits", "synthetic")
 _DEVICES = ("auto", "cpu", "cuda")
 _MAX_MESSAGE = 500
 
+Refusals = list[tuple[str, str, str]]  # key, code, message
+
 
 @dataclass(frozen=True)
 class Source:
@@ -111,6 +113,7 @@ def resolve(operator: Operator, source: Source) -> RunConfig:
     refusals = [
         FieldError(source.pointer(key.split(".")), code, f"{key}: {message}")
         for key, code, message in (
+            *_guesses(merge(source.config or {}, overrides), config.document()),
             *_data_refusals(operator.settings, config),
             *_evaluation_refusals(operator.settings, config),
             *_device_refusals(operator.executor, config),
@@ -158,7 +161,22 @@ def _named_first(line: str) -> list[str]:
     return [part for part in (section, name) if part] if section in known else []
 
 
-Refusals = Sequence[tuple[str, str, str]]
+def _guesses(given: Mapping[str, Any], taken: Mapping[str, Any], within: str = "") -> Refusals:
+    """Values that were taken for something else, such as the text "20" for a number: a request is not guessed at."""
+    refusals: Refusals = []
+    for key in given.keys() & taken.keys():
+        came, became = given[key], taken[key]
+        if isinstance(came, Mapping) and isinstance(became, Mapping):
+            refusals += _guesses(came, became, f"{within}{key}.")
+        elif _kind(came) and _kind(became) and _kind(came) != _kind(became):
+            refusals.append((f"{within}{key}", "wrong_type", f"expected {_kind(became)}, got {came!r}"))
+    return refusals
+
+
+def _kind(value: Any) -> str | None:
+    """What people call a simple value; None for any other."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return kinds.get(type(value))
 
 
 def _data_refusals(settings: Settings, config: RunConfig) -> Refusals:

@@ -8,14 +8,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.requests import Request
 from fastapi.responses import JSONResponse
-from pydantic import AwareDatetime
 from sqlalchemy import Connection
 
 from gan_mhe.config import RunConfig
 from server.api import errors
 from server.api.deps import Answer, OnceDep, ReadJobs, ServiceDep, WriteJobs
 from server.api.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
-from server.api.requests import BatchJobs, ChangeJob, ForkJob, StopJob, SubmitJob
+from server.api.requests import BatchJobs, ChangeJob, ForkJob, Moment, StopJob, SubmitJob
 from server.api.schemas import BatchResult, DryRun, Job, digest
 from server.jobs import admission, artifacts, listing, queue, removal
 from server.jobs.admission import Operator, Source
@@ -108,8 +107,8 @@ def _filter(
     label: Annotated[list[str], Query(description="`key:value`; all of these.", max_length=20)] = [],  # noqa: B006
     experiment_id: str | None = None,
     name: Annotated[str | None, Query(description="Part of the name.", max_length=200)] = None,
-    created_after: AwareDatetime | None = None,
-    created_before: AwareDatetime | None = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
 ) -> JobFilter:
     labels = [tuple(pair.split(":", 1)) for pair in label]
     if any(len(pair) != 2 for pair in labels):
