@@ -7,14 +7,12 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, Table, and_, select
 
 from gan_mhe.metrics import PRIMARY_METRIC
-from server.jobs import tables
+from server.jobs import metrics, tables
 from server.jobs.queue import TRAIN, Row
 
 Order = Literal["asc", "desc"]
 
 _jobs, _attempts, _labels, _summary = tables.jobs, tables.attempts, tables.job_labels, tables.metric_summary
-
-_NON_FINITE = {1: "NaN", 2: "Infinity", 3: "-Infinity"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def primary_metrics(connection: Connection, rows: Sequence[Row]) -> dict[int, Ma
         row["job_seq"]: {
             "name": row["name"],
             "step": row["step"],
-            "latest": _NON_FINITE.get(row["kind"], row["value"]),
+            "latest": metrics.shown(row["value"], row["kind"]),
             "best": row["best"],
             "best_step": row["best_step"],
         }
