@@ -41,10 +41,20 @@ def neurons_first(layer: WeightLayer, weight: Tensor) -> Tensor:
     return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
 
 
+def rows(layer: WeightLayer, weight: Tensor) -> Tensor:
+    """The weight as (N neurons, D fan-in): each row a neuron's inputs, channels last.
+
+    The order of inputs means nothing to a sphere; this one is how the trainer lays convolutions out, so that for them
+    it is a view, where the order of the names would copy every weight at every step.
+    """
+    first = neurons_first(layer, weight)
+    return first.movedim(1, -1).flatten(1) if first.dim() == 4 else first
+
+
 def layer_weights(network: nn.Module) -> list[LayerWeight]:
     """Every layer's original weight; the layer defined last is the output."""
     layers = list(weight_layers(network))
     return [
-        LayerWeight(name, neurons_first(layer, original_weight(layer)).flatten(1), is_output=index == len(layers) - 1)
+        LayerWeight(name, rows(layer, original_weight(layer)), is_output=index == len(layers) - 1)
         for index, (name, layer) in enumerate(layers)
     ]

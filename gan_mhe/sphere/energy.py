@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gan_mhe.sphere.geometry import angles, pair_count, squared_distances, sum_over_pairs, unit_rows
+from gan_mhe.sphere.geometry import angles, pair_count, squared_distances, sum_over_pairs
 
 Distance = Literal["euclidean", "geodesic"]
 Reduction = Literal["mean", "sum"]
@@ -31,8 +31,10 @@ def hyperspherical_energy(
     One neuron has no pair and gives exactly 0 with gradient 0, in half space too. A row with ||w|| <= 1e-12 has no
     direction: it counts as orthogonal to all others and has gradient 0.
 
-    Everything is computed in float64, whatever autocast or TF32 says: from float32 weights the relative error of
-    d² is below 1e-12, 1e-10 and 1e-8 at 0.1, 0.01 and 0.001 rad. No host synchronisation.
+    One Gram product (see `gram`) and float64 from there on, whatever autocast or TF32 says: from float32 weights the
+    relative error of d² is below 1e-12, 1e-10 and 1e-8 at 0.1, 0.01 and 0.001 rad, and below 2e-5 beyond 0.25 rad.
+    The gradient is one product too, in the dtype of `weight`: the force of a float32 pair at angle θ has a relative
+    error of about 1e-7 / θ. No host synchronisation on a device that has a queue.
 
     Distances below distance_floor(s) (1e-6 for s <= 1.5, 1e-5 for s = 2) would give infinite forces; there f
     continues on its tangent in d². Pairs beyond the floor are unaffected; within it value and gradient stay finite
@@ -44,7 +46,7 @@ def hyperspherical_energy(
     _check(weight, s, distance, reduction)
     count = len(weight)
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        squared_NN = squared_distances(unit_rows(widen(weight)))
+        squared_NN = squared_distances(weight)
         energy = sum_over_pairs(pair_energies(squared_NN, s, distance))
         if half_space:
             energy = 2 * (energy + sum_over_pairs(pair_energies(4 - squared_NN, s, distance)))
@@ -77,17 +79,6 @@ def distance_floor(s: float) -> float:
 def riesz(z: float, s: float) -> float:
     """f_s(z) of one number z > 0."""
     return -math.log(z) if s == 0 else z**-s
-
-
-def widen(weight_ND: Tensor) -> Tensor:
-    """The weight in float64. On the way back the gradient is held within the range of the weight's own dtype."""
-    if weight_ND.dtype == torch.float64:
-        return weight_ND
-    limit = torch.finfo(weight_ND.dtype).max
-    wide_ND = weight_ND.double()
-    if wide_ND.requires_grad:
-        wide_ND.register_hook(lambda gradient: gradient.clamp(-limit, limit))  # type: ignore[no-untyped-call]
-    return wide_ND
 
 
 def narrow(energy: Tensor, weight: Tensor) -> Tensor:

@@ -22,9 +22,17 @@ def test_layer_weights_are_the_trained_parameters_beneath_a_parametrization(
     network, plain = make_discriminator(), make_discriminator()
     NORMALISE[kind](network)
     for layer, bare in zip(layer_weights(network), layer_weights(plain), strict=True):
-        assert torch.equal(layer.weight_ND, bare.weight_ND)
         trained = network.get_submodule(layer.name).parametrizations.weight.original
-        assert layer.weight_ND.data_ptr() == trained.data_ptr()
+        assert torch.equal(layer.weight_ND, bare.weight_ND)
+        assert torch.equal(trained, plain.get_submodule(layer.name).weight)
+
+
+def test_layer_weights_of_a_network_laid_out_channels_last_are_views(
+    make_discriminator: Callable[..., nn.Module],
+) -> None:
+    network = make_discriminator().to(memory_format=torch.channels_last)
+    for layer, (_, module) in zip(layer_weights(network), weight_layers(network), strict=True):
+        assert layer.weight_ND.data_ptr() == original_weight(module).data_ptr()
 
 
 def test_gradient_through_layer_weights_reaches_the_trained_parameter(
@@ -54,14 +62,14 @@ def test_neurons_of_a_transposed_convolution_come_from_its_second_axis() -> None
     (found,) = layer_weights(nn.Sequential(layer))
     assert found.weight_ND.shape == (5, 3 * 2 * 2)
     for neuron in range(5):
-        assert torch.equal(found.weight_ND[neuron], layer.weight[:, neuron].flatten())
+        assert torch.equal(found.weight_ND[neuron], layer.weight[:, neuron].permute(1, 2, 0).flatten())
 
 
 def test_neurons_of_a_convolution_come_from_its_first_axis() -> None:
     layer = nn.Conv2d(3, 5, 2)
     (found,) = layer_weights(nn.Sequential(layer))
     for neuron in range(5):
-        assert torch.equal(found.weight_ND[neuron], layer.weight[neuron].flatten())
+        assert torch.equal(found.weight_ND[neuron], layer.weight[neuron].permute(1, 2, 0).flatten())
 
 
 @pytest.mark.parametrize(("architecture", "names"), [

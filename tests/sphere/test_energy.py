@@ -60,14 +60,14 @@ def test_riesz_energy_tends_to_the_logarithmic_one(distance: str) -> None:
 
 @pytest.mark.parametrize("half_space", [False, True])
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_float32_energy_and_gradient_are_the_float64_ones_rounded(distance: str, half_space: bool) -> None:
+def test_float32_energy_and_gradient_equal_the_float64_ones_to_rounding(distance: str, half_space: bool) -> None:
     narrow = gaussian(12, 40).float().requires_grad_()
     wide = narrow.detach().double().requires_grad_()
     energies = [hyperspherical_energy(w, s=1.0, distance=distance, half_space=half_space) for w in (narrow, wide)]
     for energy in energies:
         energy.backward()
-    assert torch.equal(energies[0], energies[1].float())
-    assert torch.equal(narrow.grad, wide.grad.float())
+    torch.testing.assert_close(energies[0], energies[1].float(), rtol=2e-7, atol=0)
+    torch.testing.assert_close(narrow.grad, wide.grad.float(), rtol=0, atol=1e-6 * wide.grad.abs().max().item())
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [

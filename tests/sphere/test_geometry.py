@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_mhe.sphere.geometry import angles, pair_count, smallest_angle, squared_distances, sum_over_pairs, unit_rows
+from gan_mhe.sphere.geometry import angles, cosines, pair_count, smallest_angle, squared_distances, sum_over_pairs
 
 INSTANCES = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -25,31 +25,41 @@ def rows_at_angle(theta: float, dim: int, seed: int) -> torch.Tensor:
     return rows.float()
 
 
-def test_unit_rows_have_norm_one_and_keep_their_direction() -> None:
-    weight = gaussian(6, 5) * torch.logspace(-10, 10, 6, dtype=torch.float64)[:, None]
-    unit = unit_rows(weight)
-    torch.testing.assert_close(unit.norm(dim=1), torch.ones(6, dtype=torch.float64), rtol=1e-14, atol=0)
-    torch.testing.assert_close(unit * weight.norm(dim=1, keepdim=True), weight, rtol=1e-14, atol=0)
+def unit_rows(weight: torch.Tensor) -> torch.Tensor:
+    return weight / weight.norm(dim=1, keepdim=True)
 
 
-def test_a_row_without_direction_becomes_zero_and_gets_no_gradient() -> None:
+def test_cosines_do_not_depend_on_the_length_of_rows() -> None:
+    weight = gaussian(6, 5)
+    scale = torch.logspace(-10, 10, 6, dtype=torch.float64)[:, None]
+    expected = unit_rows(weight) @ unit_rows(weight).T
+    torch.testing.assert_close(cosines(weight * scale), expected, rtol=0, atol=4e-15)
+
+
+def test_cosines_with_an_epsilon_equal_their_formula() -> None:
+    weight = gaussian(4, 3)
+    shrunk = weight / (weight.square().sum(dim=1, keepdim=True) + 0.5).sqrt()
+    torch.testing.assert_close(cosines(weight, norm_eps=0.5), shrunk @ shrunk.T, rtol=0, atol=4e-15)
+
+
+def test_a_row_without_direction_is_orthogonal_to_all_and_gets_no_gradient() -> None:
     weight = gaussian(3, 4)
     weight[0] = 0
     weight[1] *= 1e-13
     weight.requires_grad_()
-    unit = unit_rows(weight)
-    unit.sum().backward()
+    cosine = cosines(weight)
+    cosine.sum().backward()
     assert weight.grad is not None
-    assert torch.equal(unit[:2], torch.zeros(2, 4, dtype=torch.float64))
+    assert torch.equal(cosine[:2], torch.zeros(2, 3, dtype=torch.float64))
     assert torch.equal(weight.grad[:2], torch.zeros(2, 4, dtype=torch.float64))
-    assert (weight.grad[2] != 0).all()
 
 
 def test_a_row_that_is_not_finite_stays_visible() -> None:
     weight = gaussian(2, 3)
     weight[0, 0] = math.nan
     weight[1, 0] = math.inf
-    assert unit_rows(weight).isnan().any(dim=1).all()
+    for rows in (weight, weight.float()):
+        assert cosines(rows).isnan().any(dim=1).all()
 
 
 def test_squared_distances_equal_their_difference_form_off_a_diagonal_of_ones() -> None:
@@ -62,10 +72,21 @@ def test_squared_distances_equal_their_difference_form_off_a_diagonal_of_ones() 
 @pytest.mark.parametrize(("theta", "bound"), [(1e-1, 1e-12), (1e-2, 1e-10), (1e-3, 1e-8)])
 def test_squared_distance_of_float32_rows_keeps_its_stated_relative_error(theta: float, bound: float) -> None:
     for seed in range(20):
-        unit = unit_rows(rows_at_angle(theta, 4608, seed).double())
+        rows = rows_at_angle(theta, 4608, seed)
+        unit = unit_rows(rows.double())
         exact = (unit[0] - unit[1]).square().sum()
         assert math.sqrt(exact) == pytest.approx(theta, rel=1e-3)
-        assert abs(squared_distances(unit)[0, 1] / exact - 1) < bound
+        assert abs(squared_distances(rows)[0, 1] / exact - 1) < bound
+
+
+@pytest.mark.parametrize("theta", [0.24, 0.26, 1.5, math.pi - 0.26, math.pi - 0.24])
+def test_squared_distance_of_far_float32_rows_keeps_its_stated_relative_error(theta: float) -> None:
+    for seed in range(20):
+        rows = rows_at_angle(theta, 4608, seed)
+        unit = unit_rows(rows.double())
+        exact = torch.stack([(unit[0] - unit[1]).square().sum(), (unit[0] + unit[1]).square().sum()])
+        squared = squared_distances(rows)[0, 1]
+        assert (torch.stack([squared, 4 - squared]) / exact - 1).abs().max() < 2e-5
 
 
 @pytest.mark.parametrize("theta", [1e-9, 1e-4, 1.0, math.pi / 2, 3.0])
@@ -93,6 +114,7 @@ def test_angle_gradient_is_one_over_twice_its_sine() -> None:
 
 def test_sum_over_pairs_counts_each_pair_once() -> None:
     values = gaussian(5, 5)
+    values = values + values.T
     expected = sum(values[i, j].item() for i in range(5) for j in range(i + 1, 5))
     assert sum_over_pairs(values).item() == pytest.approx(expected, abs=1e-14)
     assert sum_over_pairs(torch.ones(5, 5)).item() == pair_count(5) == 10
@@ -109,7 +131,7 @@ def test_squared_distances_of_all_pairs_sum_to_n_squared_less_the_resultant(n: i
 @INSTANCES
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(0, 10**6))
 def test_cosines_obey_the_welch_bound(n: int, d: int, seed: int) -> None:
-    cosines = 1 - squared_distances(unit_rows(gaussian(n, d, seed))) / 2
+    cosines = 1 - squared_distances(gaussian(n, d, seed)) / 2
     cosines.fill_diagonal_(1)
     assert cosines.square().sum().item() >= n**2 / d - 1e-10
 
