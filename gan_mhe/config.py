@@ -258,7 +258,7 @@ class TrainingConfig(Section):
     """Discriminator updates per generator update, each with fresh real and generated images."""
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """Arithmetic of the networks; energies, norms, penalties and losses never go below float32."""
-    engine: Literal["auto", "eager"] = "auto"
+    engine: Literal["auto", "eager", "compiled", "cuda_graph"] = "auto"
     """How a step is executed."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` takes the first CUDA device where there is one, else the CPU."""

@@ -17,23 +17,3 @@ def derive_seed(seed: int, stream: str, step: int) -> int:
 def generator(device: torch.device | str, seed: int, stream: str, step: int = 0) -> torch.Generator:
     """A fresh generator on `device`, seeded by `derive_seed`."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, stream, step))
-
-
-class Streams:
-    """Named generators that are re-seeded before every step.
-
-    Re-seeding happens on the host in `seek`; drawing happens on the device. A captured CUDA graph therefore
-    replays with each step's own numbers, because a registered generator passes its seed to every replay.
-    """
-
-    def __init__(self, device: torch.device, seed: int, names: tuple[str, ...]) -> None:
-        self._seed = seed
-        self._generators = {name: torch.Generator(device=device) for name in names}
-
-    def seek(self, step: int) -> None:
-        """Re-seed every stream for `step`."""
-        for name, stream in self._generators.items():
-            stream.manual_seed(derive_seed(self._seed, name, step))
-
-    def __getitem__(self, name: str) -> torch.Generator:
-        return self._generators[name]

@@ -9,7 +9,7 @@ from torch import nn
 from gan_mhe.config import ConstraintsConfig
 from gan_mhe.constraints import clipping, gradient, hyperspherical, normalize, orthogonal
 from gan_mhe.constraints.penalty import Penalty
-from gan_mhe.rng import derive_seed, generator
+from gan_mhe.rng import generator
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def _normalise(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -
         case "weight":
             normalize.weight_norm(discriminator)
         case "spectral":
-            normalize.spectral_norm(discriminator, derive_seed(seed, "spectral_norm", 0))
+            normalize.spectral_norm(discriminator, generator("cpu", seed, "spectral_norm"))
 
 
 def _penalties(config: ConstraintsConfig) -> list[Penalty]:

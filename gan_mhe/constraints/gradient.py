@@ -15,9 +15,7 @@ def gradient_penalty(config: GradientPenaltyConfig) -> Penalty:
 
 
 def _slope(inputs: PenaltyInputs, *, target: float) -> Tensor:
-    real, fake = inputs.real, inputs.fake
-    mix = torch.rand((len(real), 1, 1, 1), generator=inputs.noise, device=real.device, dtype=real.dtype)
-    between = (mix * real + (1 - mix) * fake).requires_grad_()
+    between = (inputs.mix * inputs.real + (1 - inputs.mix) * inputs.fake).requires_grad_()
     (slope,) = torch.autograd.grad(inputs.discriminator(between).sum(), between, create_graph=True)
     norms_B: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
     return (norms_B - target).square().mean()

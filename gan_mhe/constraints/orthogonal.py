@@ -5,14 +5,14 @@ from torch import Tensor, nn
 
 from gan_mhe.config import OrthonormalConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
-from gan_mhe.constraints.select import layer_weights, neurons_first, original_weight, weight_layers
+from gan_mhe.constraints.select import layer_weights, neuron_axis, original_weight, weight_layers
 
 
 @torch.no_grad()
 def orthonormal_init(network: nn.Module, generator: torch.Generator) -> None:
     """Draw every weight with orthonormal rows, or columns where a layer has more neurons than inputs."""
     for _, layer in weight_layers(network):
-        weight = neurons_first(layer, original_weight(layer))
+        weight = original_weight(layer).movedim(neuron_axis(layer), 0)
         weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=weight.dtype), generator=generator))
 
 

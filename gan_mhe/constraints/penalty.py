@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from gan_mhe.config import PenaltyTiming, Schedule
@@ -11,12 +10,15 @@ from gan_mhe.config import PenaltyTiming, Schedule
 
 @dataclass(frozen=True)
 class PenaltyInputs:
-    """One discriminator update: the network, its real and generated images in [-1, 1], and a source of noise."""
+    """One discriminator update: the network, its real and generated images (B, 3, H, H) in [-1, 1], and noise.
+
+    mix: uniform in [0, 1), (B, 1, 1, 1). Noise is drawn before the update, so that a captured one holds no generator.
+    """
 
     discriminator: nn.Module
     real: Tensor
     fake: Tensor
-    noise: torch.Generator
+    mix: Tensor
 
 
 PenaltyFunction = Callable[[PenaltyInputs], Tensor]

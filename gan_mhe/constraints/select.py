@@ -36,18 +36,18 @@ def original_weight(layer: WeightLayer) -> Tensor:
     return layer.weight
 
 
-def neurons_first(layer: WeightLayer, weight: Tensor) -> Tensor:
-    """A view of the weight with its neurons on the first axis; a transposed convolution has them on the second."""
-    return weight.transpose(0, 1) if isinstance(layer, nn.ConvTranspose2d) else weight
+def neuron_axis(layer: WeightLayer) -> int:
+    """The axis of the weight along which its neurons lie: 0, but 1 in a transposed convolution."""
+    return 1 if isinstance(layer, nn.ConvTranspose2d) else 0
 
 
-def rows(layer: WeightLayer, weight: Tensor) -> Tensor:
-    """The weight as (N neurons, D fan-in): each row a neuron's inputs, channels last.
+def rows(weight: Tensor, axis: int = 0) -> Tensor:
+    """The weight, with its neurons along `axis`, as (N neurons, D fan-in): each row a neuron's inputs, channels last.
 
     The order of inputs means nothing to a sphere; this one is how the trainer lays convolutions out, so that for them
     it is a view, where the order of the names would copy every weight at every step.
     """
-    first = neurons_first(layer, weight)
+    first = weight.movedim(axis, 0)
     return first.movedim(1, -1).flatten(1) if first.dim() == 4 else first
 
 
@@ -55,6 +55,6 @@ def layer_weights(network: nn.Module) -> list[LayerWeight]:
     """Every layer's original weight; the layer defined last is the output."""
     layers = list(weight_layers(network))
     return [
-        LayerWeight(name, rows(layer, original_weight(layer)), is_output=index == len(layers) - 1)
+        LayerWeight(name, rows(original_weight(layer), neuron_axis(layer)), is_output=index == len(layers) - 1)
         for index, (name, layer) in enumerate(layers)
     ]

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gan_mhe.constraints.select import LayerWeight, layer_weights, neurons_first, weight_layers
+from gan_mhe.constraints.select import LayerWeight, layer_weights, neuron_axis, rows, weight_layers
 from gan_mhe.sphere import hyperspherical_energy, smallest_angle
 
 
@@ -39,7 +39,7 @@ def _largest_singular_values(network: nn.Module) -> dict[str, Tensor]:
     try:
         with parametrize.cached():
             return {
-                name: _largest_singular_value(neurons_first(layer, layer.weight).flatten(1).double())
+                name: _largest_singular_value(rows(layer.weight, neuron_axis(layer)).double())
                 for name, layer in weight_layers(network)
             }
     finally:

@@ -18,9 +18,15 @@ class Ema:
 
     @torch.no_grad()
     def update(self, source: nn.Module, keep: Tensor) -> None:
-        """Move towards `source`; `keep` is 1, or 0 on the device to leave the average, buffers too, as it is."""
+        """Move towards `source`; `keep` is 1, or 0 on the device to leave the average, buffers too, as it is.
+
+        Parameters of `source` must be finite: what sets `keep` to 0 also holds their optimiser. Its buffers need not.
+        """
+        averages: list[Tensor] = list(self.network.parameters())
+        currents: list[Tensor] = list(source.parameters())
+        moves = list(torch._foreach_sub(currents, averages))
+        torch._foreach_mul_(moves, keep.double() * self._weight)
+        torch._foreach_add_(averages, moves)
         kept = keep != 0  # a choice, not a product: 0 * NaN would let a spoilt source in
-        for average, current in zip(self.network.parameters(), source.parameters(), strict=True):
-            average.copy_(torch.where(kept, average.lerp(current, self._weight), average))
         for held, fresh in zip(self.network.buffers(), source.buffers(), strict=True):
             held.copy_(torch.where(kept, fresh, held))

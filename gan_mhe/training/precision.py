@@ -4,8 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
-from torch.nn.utils import parametrize
 
 from gan_mhe.errors import DeviceError
 
@@ -52,7 +50,14 @@ class Precision:
 
     @contextmanager
     def island(self) -> Iterator[None]:
-        """Penalties: full precision whatever surrounds them."""
+        """Penalties within `step`: full precision in the middle of the networks' own."""
+        # Nothing is switched that `step` has off already: a compiler cannot follow these switches.
+        with _tf32(False) if self._tf32 else nullcontext(), torch.autocast(self._device.type, enabled=False):
+            yield
+
+    @contextmanager
+    def full(self) -> Iterator[None]:
+        """What is computed outside `step`, such as pictures: full precision whatever surrounds it."""
         with _tf32(False), torch.autocast(self._device.type, enabled=False):
             yield
 
@@ -66,16 +71,3 @@ def _tf32(enabled: bool) -> Iterator[None]:
         yield
     finally:
         products.fp32_precision, convolutions.fp32_precision = before
-
-
-@contextmanager
-def full_precision_weights(network: nn.Module) -> Iterator[None]:
-    """Compute parametrized weights once, before any autocast: one power iteration, in float32, per forward pass.
-
-    Inside an autocast region the power iteration of spectral normalisation would run in bfloat16.
-    """
-    with parametrize.cached():
-        for module in network.modules():
-            if parametrize.is_parametrized(module):
-                _ = module.weight
-        yield

@@ -1,11 +1,13 @@
 """One generator step: n_dis discriminator updates, one generator update, the moving average.
 
-`seek` is the host's part: it sets everything that depends on the step number. `step` is pure computation on the
-device: no file, no clock, no value read back, so that it can be captured whole. In tensor names B is the batch,
-Z the latent dimension.
+`seek` is the host's part: it sets everything that depends on the step number, noise included. `step` runs `_compute`
+by an engine. `_compute` is pure computation on the device: no file, no clock, no generator, no value read back, the
+same addresses every time, so that it can be compiled or captured whole. In tensor names B is the batch, Z the latent
+dimension, K the discriminator updates of a step.
 """
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,21 +19,34 @@ from gan_mhe.constraints.select import original_weight, weight_layers
 from gan_mhe.data.loader import BatchOrder
 from gan_mhe.losses import LOSSES
 from gan_mhe.networks.build import build_discriminator, build_generator
-from gan_mhe.rng import Streams, generator
+from gan_mhe.rng import generator
 from gan_mhe.training import state as states
 from gan_mhe.training.ema import Ema
-from gan_mhe.training.precision import Precision, full_precision_weights
+from gan_mhe.training.engine import Engine, choose_engine
+from gan_mhe.training.noise import Noise
+from gan_mhe.training.precision import Precision
 from gan_mhe.training.schedule import factor
 from gan_mhe.training.watch import FaultDetector, Meter
 
 Gradients = dict[str, Tensor]
+Norms = dict[str, Tensor]
+
+
+class Pull(NamedTuple):
+    """What one update is made of: gradients by parameter, scalars to report, scalars that must be finite."""
+
+    gradients: Gradients
+    scalars: Mapping[str, Tensor]
+    faults: Mapping[str, Tensor]
 
 
 class Trainer:
     """Both networks, their optimisers and everything random about them, as a function of (config, images, step)."""
 
-    def __init__(self, config: RunConfig, images: Tensor, device: torch.device) -> None:
-        """images: uint8 (M, 3, H, H), copied to `device` and kept there."""
+    def __init__(
+        self, config: RunConfig, images: Tensor, device: torch.device, *, engine: Engine | None = None
+    ) -> None:
+        """images: uint8 (M, 3, H, H), copied to `device` and kept there. engine: instead of the configured one."""
         self.config = config
         self.device = device
         self.precision = Precision(config.training.precision, device)
@@ -62,8 +77,8 @@ class Trainer:
             flip=config.data.flip,
             seed=config.seed,
         )
-        self.streams = Streams(device, config.seed, ("latents/discriminator", "latents/generator", "penalty"))
-        self.meter = Meter()
+        self.noise = Noise(config, device, self.precision.dtype)
+        self.meter = Meter(device)
         self.fault = FaultDetector(device)
         self.adam_generator = self._adam(self.generator, config.optimizer.generator_lr)
         self.adam_discriminator = self._adam(self.discriminator, config.optimizer.discriminator_lr)
@@ -72,6 +87,9 @@ class Trainer:
         # Batch statistics of real and generated images must not mix; every other network may see both at once.
         self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self._layer_weights = _names_of_layer_weights(self.discriminator)
+        self.engine = engine or choose_engine(config.training.engine, config.training.precision, device)
+        self._pull_discriminator = self.engine.prepare(self._discriminator_pull)
+        self._pull_generator = self.engine.prepare(self._generator_pull)
         self.seek(0)
 
     def _place(self, network: nn.Module) -> nn.Module:
@@ -86,17 +104,18 @@ class Trainer:
             betas=(config.beta1, config.beta2),
             eps=config.epsilon,
             fused=True,
+            capturable=self.device.type == "cuda",
         )
         # The fused kernel skips its update on the device while the flag is up: no host wait, nothing overwritten.
         adam.grad_scale, adam.found_inf = None, self.fault.flag  # type: ignore[attr-defined]
         return adam
 
     def seek(self, step: int) -> None:
-        """Set what depends on the step number: random streams, order of the data, learning rates, strengths."""
+        """Set what depends on the step number: noise, order of the data, learning rates, strengths, due penalties."""
         total = self.config.training.steps
         self._due = [penalty for penalty in self.constraints.penalties if penalty.due(step)]
         self._step_number.fill_(step)
-        self.streams.seek(step)
+        self.noise.seek(step)
         self.order.seek(step)
         optimizer = self.config.optimizer
         lr_factor = factor(optimizer.schedule, step, total)
@@ -109,87 +128,81 @@ class Trainer:
     def step(self) -> None:
         """Compute the step that `seek` has set. Scalars go to `meter`, non-finite values to `fault`."""
         with self.precision.step():
-            for index in range(self.config.training.n_dis):
-                self._update_discriminator(index)
-            self._update_generator()
+            self.engine.run(self._compute, tuple(penalty.name for penalty in self._due))
+
+    def _compute(self) -> None:
+        for index in range(self.config.training.n_dis):
+            self._update_discriminator(index)
+        self._update_generator()
         if self.ema:
             self.ema.update(self.generator, keep=1 - self.fault.flag)
 
     def _update_discriminator(self, index: int) -> None:
         real = self.order.draw(index).to(self.precision.dtype, memory_format=torch.channels_last)
-        with torch.no_grad():
-            fake = self._generate("latents/discriminator").to(self.precision.dtype)
-        real_logits, fake_logits = self._judge(real, fake)
-        loss = self.loss.discriminator(real_logits, fake_logits)
-        gradients = _gradients(loss, self.discriminator)
-        gan_gradients, gan_norm = dict(gradients), _norm(gradients)
-        faults = {"d_loss": loss, "d_gradient": gan_norm}
-        scalars = faults | {"d_real": real_logits.mean(), "d_fake": fake_logits.mean()}
-
-        inputs = PenaltyInputs(self.discriminator, real, fake, self.streams["penalty"])
-        for penalty in self._due:
-            raw, weighted, pull = self._penalise(penalty, inputs)
-            pull_norm = _norm(pull)
-            for name, gradient in pull.items():
-                gradients[name] = gradients[name] + gradient
-            scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
-            scalars |= {f"gradient_ratio/{penalty.name}": pull_norm / gan_norm}
-            scalars |= self._layer_ratios(penalty.name, pull, gan_gradients)
-            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": pull_norm}
-
-        self._apply(self.adam_discriminator, self.discriminator, gradients, scalars, faults)
+        pull = self._pull_discriminator(real, self.noise.discriminator_KBZ[index], self.noise.mix_KB111[index])
+        self._apply(self.adam_discriminator, self.discriminator, pull)
         for project in self.constraints.after_update:
             project(self.discriminator)
 
     def _update_generator(self) -> None:
-        fake = self._generate("latents/generator")
-        loss = self.loss.generator(self._discriminate(fake))
-        gradients = _gradients(loss, self.generator)
-        norm = _norm(gradients)
-        watched = {"g_loss": loss, "g_gradient": norm}
-        self._apply(self.adam_generator, self.generator, gradients, watched, watched)
+        self._apply(self.adam_generator, self.generator, self._pull_generator(self.noise.generator_BZ))
 
-    def _apply(
-        self,
-        adam: torch.optim.Adam,
-        network: nn.Module,
-        gradients: Gradients,
-        scalars: Mapping[str, Tensor],
-        faults: Mapping[str, Tensor],
-    ) -> None:
-        self.meter.add(scalars)
-        self.fault.watch(faults, self._step_number)
+    def _discriminator_pull(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Pull:
+        with torch.no_grad():
+            fake = self._generate(latents_BZ).to(self.precision.dtype)
+        real_logits, fake_logits = self._judge(real, fake)
+        loss = self.loss.discriminator(real_logits, fake_logits)
+        gradients = _gradients(loss, self.discriminator)
+        norms = _norms(gradients)
+        faults = {"d_loss": loss.detach(), "d_gradient": _total(norms)}
+        scalars = faults | {"d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
+
+        inputs = PenaltyInputs(self.discriminator, real, fake, mix_B111)
+        for penalty in self._due:
+            raw, weighted, pull = self._penalise(penalty, inputs)
+            pull_norms = _norms(pull)
+            gradients = _sum(gradients, pull)
+            scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
+            scalars |= self._ratios(f"gradient_ratio/{penalty.name}", pull_norms, norms)
+            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _total(pull_norms)}
+        return Pull(gradients, scalars, faults)
+
+    def _generator_pull(self, latents_BZ: Tensor) -> Pull:
+        loss = self.loss.generator(self._discriminate(self._generate(latents_BZ)))
+        gradients = _gradients(loss, self.generator)
+        watched = {"g_loss": loss.detach(), "g_gradient": _total(_norms(gradients))}
+        return Pull(gradients, watched, watched)
+
+    def _apply(self, adam: torch.optim.Adam, network: nn.Module, pull: Pull) -> None:
+        self.meter.add(pull.scalars)
+        self.fault.watch(pull.faults, self._step_number)
         for name, parameter in network.named_parameters():
-            parameter.grad = states.laid_out_as(parameter, gradients[name])
+            parameter.grad = states.laid_out_as(parameter, pull.gradients[name])
         adam.step()
+        adam.zero_grad()  # a gradient that stays would change what the next step's functions are given
 
     def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Tensor, Gradients]:
         """The raw and the weighted penalty, and the latter's gradient, kept apart from the loss's to compare them."""
         with self.precision.island():
             raw = penalty.function(inputs)
             weighted = self._strength[penalty.name] * raw
-            return raw, weighted, _gradients(weighted, self.discriminator)
+            return raw.detach(), weighted.detach(), _gradients(weighted, self.discriminator)
 
-    def _layer_ratios(self, penalty: str, pull: Gradients, gan: Gradients) -> dict[str, Tensor]:
-        """||lambda grad penalty|| / ||grad GAN|| of each layer's weight."""
-        return {
-            f"gradient_ratio/{penalty}/{layer}": torch.linalg.vector_norm(pull[weight])
-            / torch.linalg.vector_norm(gan[weight])
-            for layer, weight in self._layer_weights.items()
-            if weight in pull
-        }
+    def _ratios(self, name: str, pull: Norms, gan: Norms) -> dict[str, Tensor]:
+        """||lambda grad penalty|| / ||grad GAN||: of all parameters, and of each layer's weight that the penalty pulls."""
+        layers = {layer: weight for layer, weight in self._layer_weights.items() if weight in pull}
+        pulls = torch.stack([_total(pull), *(pull[weight] for weight in layers.values())])
+        gans = torch.stack([_total(gan), *(gan[weight] for weight in layers.values())])
+        names = [name, *(f"{name}/{layer}" for layer in layers)]
+        return dict(zip(names, (pulls / gans).unbind(), strict=True))
 
-    def _latents(self, stream: str) -> Tensor:
-        shape = (self.config.training.batch_size, self.config.generator.latent_dim)
-        return torch.randn(shape, generator=self.streams[stream], device=self.device, dtype=self.precision.dtype)
-
-    def _generate(self, stream: str) -> Tensor:
+    def _generate(self, latents_BZ: Tensor) -> Tensor:
         with self.precision.networks():
-            images: Tensor = self.generator(self._latents(stream))
+            images: Tensor = self.generator(latents_BZ)
         return images
 
     def _discriminate(self, images: Tensor) -> Tensor:
-        with full_precision_weights(self.discriminator), self.precision.networks():
+        with self.precision.networks():
             logits: Tensor = self.discriminator(images)
         return logits
 
@@ -206,7 +219,7 @@ class Trainer:
         was_training = network.training
         network.eval()
         try:
-            with self.precision.island():
+            with self.precision.full():
                 images: Tensor = network(latents_BZ.to(self.device, self.precision.dtype))
         finally:
             network.train(was_training)
@@ -235,7 +248,8 @@ class Trainer:
             states.load_module(self.ema.network, state, "ema")
         states.load_optimizer(self.adam_generator, self.generator, state, "adam_generator")
         states.load_optimizer(self.adam_discriminator, self.discriminator, state, "adam_discriminator")
-        self.meter.load_state(states.section(state, "meter"), self.device)
+        self.meter.load_state(states.section(state, "meter"))
+        self.engine.forget()  # Adam's moments now lie elsewhere
 
 
 def _names_of_layer_weights(network: nn.Module) -> dict[str, str]:
@@ -251,7 +265,15 @@ def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
     return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
-def _norm(gradients: Gradients) -> Tensor:
-    norms = torch._foreach_norm(list(gradients.values()))
-    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms)))
+def _norms(gradients: Gradients) -> Norms:
+    return dict(zip(gradients, torch._foreach_norm(list(gradients.values())), strict=True))
+
+
+def _total(norms: Norms) -> Tensor:
+    total: Tensor = torch.linalg.vector_norm(torch.stack(list(norms.values())))
     return total
+
+
+def _sum(gradients: Gradients, pull: Gradients) -> Gradients:
+    added = torch._foreach_add([gradients[name] for name in pull], list(pull.values()))
+    return gradients | dict(zip(pull, added, strict=True))

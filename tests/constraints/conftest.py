@@ -37,11 +37,12 @@ def mixed_network() -> Callable[[], nn.Sequential]:
 
 @pytest.fixture(scope="session")
 def make_inputs() -> Callable[..., PenaltyInputs]:
-    """Random images for `network`, uniform in [-1, 1], and a fresh noise stream."""
+    """Random images for `network`, uniform in [-1, 1], and mixing numbers in [0, 1)."""
 
     def make(network: nn.Module, *, batch: int = 4, side: int = 32, seed: int = 0) -> PenaltyInputs:
         rng = torch.Generator().manual_seed(seed)
         real, fake = (torch.rand(2, batch, 3, side, side, generator=rng, dtype=torch.float64) * 2 - 1).unbind()
-        return PenaltyInputs(network, real, fake, torch.Generator().manual_seed(seed + 1))
+        mix = torch.rand(batch, 1, 1, 1, generator=rng, dtype=torch.float64)
+        return PenaltyInputs(network, real, fake, mix)
 
     return make

@@ -58,7 +58,7 @@ def test_a_layer_normalisation_is_put_in_place(
     assert sum(isinstance(module, ShiftedNorm) for module in network.modules()) == marks
 
 
-@pytest.mark.parametrize(("normalization", "kind"), [("weight", "UnitRows"), ("spectral", "_SpectralNorm")])
+@pytest.mark.parametrize(("normalization", "kind"), [("weight", "UnitRows"), ("spectral", "SpectralNorm")])
 def test_a_weight_normalisation_is_put_on_every_layer(
     make_discriminator: Callable[..., nn.Module], normalization: str, kind: str
 ) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_mhe.constraints.normalize import ShiftedNorm, batch_norm, layer_norm, weight_norm
-from gan_mhe.constraints.select import layer_weights, neurons_first, weight_layers
+from gan_mhe.constraints.select import layer_weights, neuron_axis, rows, weight_layers
 from gan_mhe.networks.layers import NormSlot
 
 EPS = 1e-5
@@ -91,7 +91,7 @@ def test_weight_norm_gives_every_neuron_unit_norm(mixed_network: Callable[[], nn
     network = mixed_network()
     weight_norm(network)
     for _, layer in weight_layers(network):
-        norms_N = neurons_first(layer, layer.weight).flatten(1).norm(dim=1)
+        norms_N = rows(layer.weight, neuron_axis(layer)).norm(dim=1)
         torch.testing.assert_close(norms_N, torch.ones_like(norms_N), rtol=1e-14, atol=1e-14)
 
 
@@ -119,7 +119,7 @@ def test_squared_singular_values_of_a_weight_normalised_matrix_sum_to_its_rows(
     network = mixed_network()
     weight_norm(network)
     for _, layer in weight_layers(network):
-        matrix = neurons_first(layer, layer.weight).flatten(1)
+        matrix = rows(layer.weight, neuron_axis(layer))
         assert torch.linalg.svdvals(matrix).square().sum().item() == pytest.approx(len(matrix), rel=1e-13)
 
 

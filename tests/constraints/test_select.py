@@ -10,7 +10,7 @@ from gan_mhe.constraints import normalize
 from gan_mhe.constraints.select import layer_weights, original_weight, weight_layers
 
 NORMALISE: dict[str, Callable[[nn.Module], None]] = {
-    "spectral": lambda network: normalize.spectral_norm(network, seed=0),
+    "spectral": lambda network: normalize.spectral_norm(network, torch.Generator().manual_seed(0)),
     "weight": normalize.weight_norm,
 }
 
@@ -39,7 +39,7 @@ def test_gradient_through_layer_weights_reaches_the_trained_parameter(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
     network = make_discriminator()
-    normalize.spectral_norm(network, seed=0)
+    normalize.spectral_norm(network, torch.Generator().manual_seed(0))
     sum(layer.weight_ND.square().sum() for layer in layer_weights(network)).backward()
     for _, layer in weight_layers(network):
         weight = original_weight(layer)
@@ -48,7 +48,7 @@ def test_gradient_through_layer_weights_reaches_the_trained_parameter(
 
 def test_layer_weights_run_no_power_iteration(make_discriminator: Callable[..., nn.Module]) -> None:
     network = make_discriminator()
-    normalize.spectral_norm(network, seed=0)
+    normalize.spectral_norm(network, torch.Generator().manual_seed(0))
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
     layer_weights(network)
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gan_mhe.constraints.normalize import spectral_norm
-from gan_mhe.constraints.select import original_weight, weight_layers
+from gan_mhe.constraints.select import original_weight, rows, weight_layers
 
 
 def images(seed: int = 0) -> Tensor:
@@ -16,7 +16,7 @@ def images(seed: int = 0) -> Tensor:
 
 
 def normalised(network: nn.Module, seed: int = 0) -> nn.Module:
-    spectral_norm(network, seed)
+    spectral_norm(network, torch.Generator().manual_seed(seed))
     return network
 
 
@@ -36,7 +36,7 @@ def test_every_layer_has_largest_singular_value_one_after_many_forward_passes(
     network = normalised(make_discriminator())
     assert max(largest_singular_values(network)) > 1.0001  # the 15 iterations at the start are not enough
     network.train()
-    for _ in range(50):
+    for _ in range(100):
         network(images())
     assert largest_singular_values(network) == pytest.approx([1.0] * 8, abs=1e-6)
 
@@ -46,7 +46,7 @@ def test_the_estimate_of_sigma_is_a_lower_bound_that_each_forward_pass_tightens(
     rng = torch.Generator().manual_seed(0)
     network = nn.Sequential(nn.Linear(576, 64, bias=False)).double()
     network[0].weight.data = torch.randn(64, 576, generator=rng, dtype=torch.float64)
-    spectral_norm(network, 0)
+    spectral_norm(network, torch.Generator())
     values: list[float] = []
     largest = torch.linalg.svdvals(original_weight(network[0]))[0]
     for _ in range(200):
@@ -62,7 +62,7 @@ def test_one_forward_pass_is_one_power_iteration(make_discriminator: Callable[..
     network = normalised(make_discriminator())
     expected = []
     for _, layer in weight_layers(network):
-        matrix, (_, v) = original_weight(layer).detach().flatten(1), singular_vectors(layer)
+        matrix, (_, v) = rows(original_weight(layer).detach()), singular_vectors(layer)
         u = nn.functional.normalize(matrix @ v, dim=0)
         expected.append((u, nn.functional.normalize(matrix.T @ u, dim=0)))
     network(images())
@@ -90,11 +90,11 @@ def test_gradient_is_the_projected_gradient_of_the_normalised_weight(
         model(images()).square().sum().backward()
     for (_, layer), (_, bare) in zip(weight_layers(network), weight_layers(plain), strict=True):
         u, v = singular_vectors(layer)
-        weight, gradient = original_weight(layer), bare.weight.grad.flatten(1)
-        sigma = u @ weight.flatten(1) @ v
-        expected = (gradient - (gradient * bare.weight.flatten(1)).sum() * torch.outer(u, v)) / sigma
+        weight, gradient = original_weight(layer), rows(bare.weight.grad)
+        sigma = u @ rows(weight) @ v
+        expected = (gradient - (gradient * rows(bare.weight)).sum() * torch.outer(u, v)) / sigma
         largest = expected.abs().max().item()
-        torch.testing.assert_close(weight.grad.flatten(1), expected, rtol=1e-9, atol=1e-11 * largest)
+        torch.testing.assert_close(rows(weight.grad), expected, rtol=1e-9, atol=1e-11 * largest)
 
 
 def test_gradient_has_no_component_along_the_trained_weight(make_discriminator: Callable[..., nn.Module]) -> None:
@@ -115,6 +115,37 @@ def test_first_singular_vectors_are_a_function_of_the_seed(make_discriminator: C
     for name, buffer in first.named_buffers():
         assert torch.equal(buffer, second.get_buffer(name))
     assert not torch.equal(singular_vectors(first.c3_0.conv)[0], singular_vectors(other.c3_0.conv)[0])
+
+
+def test_normalised_weights_and_their_gradients_are_those_of_pytorchs_own_parametrization(
+    make_discriminator: Callable[..., nn.Module],
+) -> None:
+    network, other = normalised(make_discriminator(width=1 / 16)), make_discriminator(width=1 / 16)
+    for (_, layer), (_, reference) in zip(list(weight_layers(network)), list(weight_layers(other)), strict=True):
+        nn.utils.parametrizations.spectral_norm(reference)
+        theirs = reference.parametrizations.weight[0]
+        u, v = singular_vectors(layer)
+        theirs._u.copy_(u)
+        shape = original_weight(layer)[0].movedim(0, -1).shape
+        theirs._v.copy_(v.view(shape).movedim(-1, 0).flatten() if len(shape) > 1 else v)
+    for _ in range(3):
+        for model in (network, other):
+            (model(images()) - model(-images())).square().sum().backward()  # two forward passes, one backward pass
+    for (_, layer), (_, reference) in zip(weight_layers(network), weight_layers(other), strict=True):
+        torch.testing.assert_close(layer.weight, reference.weight, rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(original_weight(layer).grad, original_weight(reference).grad, rtol=1e-9, atol=1e-12)
+
+
+def test_power_iterations_stay_in_the_weights_precision_inside_autocast(
+    make_discriminator: Callable[..., nn.Module],
+) -> None:
+    inside, outside = (normalised(make_discriminator().float()) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside(images().float())
+    outside(images().float())
+    for (_, layer), (_, plain) in zip(weight_layers(inside), weight_layers(outside), strict=True):
+        assert all(map(torch.equal, singular_vectors(layer), singular_vectors(plain)))
+        assert layer.weight.dtype == torch.float32
 
 
 def test_spectral_norm_leaves_the_global_random_stream_alone(make_discriminator: Callable[..., nn.Module]) -> None:

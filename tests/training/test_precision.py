@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gan_mhe.constraints.select import weight_layers
 from gan_mhe.errors import DeviceError
-from gan_mhe.training.precision import Precision, full_precision_weights, resolve_device
+from gan_mhe.training.precision import Precision, resolve_device
 from gan_mhe.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -96,8 +96,9 @@ def test_penalties_under_bfloat16_are_those_of_float32_to_the_last_bit(
 def used_sigmas_and_vectors(trainer: Trainer, images: Tensor) -> tuple[list[float], list[Tensor]]:
     """What one forward pass divides the weights by, and the singular vectors it leaves."""
     sigmas = []
-    with full_precision_weights(trainer.discriminator), trainer.precision.networks():
+    with trainer.precision.networks():
         trainer.discriminator(images)
+        trainer.discriminator.eval()
         for _, layer in weight_layers(trainer.discriminator):
             assert layer.weight.dtype == torch.float32
             sigmas.append((layer.parametrizations.weight.original.norm() / layer.weight.norm()).item())
@@ -116,17 +117,14 @@ def test_power_iterations_under_bfloat16_are_those_of_float32(
 
 
 @pytest.mark.parametrize("variant", ["spectral_norm", "weight_norm"])
-def test_normalised_weights_are_computed_once_per_forward_pass_and_outside_autocast(
+def test_normalised_weights_are_computed_once_per_forward_pass(
     make_trainer: Callable[..., Trainer], variant: str
 ) -> None:
-    # On a CPU the power iteration's products are exempt from autocast anyway, on a GPU they are not.
     trainer = make_trainer(variant, training={"precision": "bf16"})
     layers = [layer for _, layer in weight_layers(trainer.discriminator)]
-    under_autocast = []
+    seen = []
     for layer in layers:
-        layer.parametrizations.weight[0].register_forward_pre_hook(
-            lambda *_: under_autocast.append(torch.is_autocast_enabled("cpu"))
-        )
+        layer.parametrizations.weight[0].register_forward_hook(lambda _, inputs, weight: seen.append(weight.dtype))
     trainer.step()
     passes = 2  # one of the discriminator's update, one of the generator's
-    assert under_autocast == [False] * passes * len(layers)
+    assert seen == [torch.float32] * passes * len(layers)

@@ -1,0 +1,176 @@
+"""Engines: another way to run the step gives the same step."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from gan_mhe.config import RunConfig, merge
+from gan_mhe.errors import ConfigError
+from gan_mhe.training.engine import Compiled, CudaGraph, Engine, choose_engine
+from gan_mhe.training.trainer import Trainer
+from gan_mhe.variants import VARIANTS
+
+STEPS = 20
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+FULL: Mapping[str, Any] = {
+    "data": {"name": "synthetic", "flip": True},
+    "generator": {"ema_halflife_steps": 5.0},
+    "optimizer": {"schedule": {"kind": "linear_decay", "warmup_steps": 3}},
+    "training": {"n_dis": 2, "steps": STEPS},
+}
+
+
+class Tape(TorchDispatchMode):
+    """Operations with the very tensors they read and wrote, performed again on demand: a CUDA graph's stand-in.
+
+    As a graph does, it knows nothing of the Python between the operations, and keeps every address: what an operation
+    newly made gets the same place every time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.played: list[tuple[Any, Any, Any, list[Tensor]]] = []
+        self._made: set[int] = set()
+        self._before: dict[int, tuple[Any, Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        read = tensors((args, kwargs))
+        for tensor in read:
+            storage = tensor.untyped_storage()
+            if storage._cdata not in self._made | self._before.keys():
+                self._before[storage._cdata] = storage, storage.clone()
+        result = func(*args, **(kwargs or {}))
+        held = {tensor.untyped_storage()._cdata for tensor in read}
+        own = [tensor for tensor in tensors(result) if tensor.untyped_storage()._cdata not in held]
+        self._made |= {tensor.untyped_storage()._cdata for tensor in own}
+        self.played.append((func, args, kwargs or {}, own))
+        return result
+
+    def rewind(self) -> None:
+        """Put everything back that was there before the first operation."""
+        for storage, content in self._before.values():
+            storage.copy_(content)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, own in self.played:
+            result = tensors(func(*args, **kwargs))
+            for place, value in zip(own, result, strict=False):
+                place.copy_(value)
+
+
+def tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def record(compute: Callable[[], None]) -> Callable[[], None]:
+    """Record on a tape and leave no trace, as a capture on CUDA performs nothing."""
+    tape = Tape()
+    with tape:
+        compute()
+    tape.rewind()
+    return tape.replay
+
+
+@pytest.fixture
+def make(make_config: Callable[..., RunConfig], images: Tensor) -> Callable[..., Trainer]:
+    """A trainer of FULL with everything in it that changes from step to step."""
+
+    def build(variant: str, engine: Engine | None = None, **sections: Any) -> Trainer:
+        return Trainer(make_config(variant, **merge(FULL, sections)), images, CPU, engine=engine)
+
+    return build
+
+
+def largest_difference(first: Trainer, second: Trainer) -> float:
+    """Over all of two trainers' states, relative to the largest entry of each tensor."""
+    ours, theirs = first.state(), second.state()
+    assert ours.keys() == theirs.keys()
+    return max(
+        ((ours[name].double() - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-6)).item()
+        for name, value in theirs.items()
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_recorded_step_replays_to_the_bits_of_the_eager_one(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None], variant: str
+) -> None:
+    graph = CudaGraph(record=record)
+    recorded, eager = advance(make(variant, graph), range(STEPS)), advance(make(variant), range(STEPS))
+    assert len(graph._graphs) == 1
+    assert_same(recorded.state(), eager.state())
+    assert recorded.meter.read() == eager.meter.read()
+
+
+def test_a_penalty_with_an_interval_has_a_graph_for_either_kind_of_step(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None]
+) -> None:
+    sections = {"constraints": {"mhe": {"interval": 3}}}
+    graph = CudaGraph(record=record)
+    recorded = advance(make("mhe_sn", graph, **sections), range(STEPS))
+    assert set(graph._graphs) == {("mhe",), ()}
+    assert_same(recorded.state(), advance(make("mhe_sn", **sections), range(STEPS)).state())
+
+
+def test_a_loaded_state_makes_the_graph_anew(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None]
+) -> None:
+    eager = advance(make("mhe_sn"), range(8))
+    graph = CudaGraph(record=record)
+    resumed = advance(make("mhe_sn", graph), range(6))
+    resumed.load_state(eager.state())
+    assert not graph._graphs
+    advance(resumed, range(8, STEPS))
+    assert graph._graphs
+    assert_same(resumed.state(), advance(eager, range(8, STEPS)).state())
+
+
+@pytest.mark.parametrize("engine", [lambda: Compiled(backend="aot_eager"), lambda: CudaGraph(record=record)])
+def test_a_run_begun_by_one_engine_is_continued_by_another(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], engine: Callable[[], Engine]
+) -> None:
+    first = advance(make("mhe_sn", engine()), range(10))
+    second = make("mhe_sn")
+    second.load_state(first.state())
+    advance(second, range(10, STEPS))
+    third = make("mhe_sn", engine())
+    third.load_state(advance(make("mhe_sn"), range(10)).state())
+    advance(third, range(10, STEPS))
+    unbroken = advance(make("mhe_sn"), range(STEPS))
+    assert largest_difference(second, unbroken) < 1e-4
+    assert largest_difference(third, unbroken) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "device", "expected"), [
+    ("auto", CPU, "eager"), ("auto", CUDA, "cuda_graph"), ("eager", CUDA, "eager"), ("compiled", CPU, "compiled"),
+    ("cuda_graph", CUDA, "cuda_graph"),
+])  # fmt: skip
+def test_the_engine_is_the_configured_one_or_the_fastest_of_the_device(
+    name: Any, device: torch.device, expected: str
+) -> None:
+    engine = choose_engine(name, "float32", device)
+    assert engine.name == expected
+    assert engine.why.startswith("auto: " if name == "auto" else "as configured")
+
+
+def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match=r"training.engine: cuda_graph needs a CUDA device.*on cpu"):
+        choose_engine("cuda_graph", "float32", CPU)
+
+
+def test_compilation_is_refused_where_tf32_would_reach_the_penalties() -> None:
+    with pytest.raises(ConfigError, match=r"training.engine: compiled .*tf32"):
+        choose_engine("compiled", "tf32", CUDA)
+
+
+def test_compilation_is_refused_where_pytorch_cannot_trace_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._dynamo, "config", object())
+    with pytest.raises(ConfigError, match=r"training.engine: compiled needs a newer PyTorch"):
+        choose_engine("compiled", "float32", CPU)
