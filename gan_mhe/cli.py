@@ -96,6 +96,10 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Comma-separated training seeds.")] = "0",
     set_: Set = None,
     root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/CONFIG unless given.")] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Runs at once, sharing the cores; one a core, or one on a GPU, unless given."),
+    ] = None,
 ) -> None:
     """Train variants x seeds, skipping what is done, and compare them."""
     _sweep(
@@ -104,6 +108,7 @@ def sweep(
         seeds=compose.parse_seeds(seeds),
         overrides=compose.parse_overrides(set_ or []),
         root=root or Path("runs") / config.stem,
+        jobs=jobs,
     )
 
 
@@ -267,17 +272,26 @@ def _document(config: Path) -> dict[str, Any]:
 
 
 def _sweep(
-    document: dict[str, Any], *, variants: list[str], seeds: list[int], overrides: dict[str, Any], root: Path
+    document: dict[str, Any],
+    *,
+    variants: list[str],
+    seeds: list[int],
+    overrides: dict[str, Any],
+    root: Path,
+    jobs: int | None,
 ) -> None:
     from gan_mhe import sweep as sweeps
-    from gan_mhe.console import sink_for
+    from gan_mhe.console import sinks_for
     from gan_mhe.interrupt import stop_on_signals
 
     configs = compose.expand(
         document, variants=list(dict.fromkeys(variants)), seeds=list(dict.fromkeys(seeds)), overrides=overrides
     )
-    with stop_on_signals(say) as control:
-        failures = sweeps.sweep(configs, root, lambda title: sink_for(out, title), control)
+    shared = sweeps.plan(configs, jobs)
+    if left := len(sweeps.unfinished(configs, root)):
+        say(f"{left} of {len(configs)} runs to do: {shared}")
+    with stop_on_signals(say) as control, sinks_for(out) as make_sink:
+        failures = sweeps.sweep(configs, root, make_sink, control, shared)
     if control.should_stop():
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)

@@ -1,6 +1,7 @@
 """What a person sees: messages, tables, and a run as a live line in a terminal or as plain lines elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -10,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gan_mhe import events
-from gan_mhe.events import Event, describe
+from gan_mhe.events import Event, EventSink, describe
 from gan_mhe.metrics import METRICS, PRIMARY_METRIC
 
 out = Console()
@@ -72,6 +73,12 @@ class RunLine:
         self._news[topic] = news
         shown = [self._news[topic] for topic in _TOPICS if self._news.get(topic)]
         self._bars.update(self._task, news="  ".join(shown))
+
+    def close(self) -> None:
+        """Take the line from the bars and leave it above them, as it is."""
+        shown = self._bars.make_tasks_table([task for task in self._bars.tasks if task.id == self._task])
+        self._bars.remove_task(self._task)
+        self._bars.console.print(shown)
 
 
 _TOPICS = ("state", "rate", "losses", "score")
@@ -137,3 +144,26 @@ class PlainSink:
 def sink_for(console: Console, title: str) -> LiveSink | PlainSink:
     """Live where `console` is a terminal, plain elsewhere."""
     return LiveSink(console, title) if console.is_terminal else PlainSink(console, title)
+
+
+@contextmanager
+def sinks_for(console: Console) -> Iterator[Callable[[str], AbstractContextManager[EventSink]]]:
+    """A maker of sinks, by title, for runs that may go on at once.
+
+    In a terminal there is a line a run, and a run that ends leaves its line above those that go on: more lines than the
+    terminal has rows would not be seen. Elsewhere every line begins with the title of its run.
+    """
+    if not console.is_terminal:
+        yield lambda title: PlainSink(console, title)
+        return
+    with progress_bars(console) as bars:
+        yield lambda title: _line_among(bars, title)
+
+
+@contextmanager
+def _line_among(bars: Progress, title: str) -> Iterator[RunLine]:
+    line = RunLine(bars, title)
+    try:
+        yield line
+    finally:
+        line.close()

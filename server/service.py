@@ -73,6 +73,7 @@ def local_executor(settings: Settings) -> LocalExecutor:
         cuda_memory_bytes_per_slot=settings.cuda_memory_bytes_per_slot,
         devices=NvidiaSmi(),
         worker_command=settings.worker_command,
+        worker_niceness=settings.worker_niceness,
     )
 
 

@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """Memory of the GPU that one job may use; unset shares the device equally."""
     worker_command: tuple[str, ...] = (sys.executable, "-m", "gan_mhe.worker")
     """What an attempt runs; the request file's path is appended."""
+    worker_niceness: Annotated[int, Field(ge=0, le=19)] = 5
+    """Steps of niceness by which attempts let this service, and whatever else runs here, have the cores first."""
 
     presets: tuple[str, ...] | None = None
     """Presets that jobs may name; unset allows all that ship with the package."""

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from gan_mhe import checkpoint, events
 from gan_mhe.cli import main
-from gan_mhe.console import LiveSink, PlainSink, sink_for
+from gan_mhe.console import LiveSink, PlainSink, sink_for, sinks_for
 from gan_mhe.rundir import RunDir
 from gan_mhe.variants import VARIANTS
 
@@ -62,7 +62,19 @@ def sweep_root(tmp_path_factory: pytest.TempPathFactory, tiny_keys: tuple[str, .
     """Two variants with two seeds each, scored on the digits."""
     root = tmp_path_factory.mktemp("cli") / "sweep"
     overrides = [part for key in (*tiny_keys, *SCORED) for part in ("--set", key)]
-    arguments = ["gan-mhe", "sweep", "digits_cnn", "--variants", "none,mhe", "--seeds", "0,1", "--out", str(root)]
+    arguments = [
+        "gan-mhe",
+        "sweep",
+        "digits_cnn",
+        "--variants",
+        "none,mhe",
+        "--seeds",
+        "0,1",
+        "--jobs",
+        "1",
+        "--out",
+        str(root),
+    ]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr("sys.argv", [*arguments, *overrides])
         main()
@@ -216,9 +228,10 @@ def test_sweep_skips_what_is_done_and_compares_again(
 
 
 def test_sweep_without_scores_says_that_there_is_nothing_to_compare(gan_mhe: Command) -> None:
-    arguments = ("sweep", "debug_cpu", "--variants", "none, mhe,none", "--out", "sweep")
+    arguments = ("sweep", "debug_cpu", "--variants", "none, mhe,none", "--out", "sweep", "--jobs", "1")
     said = gan_mhe(*arguments, keys=("training.steps=1",))
     assert (said.code, said.err) == (0, "")
+    assert said.out.startswith("2 of 2 runs to do: one run at a time\n")
     assert said.out.splitlines()[-2:] == ["no scores to compare", "runs: sweep"]
     assert said.out.count("started") == 2
 
@@ -226,7 +239,8 @@ def test_sweep_without_scores_says_that_there_is_nothing_to_compare(gan_mhe: Com
 def test_sweep_reports_failures_after_the_others_are_done(gan_mhe: Command) -> None:
     Path("sweep").mkdir()
     Path("sweep/none").write_text("in the way")
-    said = gan_mhe("sweep", "digits_cnn", "--variants", "none,mhe", "--out", "sweep", keys=SCORED)
+    arguments = ("sweep", "digits_cnn", "--variants", "none,mhe", "--out", "sweep", "--jobs", "1")
+    said = gan_mhe(*arguments, keys=SCORED)
     assert said.code == 1
     assert said.err.startswith("none seed 0: cannot write to run directory") and said.err.count("\n") == 1
     assert re.search(r"^mhe +1 ", said.out, re.MULTILINE)
@@ -234,9 +248,14 @@ def test_sweep_reports_failures_after_the_others_are_done(gan_mhe: Command) -> N
 
 def test_sweep_with_nothing_but_failures_names_each_once(gan_mhe: Command) -> None:
     Path("file").write_text("in the way")
-    said = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "file", keys=())
+    said = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "file", "--jobs", "1", keys=())
     assert said.code == 1
     assert [line.partition(":")[0] for line in said.err.splitlines()] == ["none seed 0", "mhe seed 0"]
+
+
+def test_sweep_refuses_less_than_one_run_at_a_time(gan_mhe: Command) -> None:
+    said = gan_mhe("sweep", "debug_cpu", "--variants", "none", "--jobs", "0", keys=())
+    assert said.code == 2 and "'--jobs'" in said.err
 
 
 def test_compare_prints_the_same_comparison_in_four_formats(gan_mhe: Command, sweep_root: Path) -> None:
@@ -305,6 +324,29 @@ def test_ctrl_c_saves_exits_with_130_and_can_be_resumed(
     stopped = RunDir(tmp_path / "run").checkpoint_steps()[-1]
     again = start_command(*train_arguments((*tiny_keys, "training.steps=5000")), "--resume")
     wait_for_line(again, f"none seed 0  resumed at step {stopped} of 5000")
+
+
+def test_ctrl_c_saves_and_ends_all_runs_of_a_sweep_at_once(
+    start_command: Start, tiny_keys: tuple[str, ...], tmp_path: Path
+) -> None:
+    keys = (*tiny_keys, "training.steps=5000", "evaluation.protocol=none")
+    arguments = ["sweep", "debug_cpu", "--variants", "none,mhe", "--out", "sweep", "--jobs", "2"]
+    arguments += [part for key in keys for part in ("--set", key)]
+    process = start_command(*arguments)
+    places = [RunDir(tmp_path / "sweep" / variant / "seed_0") for variant in ("none", "mhe")]
+    while not all(place.checkpoint_steps() for place in places):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert output.endswith("stopped; the same command goes on from here\n")
+    for place in places:
+        *_, last = place.read_events()
+        assert isinstance(last, events.Finished) and last.reason == "stopped"
+        assert place.checkpoint_steps()[-1] == last.step
+        with place.locked():  # nobody writes to it any more
+            pass
 
 
 SLOW_DISK = """
@@ -378,3 +420,45 @@ def test_a_terminal_gets_a_live_line_with_rate_losses_and_score() -> None:
     assert "640 images/s  D 1.25 G 0.50  Inception score 7.12" in last
     assert "a layer has [one] neuron [/and] no pair" in text.getvalue()
     assert "stopped" not in text.getvalue()  # how it ended is said once, by the command
+
+
+def show_two_at_once(console: Console) -> None:
+    with sinks_for(console) as make_sink, make_sink("mhe seed 1") as second:
+        with make_sink("none seed 0") as first:
+            for event in STORY:
+                first.emit(event)
+                second.emit(event)
+        second.emit(events.Progress(3, 4, 10.0, 500.0, 0.1))
+
+
+def test_lines_of_runs_at_once_begin_with_their_titles() -> None:
+    text = io.StringIO()
+    show_two_at_once(Console(file=text, width=20))
+    expected = [f"{title}  {events.describe(event)}" for event in STORY for title in ("none seed 0", "mhe seed 1")]
+    assert text.getvalue().splitlines()[:-1] == expected
+    assert text.getvalue().splitlines()[-1].startswith("mhe seed 1  step 3/4")
+
+
+def screen(output: str) -> list[str]:
+    """The rows that a terminal shows in the end, of output that clears whole lines only."""
+    rows, row = [""], 0
+    for part in re.split(r"(\x1b\[[?0-9]*[A-Za-z]|\r|\n)", output):
+        if part == "\n":
+            row += 1
+            rows += [""] * (row == len(rows))
+        elif part == "\x1b[1A":
+            row -= 1
+        elif part == "\x1b[2K":
+            rows[row] = ""
+        elif part[:1] not in ("\x1b", "\r"):
+            rows[row] += part
+    return [shown for shown in rows if shown]
+
+
+def test_a_terminal_has_a_line_a_run_and_a_finished_run_leaves_its_own_above() -> None:
+    text = io.StringIO()
+    show_two_at_once(Console(file=text, width=160, force_terminal=True, color_system=None))
+    notice, _, first, second = screen(text.getvalue())
+    assert notice == "note: a layer has [one] neuron [/and] no pair"
+    assert first.startswith("none seed 0 ") and "2/4" in first and "640 images/s  D 1.25 G 0.50" in first
+    assert second.startswith("mhe seed 1 ") and "3/4" in second and "500 images/s" in second

@@ -5,13 +5,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import torch
 
-from gan_mhe import compose
+from gan_mhe import compose, parallel
+from gan_mhe import sweep as sweeps
 from gan_mhe.config import RunConfig
 from gan_mhe.errors import DeviceError
-from gan_mhe.events import Event, EventSink, Finished
+from gan_mhe.events import Event, EventSink, Finished, Started
 from gan_mhe.rundir import RunDir
-from gan_mhe.sweep import run_directory, sweep
+from gan_mhe.sweep import Plan, plan, run_directory, sweep, unfinished
 
 Configure = Callable[..., RunConfig]
 
@@ -114,3 +116,146 @@ def test_a_failing_run_is_returned_and_the_others_are_finished(configs: list[Run
     assert config is configs[1] and isinstance(error, DeviceError)
     reasons = [event.reason for _, event in listener.events if isinstance(event, Finished)]
     assert reasons == ["completed", "failed", "completed", "completed"]
+
+
+# --- several at once
+
+
+def contents(root: Path) -> dict[Path, bytes]:
+    """Tensors and pictures below a folder; manifests tell how long the training took."""
+    files = [*root.rglob("*.safetensors"), *root.rglob("*.png")]
+    return {path.relative_to(root): path.read_bytes() for path in files}
+
+
+class AtOnce:
+    """Asks for a stop after the first step."""
+
+    asked = 0
+
+    def should_stop(self) -> bool:
+        self.asked += 1
+        return self.asked > 1
+
+
+def test_runs_at_once_go_on_and_compute_the_same_bits_as_one_after_another(
+    configs: list[RunConfig], tmp_path: Path
+) -> None:
+    apart, together, listener = tmp_path / "apart", tmp_path / "together", Listener()
+    sweep(configs[:2], apart, Listener(), Control(Listener(), 99))
+    sweep(configs[:1], together, Listener(), AtOnce())
+    shared = Plan(jobs=2, threads=torch.get_num_threads())
+    assert sweep(configs[:2], together, listener, Control(listener, 99), shared) == []
+    assert listener.titles == ORDER[:2] and set(listener.finished()) == set(ORDER[:2])
+    assert ("none seed 0", Started(1, 3, resumed=True)) in listener.events
+    assert len(contents(apart)) == 6
+    assert contents(together).items() >= contents(apart).items()
+
+
+def test_only_what_is_left_is_executed_at_once_and_failures_keep_their_configuration(
+    configs: list[RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(configs[:1], tmp_path, Listener(), Control(Listener(), 99))
+    monkeypatch.setattr(parallel, "_WORKER", ("/bin/false",))
+    listener = Listener()
+    failures = sweep(configs, tmp_path, listener, Control(listener, 99), Plan(jobs=3, threads=1))
+    assert [config for config, _ in failures] == configs[1:]
+    assert [str(error) for _, error in failures] == ["its process ended with exit code 1"] * 3
+
+
+# --- what is left
+
+
+@pytest.fixture
+def completed(configs: list[RunConfig], tmp_path: Path) -> RunConfig:
+    sweep(configs[:1], tmp_path, Listener(), Control(Listener(), 99))
+    return configs[0]
+
+
+def test_a_completed_run_is_not_left(completed: RunConfig, configs: list[RunConfig], tmp_path: Path) -> None:
+    assert unfinished(configs, tmp_path) == configs[1:]
+
+
+def test_a_run_that_is_to_go_further_or_elsewhere_is_left(completed: RunConfig, tmp_path: Path) -> None:
+    further = completed.model_copy(update={"training": completed.training.model_copy(update={"steps": 4})})
+    other = completed.model_copy(update={"training": completed.training.model_copy(update={"batch_size": 8})})
+    assert unfinished([further, other], tmp_path) == [further, other]
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json"])
+def test_a_run_whose_directory_is_damaged_is_left_to_say_so(completed: RunConfig, tmp_path: Path, file: str) -> None:
+    (run_directory(tmp_path, completed) / file).write_text("{")
+    assert unfinished([completed], tmp_path) == [completed]
+
+
+# --- how many at once
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """Give the machine so many cores, a container's CPU quota, and a GPU or not."""
+
+    def has(cores: int, *, quota: str = "max 100000", gpu: bool = False) -> None:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+        monkeypatch.setattr(sweeps, "_CPU_QUOTA", tmp_path / "cpu.max")
+        monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    return has
+
+
+@pytest.mark.parametrize(
+    ("cores", "runs", "asked", "expected"),
+    [
+        (2, 4, None, Plan(2, 1)),
+        (8, 3, None, Plan(3, 2)),
+        (8, 8, None, Plan(8, 1)),
+        (8, 4, 2, Plan(2, 4)),
+        (2, 4, 4, Plan(4, 1)),
+        (8, 4, 1, Plan(1, 8)),
+        (8, 1, None, Plan(1, 8)),
+        (4, 2, 64, Plan(2, 2)),
+    ],
+)
+def test_the_runs_at_once_share_the_cores(
+    tiny: Configure, machine: Callable[..., None], cores: int, runs: int, asked: int | None, expected: Plan
+) -> None:
+    machine(cores)
+    assert plan([tiny(seed=seed) for seed in range(runs)], asked) == expected
+
+
+@pytest.mark.parametrize(("device", "expected"), [("auto", 1), ("cuda:1", 1), ("cpu", 4)])
+def test_a_gpu_has_one_run_at_a_time_unless_asked(
+    tiny: Configure, machine: Callable[..., None], device: str, expected: int
+) -> None:
+    machine(4, gpu=True)
+    configs = [tiny(f"training.device={device}", seed=seed) for seed in range(4)]
+    assert plan(configs).jobs == expected
+    assert plan(configs, 2) == Plan(2, 2)
+
+
+def test_a_machine_without_a_gpu_decides_by_its_cores(tiny: Configure, machine: Callable[..., None]) -> None:
+    machine(4)
+    assert plan([tiny("training.device=auto", seed=seed) for seed in range(4)]) == Plan(4, 1)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("250000 100000", 2), ("50000 100000", 1), ("900000 100000", 4)])
+def test_a_containers_quota_counts_as_its_cores(
+    tiny: Configure, machine: Callable[..., None], quota: str, cores: int
+) -> None:
+    machine(4, quota=quota)
+    assert plan([tiny(seed=seed) for seed in range(4)]).jobs == cores
+
+
+@pytest.mark.parametrize(("variable", "threads"), [("2", 2), ("8", 4), ("0", 1), ("many", 4)])
+def test_the_environment_limits_the_threads(
+    tiny: Configure, machine: Callable[..., None], monkeypatch: pytest.MonkeyPatch, variable: str, threads: int
+) -> None:
+    machine(8)
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert plan([tiny(seed=seed) for seed in range(2)]) == Plan(2, threads)
+
+
+def test_a_plan_is_said_in_one_line() -> None:
+    said = [str(Plan(1, 8)), str(Plan(2, 1)), str(Plan(2, 4))]
+    assert said == ["one run at a time", "2 runs at once, 1 thread each", "2 runs at once, 4 threads each"]

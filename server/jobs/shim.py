@@ -135,7 +135,7 @@ class Supervisor:
                 stderr=written,
                 env={**os.environ, **self._spec["environment"]},
                 process_group=0,
-                preexec_fn=self._die_with_supervisor,
+                preexec_fn=self._prepare_trainer,
             )
         finally:
             os.close(written)
@@ -143,6 +143,11 @@ class Supervisor:
             self._wall_at = time.monotonic() + self._spec["wall_seconds"]
         with suppress(OSError):  # only says whom to look for if this process is killed; the marker says so too
             self._write_identity(self._trainer.pid)
+
+    def _prepare_trainer(self) -> None:
+        """In the trainer's process, before it becomes the trainer."""
+        self._die_with_supervisor()
+        _yield_to_others(self._spec.get("niceness", 0))  # an older server, still running, writes none
 
     def _die_with_supervisor(self) -> None:
         supervisor = os.getsid(0)  # the supervisor leads the session
@@ -402,6 +407,14 @@ def _close_inherited_files() -> None:
         if int(name) > 2:
             with suppress(OSError):  # the listing itself was one of them
                 os.close(int(name))
+
+
+def _yield_to_others(niceness: int) -> None:
+    """Let other processes go before this one, by so many steps of niceness."""
+    os.nice(niceness)
+    # Where the kernel shares the cores among sessions first, the niceness of a process counts within its session only.
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def _check(result: int) -> None:

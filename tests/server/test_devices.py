@@ -202,6 +202,19 @@ def test_gpus_come_first_and_share_their_memory_equally() -> None:
     assert all(slot.available and slot.memory_bytes == 36 * GIB and slot.free_bytes == 80 * GIB for slot in found[:4])
 
 
+def test_a_gpu_takes_several_jobs_as_the_driver_has_memory_for(tool: Tool) -> None:
+    found = Slots(
+        probe(tool.does(TWO_GPUS)),
+        cpu_slots=0,
+        task_slots=1,
+        threads_per_slot=1,
+        cuda_slots_per_device=2,
+        cuda_memory_bytes_per_slot=30 * GIB,
+    ).inventory()
+    offered = {slot.name: slot.available for slot in found}
+    assert offered == {"cuda0/0": True, "cuda0/1": True, "cuda1/0": False, "cuda1/1": False, "task0": True}
+
+
 def test_a_machine_may_keep_its_gpus_from_training() -> None:
     assert [slot.name for slot in made(Probe(gpu()), per_device=0).inventory()] == ["task0"]
 

@@ -1,6 +1,7 @@
 """Attempts as processes of this machine: whoever dies, it is known what became of them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -263,6 +264,13 @@ def test_the_environment_of_a_launch_goes_before_that_of_its_slot(specify: Speci
     spec = specify(environment={"OMP_NUM_THREADS": "7"})
     ended(engine := executor("import os; print(os.environ['OMP_NUM_THREADS'])"), engine.launch(spec))
     assert spec.console.read_text() == "7\n"
+
+
+@pytest.mark.parametrize(("options", "niceness"), [({}, 5), ({"worker_niceness": 0}, 0)])
+def test_a_worker_lets_the_server_go_first(specify: Specify, options: dict[str, int], niceness: int) -> None:
+    spec, engine = specify(), executor("import os; print(os.nice(0))", **options)
+    ended(engine, engine.launch(spec))
+    assert int(spec.console.read_text()) == os.nice(0) + niceness
 
 
 def test_the_worker_is_given_the_request_as_a_file(specify: Specify) -> None:

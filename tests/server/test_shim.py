@@ -40,6 +40,7 @@ import os, signal
 os.write(1, b"ready\\n")
 os.kill(os.getpid(), signal.SIGSTOP)
 """
+AUTOGROUP = Path("/proc/sys/kernel/sched_autogroup_enabled")
 
 
 class Attempt:
@@ -436,6 +437,26 @@ def test_a_supervisor_needs_neither_the_package_nor_its_own_file_while_it_runs(s
     process.send_signal(signal.SIGQUIT)
     assert moved.read("exit.json")["signal"] == 9
     assert process.wait(5) == 0
+
+
+def test_a_trainer_is_nicer_than_its_supervisor(start: Start) -> None:
+    attempt = start("import os, time; print(os.nice(0), flush=True); time.sleep(60)", niceness=3)
+    attempt.said("\n")
+    assert int(attempt.console.read_text()) == os.nice(0) + 3
+    assert os.getpriority(os.PRIO_PROCESS, attempt.process.pid) == os.nice(0)
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists() or AUTOGROUP.read_text() != "1\n", reason="cores are not shared by session")
+def test_a_trainer_is_nice_to_other_sessions_too(start: Start) -> None:
+    attempt = start("print(open('/proc/self/autogroup').read())", niceness=3)
+    attempt.record()
+    assert attempt.console.read_text().split()[1:] == ["nice", "3"]
+
+
+def test_a_spec_of_a_server_that_knew_no_niceness_still_runs(start: Start) -> None:
+    attempt = start("import os; print(os.nice(0))")
+    assert attempt.record()["exit_code"] == 0
+    assert int(attempt.console.read_text()) == os.nice(0)
 
 
 # --- the console

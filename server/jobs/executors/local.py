@@ -33,8 +33,9 @@ class LocalExecutor:
     """The engine that needs no other service. May be used from any thread.
 
     cpu_slots, task_slots: attempts at once; threads_per_slot: CPU threads of each. cuda_memory_bytes_per_slot: None
-    shares a device equally. worker_command: what an attempt runs; the request file's path is appended. python: runs
-    the supervisor. console_limit_bytes: of a job's console file.
+    shares a device equally. worker_command: what an attempt runs; the request file's path is appended.
+    worker_niceness: steps, 0 to 19, by which it lets other processes go first. python: runs the supervisor.
+    console_limit_bytes: of a job's console file.
     """
 
     name = "local"
@@ -49,6 +50,7 @@ class LocalExecutor:
         cuda_memory_bytes_per_slot: int | None = None,
         devices: DeviceProbe,
         worker_command: Sequence[str] = (sys.executable, "-m", "gan_mhe.worker"),
+        worker_niceness: int = 5,
         python: str = sys.executable,
         console_limit_bytes: int = 64 * 2**20,
     ) -> None:
@@ -61,6 +63,7 @@ class LocalExecutor:
             cuda_memory_bytes_per_slot=cuda_memory_bytes_per_slot,
         )
         self._worker_command = tuple(worker_command)
+        self._worker_niceness = worker_niceness
         self._python = python
         self._console_limit_bytes = console_limit_bytes
         self._children: set[int] = set()
@@ -137,6 +140,7 @@ class LocalExecutor:
             "slot": spec.slot.name,
             "command": [*self._worker_command, str(directory / REQUEST)],
             "environment": self._environment(spec),
+            "niceness": self._worker_niceness,
             "console": str(spec.console.resolve()),
             "grace_seconds": spec.grace_seconds,
             "lease_ttl_seconds": spec.lease_ttl_seconds,
