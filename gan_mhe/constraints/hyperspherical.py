@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from gan_mhe.config import MheConfig, OfficialMheConfig, WeightDecayConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
 from gan_mhe.constraints.select import LayerWeight, layer_weights
-from gan_mhe.sphere import hyperspherical_energy, official_gan_energy
+from gan_mhe.sphere import hyperspherical_energies, official_gan_energy
 
 
 def mhe_penalties(config: MheConfig) -> list[Penalty]:
@@ -26,17 +26,13 @@ def mhe_penalties(config: MheConfig) -> list[Penalty]:
 
 
 def _energy(inputs: PenaltyInputs, *, config: MheConfig, output: bool) -> Tensor:
-    layers = [layer for layer in layer_weights(inputs.discriminator) if layer.is_output == output]
-    energies = [
-        hyperspherical_energy(
-            layer.weight_ND,
-            s=config.s,
-            distance=config.distance,
-            half_space=config.half_space and not output,
-        )
-        for layer in layers
-    ]
-    return torch.stack(energies).sum()
+    energies = hyperspherical_energies(
+        [layer.weight_ND for layer in layer_weights(inputs.discriminator) if layer.is_output == output],
+        s=config.s,
+        distance=config.distance,
+        half_space=config.half_space and not output,
+    )
+    return energies.sum()
 
 
 def official_penalty(config: OfficialMheConfig) -> Penalty:

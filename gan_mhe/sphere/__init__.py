@@ -1,6 +1,6 @@
 """The mathematics of neurons on the sphere, as pure functions on tensors."""
 
-from gan_mhe.sphere.energy import Distance, Reduction, hyperspherical_energy
+from gan_mhe.sphere.energy import Distance, Reduction, hyperspherical_energies, hyperspherical_energy
 from gan_mhe.sphere.geometry import smallest_angle
 from gan_mhe.sphere.official import ClassifierKind, official_classifier_energy, official_gan_energy
 
@@ -8,6 +8,7 @@ __all__ = [
     "ClassifierKind",
     "Distance",
     "Reduction",
+    "hyperspherical_energies",
     "hyperspherical_energy",
     "official_classifier_energy",
     "official_gan_energy",

@@ -1,12 +1,13 @@
 """Minimum hyperspherical energy (Liu et al. 2018, MHE): any s, Euclidean and geodesic, full and half space."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from gan_mhe.sphere.geometry import angles, pair_count, squared_distances, sum_over_pairs
+from gan_mhe.sphere.geometry import angles, chords, cosines, pair_count, pair_sums
 
 Distance = Literal["euclidean", "geodesic"]
 Reduction = Literal["mean", "sum"]
@@ -43,17 +44,43 @@ def hyperspherical_energy(
 
     Raises ValueError for another rank, no neurons, integer weights, a negative or non-finite s, or unknown names.
     """
-    _check(weight, s, distance, reduction)
-    count = len(weight)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
-        squared_NN = squared_distances(weight)
-        energy = sum_over_pairs(pair_energies(squared_NN, s, distance))
+    return hyperspherical_energies([weight], s=s, distance=distance, half_space=half_space, reduction=reduction)[0]
+
+
+def hyperspherical_energies(
+    weights: Sequence[Tensor],
+    *,
+    s: float = 0.0,
+    distance: Distance = "euclidean",
+    half_space: bool = False,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """`hyperspherical_energy` of each of L >= 1 layers, (L,), all of one dtype and device.
+
+    Beyond the products, which differ in size, the layers go through every operation together.
+    """
+    for weight in weights:
+        _check(weight, s, distance, reduction)
+    counts, kind = [len(weight) for weight in weights], weights[0]
+    with torch.autocast(device_type=kind.device.type, enabled=False):
+        squared = chords(cosines(weights), counts)
+        values = pair_energies(squared, s, distance)
         if half_space:
-            energy = 2 * (energy + sum_over_pairs(pair_energies(4 - squared_NN, s, distance)))
-            energy = energy + (count * riesz(2.0 if distance == "euclidean" else math.pi, s) if count > 1 else 0.0)
+            values = 2 * (values + pair_energies(4 - squared, s, distance))
+        # Number by number: a vector of them would have to come from the host, which a captured step must not wait for.
+        sums = [
+            energy + _constant(count, s, distance) if half_space else energy
+            for count, energy in zip(counts, pair_sums(values, counts), strict=True)
+        ]
         if reduction == "mean":
-            energy = energy / max(pair_count(2 * count if half_space else count), 1)
-        return narrow(energy, weight)
+            pairs = [max(pair_count(2 * count if half_space else count), 1) for count in counts]
+            sums = [energy / number for energy, number in zip(sums, pairs, strict=True)]
+        return narrow(torch.stack(sums), kind)
+
+
+def _constant(count: int, s: float, distance: Distance) -> float:
+    """What the N pairs (w, -w) of a layer add in half space; nothing where there is but one."""
+    return count * riesz(2.0 if distance == "euclidean" else math.pi, s) if count > 1 else 0.0
 
 
 def pair_energies(squared_distance: Tensor, s: float, distance: Distance) -> Tensor:
@@ -82,7 +109,7 @@ def riesz(z: float, s: float) -> float:
 
 
 def narrow(energy: Tensor, weight: Tensor) -> Tensor:
-    """A float64 scalar as the caller gets it: float64 if the weight was, else float32."""
+    """Float64 energies as the caller gets it: float64 if the weight was, else float32."""
     return energy if weight.dtype == torch.float64 else energy.float()
 
 

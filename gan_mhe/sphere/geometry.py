@@ -3,6 +3,8 @@
 Letters: N neurons, D fan-in. A matrix over pairs is (N, N); a pair is counted once, above the diagonal.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -12,38 +14,40 @@ SMALLEST_NORM = 1e-12  # below it a row has no direction; its gradient, growing 
 _SMALLEST_SQUARE = 1e-30  # keeps the square root of a rounded-off 0 differentiable; 1e-15 rad, below all rounding
 
 
-def cosines(weight_ND: Tensor, norm_eps: float = 0.0) -> Tensor:
-    """w_i.w_j / sqrt((||w_i||² + eps)(||w_j||² + eps)), float64 (N, N), from one Gram product.
+def cosines(weights: Sequence[Tensor], norm_eps: float = 0.0) -> Tensor:
+    """w_i.w_j / sqrt((||w_i||² + eps)(||w_j||² + eps)) within each weight (N, D), from one Gram product each; float64.
 
-    At eps = 0 a row with ||w|| <= 1e-12 has cosine 0 with every other, as if orthogonal to all, and gets gradient 0.
-    With eps > 0 a row's cosine with itself is below 1. Precision as of `gram`.
+    All matrices lie one after the other in one vector (Σ N²,), so that what follows is done once for all layers. At
+    eps = 0 a row with ||w|| <= 1e-12 has cosine 0 with every other, as if orthogonal to all, and gets gradient 0. With
+    eps > 0 a row's cosine with itself is below 1. Precision as of `gram`.
     """
-    gram_NN: Tensor = gram(weight_ND)
-    square_N = gram_NN.diagonal()
+    grams = [gram(weight_ND) for weight_ND in weights]
+    square_N = torch.cat([gram_NN.diagonal() for gram_NN in grams])
     no_direction = square_N + norm_eps <= SMALLEST_NORM**2
     # 1 first: rsqrt(0) would give NaN = 0 * inf on the way back.
     inverse_N = (square_N + norm_eps).masked_fill(no_direction, 1.0).rsqrt().masked_fill(no_direction, 0.0)
-    return gram_NN * inverse_N[:, None] * inverse_N
+    scales = [torch.outer(each_N, each_N).flatten() for each_N in _parts(inverse_N, [len(each) for each in weights])]
+    return torch.cat([gram_NN.flatten() for gram_NN in grams]) * torch.cat(scales)
 
 
-def chords(cosine_NN: Tensor) -> Tensor:
-    """||u_i - u_j||² = 2 - 2 u_i.u_j, shape (N, N), with a constant 1 on the diagonal.
+def chords(cosine: Tensor, counts: Sequence[int]) -> Tensor:
+    """||u_i - u_j||² = 2 - 2 u_i.u_j of `cosines` of weights with `counts` rows, with a constant 1 on the diagonals.
 
     The 1 comes before any logarithm or power is taken, so that the diagonal has no gradient to spoil.
     ||u_i + u_j||² is 4 - d².
     """
-    diagonal = torch.eye(len(cosine_NN), dtype=torch.bool, device=cosine_NN.device)
-    return (2 - 2 * cosine_NN).masked_fill(diagonal, 1.0)
+    return (2 - 2 * cosine).masked_fill(_diagonals(counts, cosine.device), 1.0)
 
 
 def squared_distances(weight_ND: Tensor) -> Tensor:
-    """Squared chords between the directions of the rows of weight (N, D), float64, 1 on the diagonal.
+    """Squared chords between the directions of the rows of weight (N, D), float64 (N, N), 1 on the diagonal.
 
     2 - 2c cancels for near pairs, so those need float64 products. From float32 weights the relative error of d² is
     then below 1e-12, 1e-10 and 1e-8 at 0.1, 0.01 and 0.001 rad (a float32 Gram matrix leaves 2e-5, 2e-3 and 0.2
     there, and negative values below), and below 2e-5 where `gram` may multiply in float32.
     """
-    return chords(cosines(weight_ND))
+    count = len(weight_ND)
+    return chords(cosines([weight_ND]), [count]).view(count, count)
 
 
 def angles(squared_distance: Tensor) -> Tensor:
@@ -57,9 +61,22 @@ def angles(squared_distance: Tensor) -> Tensor:
     return 2 * torch.atan2(chord, opposite_chord)
 
 
-def sum_over_pairs(values_NN: Tensor) -> Tensor:
-    """Sum over i < j of a symmetric matrix, a scalar; 0 for one neuron. The entries on the diagonal must be finite."""
-    return (values_NN.sum() - values_NN.diagonal().sum()) / 2
+def pair_sums(values: Tensor, counts: Sequence[int]) -> list[Tensor]:
+    """Sum over i < j within each of the symmetric matrices that lie one after the other.
+
+    0 for one row. The entries on the diagonals must be finite: their gradient is 0, and 0 times infinity is NaN.
+    """
+    off_diagonal = values.masked_fill(_diagonals(counts, values.device), 0.0)
+    return [part.sum() / 2 for part in _parts(off_diagonal, [count**2 for count in counts])]
+
+
+def _parts(values: Tensor, sizes: list[int]) -> tuple[Tensor, ...]:
+    parts: tuple[Tensor, ...] = values.split(sizes)  # type: ignore[no-untyped-call]
+    return parts
+
+
+def _diagonals(counts: Sequence[int], device: torch.device) -> Tensor:
+    return torch.cat([torch.eye(count, dtype=torch.bool, device=device).flatten() for count in counts])
 
 
 def pair_count(count: int) -> int:

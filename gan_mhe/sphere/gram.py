@@ -48,9 +48,11 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, gradient_NN: Tensor) -> 
     (weight_ND,) = ctx.saved_tensors  # type: ignore[attr-defined]
     computed_in = torch.promote_types(weight_ND.dtype, torch.float32)
     force_NN = (gradient_NN + gradient_NN.T).clamp(-_LARGEST_FORCE, _LARGEST_FORCE).to(computed_in)
-    limit = torch.finfo(weight_ND.dtype).max
     gradient_ND: Tensor = force_NN @ weight_ND.to(computed_in)
-    return gradient_ND.clamp(-limit, limit).to(weight_ND.dtype)
+    if weight_ND.dtype == torch.float16:  # the only one with a range that forces exceed
+        limit = torch.finfo(torch.float16).max
+        gradient_ND = gradient_ND.clamp(-limit, limit)
+    return gradient_ND.to(weight_ND.dtype)
 
 
 gram.register_autograd(_backward, setup_context=_keep_weight)

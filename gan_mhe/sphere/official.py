@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from gan_mhe.sphere.energy import check_weight, narrow
-from gan_mhe.sphere.geometry import angles, chords, cosines, pair_count, sum_over_pairs
+from gan_mhe.sphere.geometry import angles, chords, cosines, pair_count, pair_sums
 
 ClassifierKind = Literal["s0", "s1", "s2", "a0", "a1", "a2"]
 
@@ -43,8 +43,8 @@ def official_gan_energy(
     count = len(weight)
     scale = 1.0 if squared_distance else 0.5
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        cosine_NN = cosines(weight, norm_eps / 2 if mirror_on_feature_axis else norm_eps)
-        energy = -scale * sum_over_pairs((chords(cosine_NN) + log_eps).log())
+        cosine = cosines([weight], norm_eps / 2 if mirror_on_feature_axis else norm_eps)
+        energy = -scale * pair_sums((chords(cosine, [count]) + log_eps).log(), [count])[0]
         if average_over_all_entries:
             constant = -scale * math.log(log_eps) * (count + pair_count(count))
             return narrow((energy + constant) / count**2, weight)
@@ -62,15 +62,16 @@ def official_classifier_energy(weight: Tensor, *, kind: ClassifierKind, half_spa
     if kind not in get_args(ClassifierKind):
         raise ValueError(f"kind: expected one of {get_args(ClassifierKind)}, got {kind!r}")
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        cosine_MM = cosines(weight, 1e-4)
+        cosine_MM = cosines([weight], 1e-4).view(len(weight), len(weight))
         if half_space:
             cosine_MM = torch.cat([torch.cat([cosine_MM, -cosine_MM], 1), torch.cat([-cosine_MM, cosine_MM], 1)])
-        squared_MM = chords(cosine_MM)
-        distance_MM = squared_MM.sqrt() if kind.startswith("s") else angles(squared_MM) / math.pi + 1e-4
+        count = len(cosine_MM)
+        squared = chords(cosine_MM.flatten(), [count])
+        distance = squared.sqrt() if kind.startswith("s") else angles(squared) / math.pi + 1e-4
         exponent = int(kind[1])
         scale = 2 if kind == "s0" else 1
-        energy_MM = distance_MM.pow(-exponent) if exponent else -scale * distance_MM.log()
-        return narrow(sum_over_pairs(energy_MM) / max(pair_count(len(energy_MM)), 1), weight)
+        energy = distance.pow(-exponent) if exponent else -scale * distance.log()
+        return narrow(pair_sums(energy, [count])[0] / max(pair_count(count), 1), weight)
 
 
 def _check_gan(weight: Tensor, norm_eps: float, log_eps: float, average_over_all_entries: bool) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gan_mhe.sphere import hyperspherical_energy
+from gan_mhe.sphere import hyperspherical_energies, hyperspherical_energy
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.7]
 DISTANCES = ["euclidean", "geodesic"]
@@ -119,6 +119,24 @@ def test_half_space_counts_each_neuron_with_its_own_mirror_image(distance: str) 
     expected = 4 / quarter + 2 / half
     total = hyperspherical_energy(weight, s=1.0, distance=distance, half_space=True, reduction="sum")
     assert total.item() == pytest.approx(expected, rel=1e-14)
+
+
+@pytest.mark.parametrize("half_space", [False, True])
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_energies_of_several_layers_and_their_gradients_are_those_of_each_alone(
+    reduction: str, distance: str, half_space: bool
+) -> None:
+    options = {"s": 1.0, "distance": distance, "half_space": half_space, "reduction": reduction}
+    layers = [gaussian(count, dim, seed=count).requires_grad_() for count, dim in ((6, 5), (1, 4), (9, 3))]
+    together = hyperspherical_energies(layers, **options)
+    alone = [hyperspherical_energy(layer, **options) for layer in layers]
+    torch.testing.assert_close(together, torch.stack(alone), rtol=1e-14, atol=0)
+    factors = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    gradients = torch.autograd.grad((factors * together).sum(), layers)
+    for layer, energy, factor, gradient in zip(layers, alone, factors, gradients, strict=True):
+        (expected,) = torch.autograd.grad(factor * energy, layer)
+        torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-15)
 
 
 @pytest.mark.parametrize("half_space", [False, True])

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_mhe.sphere.geometry import angles, cosines, pair_count, smallest_angle, squared_distances, sum_over_pairs
+from gan_mhe.sphere.geometry import angles, cosines, pair_count, pair_sums, smallest_angle, squared_distances
 
 INSTANCES = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -29,17 +29,28 @@ def unit_rows(weight: torch.Tensor) -> torch.Tensor:
     return weight / weight.norm(dim=1, keepdim=True)
 
 
+def matrix(values: torch.Tensor) -> torch.Tensor:
+    count = math.isqrt(len(values))
+    return values.view(count, count)
+
+
+def test_cosines_of_several_weights_lie_one_after_the_other() -> None:
+    weights = gaussian(4, 3), gaussian(1, 7), gaussian(6, 2)
+    together = cosines(weights).split([16, 1, 36])
+    assert all(map(torch.equal, together, (cosines([weight]) for weight in weights)))
+
+
 def test_cosines_do_not_depend_on_the_length_of_rows() -> None:
     weight = gaussian(6, 5)
     scale = torch.logspace(-10, 10, 6, dtype=torch.float64)[:, None]
     expected = unit_rows(weight) @ unit_rows(weight).T
-    torch.testing.assert_close(cosines(weight * scale), expected, rtol=0, atol=4e-15)
+    torch.testing.assert_close(matrix(cosines([weight * scale])), expected, rtol=0, atol=4e-15)
 
 
 def test_cosines_with_an_epsilon_equal_their_formula() -> None:
     weight = gaussian(4, 3)
     shrunk = weight / (weight.square().sum(dim=1, keepdim=True) + 0.5).sqrt()
-    torch.testing.assert_close(cosines(weight, norm_eps=0.5), shrunk @ shrunk.T, rtol=0, atol=4e-15)
+    torch.testing.assert_close(matrix(cosines([weight], norm_eps=0.5)), shrunk @ shrunk.T, rtol=0, atol=4e-15)
 
 
 def test_a_row_without_direction_is_orthogonal_to_all_and_gets_no_gradient() -> None:
@@ -47,7 +58,7 @@ def test_a_row_without_direction_is_orthogonal_to_all_and_gets_no_gradient() -> 
     weight[0] = 0
     weight[1] *= 1e-13
     weight.requires_grad_()
-    cosine = cosines(weight)
+    cosine = matrix(cosines([weight]))
     cosine.sum().backward()
     assert weight.grad is not None
     assert torch.equal(cosine[:2], torch.zeros(2, 3, dtype=torch.float64))
@@ -59,7 +70,7 @@ def test_a_row_that_is_not_finite_stays_visible() -> None:
     weight[0, 0] = math.nan
     weight[1, 0] = math.inf
     for rows in (weight, weight.float()):
-        assert cosines(rows).isnan().any(dim=1).all()
+        assert matrix(cosines([rows])).isnan().any(dim=1).all()
 
 
 def test_squared_distances_equal_their_difference_form_off_a_diagonal_of_ones() -> None:
@@ -112,12 +123,13 @@ def test_angle_gradient_is_one_over_twice_its_sine() -> None:
     torch.testing.assert_close(squared.grad, 1 / (2 * theta.sin()), rtol=1e-9, atol=0)
 
 
-def test_sum_over_pairs_counts_each_pair_once() -> None:
-    values = gaussian(5, 5)
-    values = values + values.T
-    expected = sum(values[i, j].item() for i in range(5) for j in range(i + 1, 5))
-    assert sum_over_pairs(values).item() == pytest.approx(expected, abs=1e-14)
-    assert sum_over_pairs(torch.ones(5, 5)).item() == pair_count(5) == 10
+def test_pair_sums_count_each_pair_of_each_matrix_once() -> None:
+    matrices = [gaussian(count, count, seed=count) for count in (5, 1, 3)]
+    matrices = [values + values.T for values in matrices]
+    expected = [sum(m[i, j].item() for i in range(len(m)) for j in range(i + 1, len(m))) for m in matrices]
+    found = pair_sums(torch.cat([m.flatten() for m in matrices]), [5, 1, 3])
+    assert [value.item() for value in found] == pytest.approx(expected, abs=1e-14)
+    assert pair_sums(torch.ones(25), [5])[0].item() == pair_count(5) == 10
 
 
 @INSTANCES
@@ -125,7 +137,7 @@ def test_sum_over_pairs_counts_each_pair_once() -> None:
 def test_squared_distances_of_all_pairs_sum_to_n_squared_less_the_resultant(n: int, d: int, seed: int) -> None:
     unit = unit_rows(gaussian(n, d, seed))
     resultant = unit.sum(dim=0).square().sum().item()
-    assert sum_over_pairs(squared_distances(unit)).item() == pytest.approx(n**2 - resultant, abs=1e-11)
+    assert pair_sums(squared_distances(unit).flatten(), [n])[0].item() == pytest.approx(n**2 - resultant, abs=1e-11)
 
 
 @INSTANCES

@@ -99,13 +99,15 @@ def test_batch_norm_sees_the_real_images_first_and_by_themselves(make_trainer: C
 def test_a_penalty_is_computed_once_per_discriminator_update(
     make_trainer: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, energy = [], hyperspherical.hyperspherical_energy
+    calls, energies = [], hyperspherical.hyperspherical_energies
     monkeypatch.setattr(
-        hyperspherical, "hyperspherical_energy", lambda *args, **options: calls.append(1) or energy(*args, **options)
+        hyperspherical,
+        "hyperspherical_energies",
+        lambda weights, **options: calls.append(len(weights)) or energies(weights, **options),
     )
     trainer = make_trainer("mhe_sn", training={"n_dis": 3})
     trainer.step()
-    assert len(calls) == 3 * 7  # updates, convolutions
+    assert calls == [7] * 3  # convolutions, at each update
 
 
 def strengths(trainer: Trainer, steps: int) -> list[float]:
@@ -205,6 +207,28 @@ def test_a_step_never_waits_for_a_value(make_trainer: Callable[..., Trainer], va
         trainer.seek(step)
         with NoWaitingOperation(), NoReadingMethod():
             trainer.step()
+
+
+class NoNewNumbers(TorchDispatchMode):
+    """Refuses tensors made from Python numbers: on a GPU they are copied from the host, which a capture forbids."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name().removeprefix("aten::").split(".")[0] in ("lift_fresh", "lift_fresh_copy", "lift"):
+            raise AssertionError(f"{func.name()} brings numbers from the host")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_step_brings_no_numbers_from_the_host_after_the_first(
+    make_trainer: Callable[..., Trainer], variant: str
+) -> None:
+    trainer = make_trainer(variant, generator={"ema_halflife_steps": 5.0})
+    trainer.step()
+    trainer.seek(1)
+    with NoNewNumbers():
+        trainer.step()
+        with pytest.raises(AssertionError, match="brings numbers"):
+            torch.tensor([1.0])
 
 
 @pytest.mark.parametrize("watch", [NoWaitingOperation, NoReadingMethod])
