@@ -17,11 +17,13 @@ from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.loader import to_uint8
 from gan_mhe.errors import ScorerError
 from gan_mhe.evaluation import fidelity
+from gan_mhe.evaluation.feature_metrics import RealStatistics
 from gan_mhe.evaluation.protocol import Protocol, pin_protocol, protocol_settings
 from gan_mhe.evaluation.scorers import Scorer, load_scorer, locate_weights
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes
 
-_CACHE_FORMAT = "reference-1"  # part of every cache key; another content needs another number
+_STATISTICS = tuple(field.name for field in dataclasses.fields(RealStatistics))
+_CACHE_FORMAT = "reference-2"  # part of every cache key; another content needs another number
 
 
 class Evaluator:
@@ -35,11 +37,12 @@ class Evaluator:
         image_shape: tuple[int, ...],
         device: torch.device,
     ) -> None:
-        """Take the parts that `build` puts together; `reference` as `reference_features` gives it."""
+        """Take the parts that `build` puts together; `reference` as `reference_features` gives it, on the CPU."""
         self.protocol = protocol
         self._scorer = scorer
-        self._reference = reference
-        self._statistics = {name: reference[name].numpy() for name in ("mu", "sigma")}
+        self._logits = reference["logits"]
+        self._real = {"features": reference["features"].to(device)}
+        self._statistics = RealStatistics(**{name: reference[name] for name in _STATISTICS}).to(device)
         self._image_shape = image_shape
         self._device = device
         self._real_scores: dict[str, float] | None = None
@@ -115,13 +118,12 @@ class Evaluator:
         fake = fidelity.extract(self._scorer.extractor, batches(), self._device)
         if not finite.item():
             return dict.fromkeys(self.protocol.metrics, math.nan)
-        return fidelity.metrics_from_features(fake, self._reference, self.protocol, real_statistics=self._statistics)
+        return fidelity.metrics_from_features(fake, self._real, self.protocol, statistics=self._statistics)
 
-    def _latents(self, latent_dim: int, latent_seed: int) -> Iterator[Tensor]:
-        random_state = np.random.RandomState(latent_seed)
-        for first in range(0, self.protocol.num_samples, self._scorer.batch_size):
-            count = min(self._scorer.batch_size, self.protocol.num_samples - first)
-            yield torch.from_numpy(random_state.randn(count, latent_dim)).float().to(self._device)
+    def _latents(self, latent_dim: int, latent_seed: int) -> tuple[Tensor, ...]:
+        # All at once: a copy to the device per batch would wait for the batches before it.
+        drawn = np.random.RandomState(latent_seed).randn(self.protocol.num_samples, latent_dim)
+        return torch.split(torch.from_numpy(drawn).float().to(self._device), self._scorer.batch_size)
 
     def real_scores(self) -> dict[str, float]:
         """What the real images score, computed once: a ceiling for the Inception score, a floor for distances.
@@ -132,13 +134,13 @@ class Evaluator:
         the fewer images there are, so that these are no bounds.
         """
         if self._real_scores is None:
-            features = self._reference["features"]
+            features = self._real["features"]
             order = np.random.RandomState(self.protocol.shuffle_seed).permutation(len(features))
             first, second = features[order[: len(order) // 2]], features[order[len(order) // 2 :]]
             size = min(self.protocol.kid_subset_size, len(first))
             halves = fidelity.distances(first, second, dataclasses.replace(self.protocol, kid_subset_size=size))
             self._real_scores = {
-                **fidelity.inception_score(self._reference["logits"], self.protocol),
+                **fidelity.inception_score(self._logits.to(self._device), self.protocol),
                 **{f"{name}_between_halves": value for name, value in halves.items()},
             }
         return dict(self._real_scores)
@@ -147,25 +149,31 @@ class Evaluator:
 def reference_features(
     scorer: Scorer, images: Tensor, protocol: Protocol, *, cache_dir: Path, device: torch.device
 ) -> dict[str, Tensor]:
-    """Features, logits, and FID statistics `mu` and `sigma` of real images uint8 (M, 3, H, H), cached on disk.
+    """Features, logits and the fields of RealStatistics of real images uint8 (M, 3, H, H), on the CPU, cached on disk.
 
     The file's name is a hash of all that its content depends on; a file that does not hold what was written
-    is made again.
+    is made again. Raises ScorerError when a feature is not finite.
     """
     key = reference_key(protocol, device)
     path = cache_dir / "reference" / f"{key}.safetensors"
     cached = _read_cache(path)
     if cached is not None:
         return cached
-    reference = fidelity.extract(scorer.extractor, torch.split(images, scorer.batch_size), device)
-    statistics = fidelity.fid_statistics(reference["features"])
-    reference |= {name: torch.from_numpy(value) for name, value in statistics.items()}
+    found = fidelity.extract(scorer.extractor, torch.split(images, scorer.batch_size), device)
+    if not fidelity.all_finite(found):
+        raise ScorerError(
+            f"evaluation.protocol {protocol.name}: expected finite features of the real images, but its "
+            f"{protocol.extractor} gives values that are not; the weights are damaged or of another network"
+        )
+    statistics = fidelity.real_statistics(found["features"], protocol)
+    found |= {name: getattr(statistics, name) for name in _STATISTICS}
+    reference = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
     atomic_write(path, safetensors.torch.save(reference, {"sha256": _digest(reference)}))
     return reference
 
 
 def reference_key(protocol: Protocol, device: torch.device) -> str:
-    """Hash of what the features of the real images depend on."""
+    """Hash of what the features and the statistics of the real images depend on."""
     depends_on = {
         "format": _CACHE_FORMAT,
         "images": protocol.reference_sha256,
@@ -173,6 +181,7 @@ def reference_key(protocol: Protocol, device: torch.device) -> str:
         "weights": protocol.weights_sha256,
         "resize": protocol.resize,
         "precision": protocol.precision,
+        "neighbourhood": protocol.prc_neighbourhood,
         "torch_fidelity": protocol.torch_fidelity,
         "torch": torch.__version__,
         "device": device.type,

@@ -1,23 +1,21 @@
-"""The one door to torch-fidelity: features of images, and metrics of features.
+"""Features of images by a torch-fidelity extractor, and metrics of features as torch-fidelity defines them.
 
-Only the library's pure functions are called, on tensors held here, so its habits that change a score without
-a word stay outside: a cache keyed by names and not content, a float64 option that does nothing, autocast and
-TF32 inherited from the caller, loaders that fork, generators left in eval mode, and PRC on another network.
+Only the library's networks are used, on tensors held here, so its habits that change a score without a word
+stay outside: a cache keyed by names and not content, a float64 option that does nothing, autocast and TF32
+inherited from the caller, loaders that fork, generators left in eval mode, and PRC on another network. That its
+own call gives the same values is a test.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
-from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-from torch_fidelity.metric_prc import KEY_METRIC_PRECISION, KEY_METRIC_RECALL, prc_features_to_metric
 
+from gan_mhe.evaluation import feature_metrics
+from gan_mhe.evaluation.feature_metrics import RealStatistics
 from gan_mhe.evaluation.protocol import Protocol
 
 _FULL_PRECISION = ("none", "ieee")  # as torch's fp32_precision settings call it
@@ -40,7 +38,7 @@ def strict_float32() -> Iterator[None]:
 
 
 def extract(extractor: Any, batches: Iterable[Tensor], device: torch.device) -> dict[str, Tensor]:
-    """Features (N, D) and logits (N, C), float32 on the CPU, of all uint8 batches (B, 3, H, W).
+    """Features (N, D) and logits (N, C), float32 on `device`, of all uint8 batches (B, 3, H, W).
 
     `extractor`: a torch-fidelity feature extractor in eval mode on `device`; "features" is the layer it uses
     for FID, "logits" the one for the Inception score. Neither gradients, autocast nor TF32 are on, for
@@ -56,14 +54,13 @@ def extract(extractor: Any, batches: Iterable[Tensor], device: torch.device) -> 
             found = extractor.convert_features_tuple_to_dict(extractor(batch.to(device)))
             for name, layer in layers.items():
                 collected[name].append(found[layer])
-        # One copy to the host at the end: a copy per batch would wait for the device each time.
-        return {name: torch.cat(parts).float().cpu() for name, parts in collected.items()}
+        return {name: torch.cat(parts).float() for name, parts in collected.items()}
 
 
-def fid_statistics(features_ND: Tensor) -> dict[str, npt.NDArray[np.floating[Any]]]:
-    """Mean `mu` (D,) and covariance `sigma` (D, D), normalised by N - 1, of features on the CPU."""
-    statistics: dict[str, npt.NDArray[np.floating[Any]]] = fid_features_to_statistics(features_ND)
-    return statistics
+def real_statistics(real_MD: Tensor, protocol: Protocol) -> RealStatistics:
+    """What the distances of `protocol` need of real features (M, D) besides the features."""
+    with strict_float32():
+        return RealStatistics.of(real_MD, protocol.prc_neighbourhood)
 
 
 def inception_score(logits_NC: Tensor, protocol: Protocol) -> dict[str, float]:
@@ -73,48 +70,35 @@ def inception_score(logits_NC: Tensor, protocol: Protocol) -> dict[str, float]:
     about another training or another draw of latents.
     """
     with strict_float32():
-        found = isc_features_to_metric(logits_NC, splits=protocol.splits, shuffle=True, rng_seed=protocol.shuffle_seed)
-    return {
-        "inception_score": found[KEY_METRIC_ISC_MEAN],
-        "inception_score_split_std": found[KEY_METRIC_ISC_STD],
-    }
+        scores = feature_metrics.inception_scores(logits_NC, splits=protocol.splits, seed=protocol.shuffle_seed)
+    return _read({"inception_score": scores.mean(), "inception_score_split_std": scores.std(correction=0)})
 
 
 def distances(
-    fake_ND: Tensor,
-    real_MD: Tensor,
-    protocol: Protocol,
-    *,
-    real_statistics: Mapping[str, npt.NDArray[np.floating[Any]]] | None = None,
+    fake_ND: Tensor, real_MD: Tensor, protocol: Protocol, *, statistics: RealStatistics | None = None
 ) -> dict[str, float]:
     """FID (Heusel et al. 2017), KID (Binkowski et al. 2018), precision and recall (Kynkaanniemi et al. 2019).
 
     All on the same features: precision and recall too, where torch-fidelity's own default is VGG-16.
-    `real_statistics`: what `fid_statistics(real_MD)` gives, where it is known already.
+    `statistics`: what `real_statistics(real_MD, protocol)` gives, where it is known already.
     """
     with strict_float32():
-        statistics = fid_statistics(real_MD) if real_statistics is None else real_statistics
-        fid = fid_statistics_to_metric(fid_statistics(fake_ND), statistics, False)
-        kid = kid_features_to_metric(
-            fake_ND,
-            real_MD,
-            kid_subsets=protocol.kid_subsets,
-            kid_subset_size=protocol.kid_subset_size,
-            kid_kernel="poly",
-            kid_kernel_poly_degree=protocol.kid_degree,
-            rng_seed=protocol.shuffle_seed,
-            verbose=False,
-        )
-        # Chunked: the other way holds three N x M matrices at once, 30 GB for 50,000 images a side.
-        prc = prc_features_to_metric(
-            fake_ND, real_MD, prc_neighborhood=protocol.prc_neighbourhood, save_cpu_ram=True, verbose=False
-        )
-    return {
-        "fid": fid[KEY_METRIC_FID],
-        "kid": kid[KEY_METRIC_KID_MEAN],
-        "precision": prc[KEY_METRIC_PRECISION],
-        "recall": prc[KEY_METRIC_RECALL],
-    }
+        known = real_statistics(real_MD, protocol) if statistics is None else statistics
+        precision, recall = feature_metrics.precision_recall(fake_ND, real_MD, known, protocol.prc_neighbourhood)
+        found = {
+            "fid": feature_metrics.frechet_distance(fake_ND, known),
+            "kid": feature_metrics.kernel_distance(
+                fake_ND,
+                real_MD,
+                subsets=protocol.kid_subsets,
+                size=protocol.kid_subset_size,
+                degree=protocol.kid_degree,
+                seed=protocol.shuffle_seed,
+            ),
+            "precision": precision,
+            "recall": recall,
+        }
+    return _read(found)
 
 
 def metrics_from_features(
@@ -122,10 +106,25 @@ def metrics_from_features(
     real: Mapping[str, Tensor],
     protocol: Protocol,
     *,
-    real_statistics: Mapping[str, npt.NDArray[np.floating[Any]]] | None = None,
+    statistics: RealStatistics | None = None,
 ) -> dict[str, float]:
-    """All metrics of `protocol` from what `extract` gives for generated and for real images."""
+    """All metrics of `protocol` from what `extract` gives for generated and for real images, on one device.
+
+    Where a generated image's features or logits are not finite, every metric is NaN.
+    """
+    if not all_finite(fake):
+        return dict.fromkeys(protocol.metrics, math.nan)
     return {
         **inception_score(fake["logits"], protocol),
-        **distances(fake["features"], real["features"], protocol, real_statistics=real_statistics),
+        **distances(fake["features"], real["features"], protocol, statistics=statistics),
     }
+
+
+def all_finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether no element of any tensor is infinite or NaN."""
+    return bool(torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).all())
+
+
+def _read(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """All values by one copy to the host."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))

@@ -1,11 +1,13 @@
 """Small scorers and image sets that the evaluation tests share."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from gan_mhe.data.datasets import ImageSet, content_sha256, load
 from gan_mhe.evaluation.evaluator import Evaluator
@@ -86,6 +88,36 @@ def generate() -> Callable[[Tensor], Tensor]:
         return torch.nn.functional.interpolate(coarse, size=(16, 16), mode="bilinear")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def inception_weights(tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., ImageSet]) -> Path:
+    """A state of torch-fidelity's InceptionV3 with random weights that keep signals alive, and norms to fold."""
+    generator = torch.Generator().manual_seed(0)
+    patch = pytest.MonkeyPatch()
+    patch.setattr("torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *_, **__: {})
+    patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
+    with torch.random.fork_rng(devices=[]):
+        net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    patch.undo()
+    state = net.state_dict()
+    for name, tensor in state.items():
+        if tensor.ndim > 1:
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * math.sqrt(2 / tensor[0].numel()))
+        elif name.endswith(("bn.weight", "bn.running_var")):
+            tensor.uniform_(0.8, 1.2, generator=generator)
+        elif name.endswith(("bn.bias", "bn.running_mean")):
+            tensor.uniform_(-0.05, 0.05, generator=generator)
+    with torch.no_grad():
+        (features,) = net(make_images(4, seed=3, side=32).images)
+    # What all images share says nothing about one of them, and would give them all one class.
+    common = torch.nn.functional.normalize(features.mean(dim=0), dim=0)
+    head = state["fc.weight"]
+    head -= torch.outer(head @ common, common)
+    head *= 3 / (features @ head.T).std()
+    path = tmp_path_factory.mktemp("inception") / "random.pth"
+    torch.save(state, path)
+    return path
 
 
 @pytest.fixture(scope="session")

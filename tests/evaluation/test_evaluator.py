@@ -174,6 +174,43 @@ def test_a_generator_of_non_finite_images_has_no_score(make_evaluator: MakeEvalu
     assert all(math.isnan(value) for value in found.values())
 
 
+@pytest.fixture
+def break_extractor(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Makes every scorer give `value` as the first image's first feature from now on."""
+
+    def break_it(value: float) -> None:
+        forward = ClassifierExtractor.forward
+
+        def broken(self: ClassifierExtractor, images: Tensor) -> tuple[Tensor, ...]:
+            features, logits = forward(self, images)
+            features[0, 0] = value
+            return features, logits
+
+        monkeypatch.setattr(ClassifierExtractor, "forward", broken)
+
+    return break_it
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_images_of_non_finite_features_have_no_score(
+    make_evaluator: MakeEvaluator, generate: Generate, break_extractor: Callable[[float], None], value: float
+) -> None:
+    evaluator = make_evaluator()
+    break_extractor(value)
+    found = score(evaluator, generate)
+    assert tuple(found) == METRICS
+    assert all(math.isnan(each) for each in found.values())
+
+
+def test_real_images_of_non_finite_features_are_refused_and_not_cached(
+    make_evaluator: MakeEvaluator, break_extractor: Callable[[float], None], tmp_path: Path
+) -> None:
+    break_extractor(math.nan)
+    with pytest.raises(ScorerError, match=r"evaluation\.protocol classifier:tiny: expected finite features"):
+        make_evaluator()
+    assert not (tmp_path / "reference").exists()
+
+
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 16, 16), (3 * 16 * 16,)])
 def test_images_of_another_shape_than_the_real_ones_are_refused(
     make_evaluator: MakeEvaluator, shape: tuple[int, ...]
@@ -266,10 +303,23 @@ def test_other_images_or_other_weights_never_get_stale_features(
     assert len(cached_files(tmp_path)) == 3
 
 
-@pytest.mark.parametrize("field", ["reference_sha256", "weights_sha256", "extractor", "resize", "precision"])
-def test_the_cache_key_changes_with_what_features_depend_on(make_evaluator: MakeEvaluator, field: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reference_sha256": "other"},
+        {"weights_sha256": "other"},
+        {"extractor": "other"},
+        {"resize": "other"},
+        {"precision": "other"},
+        {"prc_neighbourhood": 5},
+    ],
+    ids=str,
+)
+def test_the_cache_key_changes_with_what_features_depend_on(
+    make_evaluator: MakeEvaluator, change: dict[str, Any]
+) -> None:
     protocol = make_evaluator().protocol
-    other = dataclasses.replace(protocol, **{field: "other"})
+    other = dataclasses.replace(protocol, **change)
     assert reference_key(other, CPU) != reference_key(protocol, CPU)
 
 
