@@ -4,6 +4,7 @@ GanMheError                    anything this package raises on purpose; has a st
 ├── ConfigError                a run cannot be described like this            config_invalid
 ├── DataError                  images are missing, broken or of the wrong size data_invalid
 ├── DeviceError                the asked-for device or precision is not here  device_unavailable
+├── MemoryLimitError           a run needs more memory than its device has free out_of_memory
 ├── ScorerError                an evaluation cannot be made as the protocol says  scorer_unavailable
 ├── ProtocolMismatchError      scores of different protocols in one comparison protocol_mismatch
 ├── CheckpointError            a checkpoint is damaged or belongs elsewhere   checkpoint_invalid
@@ -37,6 +38,12 @@ class DeviceError(GanMheError):
     """The device or precision asked for does not exist on this machine."""
 
     code = "device_unavailable"
+
+
+class MemoryLimitError(GanMheError):
+    """A run was not started because it would not fit into the free memory of its device."""
+
+    code = "out_of_memory"
 
 
 class ScorerError(GanMheError):

@@ -6,7 +6,7 @@ Events are frozen values; `encode` and `decode` are their only JSON form. Non-fi
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Protocol
 
 
@@ -22,7 +22,10 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far and how fast. `eta_seconds` counts the remaining steps only."""
+    """How far and how fast. `eta_seconds` counts the remaining steps only.
+
+    peak_memory_bytes: the most memory the run has held so far; None in journals of versions that did not say.
+    """
 
     type: ClassVar[str] = "progress"
     step: int
@@ -30,6 +33,7 @@ class Progress:
     steps_per_second: float
     images_per_second: float
     eta_seconds: float
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -162,10 +166,10 @@ def decode(document: Mapping[str, Any]) -> Event:
     if cls is None:
         raise ValueError(f"unknown event type {document.get('type')!r}; expected one of {', '.join(_TYPES)}")
     names = [field.name for field in fields(cls)]
-    missing = [name for name in names if name not in document]
+    missing = [f.name for f in fields(cls) if f.name not in document and f.default is MISSING]
     if missing:
         raise ValueError(f"event {cls.type!r} lacks {', '.join(missing)}")
-    values = {name: document[name] for name in names}
+    values = {name: document[name] for name in names if name in document}
     numbers = {f.name for f in fields(cls) if f.type in (float, Mapping[str, float])}
     return cls(**{k: _decode_value(decode_number(v)) if k in numbers else v for k, v in values.items()})
 

@@ -16,6 +16,7 @@ from gan_mhe.evaluation.evaluator import Evaluator
 from gan_mhe.evaluation.geometry import layer_geometry
 from gan_mhe.files import default_cache_dir
 from gan_mhe.rng import derive_seed
+from gan_mhe.training import memory
 from gan_mhe.training.precision import resolve_device
 from gan_mhe.training.trainer import Trainer
 
@@ -52,20 +53,28 @@ def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -
 class GanTask:
     """See `gan_mhe.task.Task`."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Load the data and the scorer, build the networks. Everything that can be missing is missed here."""
+    def __init__(self, config: RunConfig, *, to_train: bool = False) -> None:
+        """Load the data and the scorer, build the networks. Everything that can be missing is missed here.
+
+        to_train: memory for training steps too (MemoryLimitError); scores and pictures need less.
+        """
         self._config = config
         device = resolve_device(config.training.device)
         images = load_images(config)
         self._evaluator = build_evaluator(config, images, device)
+        if to_train:
+            memory.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
         self.trainer = Trainer(config, images.images, device)
-        self.notes = self.trainer.constraints.notes
         self.images_per_step = config.training.batch_size * config.training.n_dis
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
         self.fingerprint = self._evaluator.protocol.fingerprint() if self._evaluator else None
         self._latents = samples.fixed_latents(
             config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)
         )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.trainer.engine.note, *self.trainer.constraints.notes
 
     def seek(self, step: int) -> None:
         self.trainer.seek(step)
@@ -97,6 +106,9 @@ class GanTask:
     def real_scores(self) -> dict[str, float]:
         assert self._evaluator is not None, "real_scores() without a protocol"
         return self._evaluator.real_scores()
+
+    def peak_memory_bytes(self) -> int:
+        return memory.peak_bytes(self.trainer.device)
 
     def state(self) -> dict[str, Tensor]:
         return self.trainer.state()

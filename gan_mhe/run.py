@@ -53,6 +53,8 @@ class RunResult:
 
     status: `completed`, `stopped` or `diverged`. final: the last generator. best: the generator with the best of
     `evaluations` scores, scored again with fresh latents so that the choice does not flatter it. real: the data.
+    peak_memory_bytes: the most memory of the device that the run, or one of its processes, has held (see
+    `training.memory.peak_bytes`); None in results of versions that did not say.
     """
 
     status: str
@@ -69,6 +71,7 @@ class RunResult:
     real: Mapping[str, float] | None
     train_seconds: float
     message: str = ""
+    peak_memory_bytes: int | None = None
 
     def document(self) -> dict[str, Any]:
         """JSON values; non-finite scores by name."""
@@ -91,6 +94,7 @@ class _Memory:
     final: Score | None = None
     evaluations: int = 0
     train_seconds: float = 0.0
+    peak_memory_bytes: int = 0
 
     def notes(self) -> dict[str, Any]:
         notes: dict[str, Any] = _encode(asdict(self))
@@ -99,7 +103,8 @@ class _Memory:
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "_Memory":
         best, final = (Score(**_decode(notes[key])) if notes[key] else None for key in ("best", "final"))
-        return cls(best, final, notes["evaluations"], notes["train_seconds"])
+        peak = notes.get("peak_memory_bytes", 0)  # checkpoints of versions that did not say are taken up too
+        return cls(best, final, notes["evaluations"], notes["train_seconds"], peak)
 
 
 def execute(
@@ -110,7 +115,7 @@ def execute(
     Events go to the run directory and to `sink`; `control` is asked after every step whether to stop. Returns when
     the run is completed or stopped; a run that was completed before is left as it is. Raises GanMheError otherwise:
     DivergedError when a loss or gradient is not finite, ConfigError when the directory holds another configuration,
-    StorageError when the disk refuses.
+    MemoryLimitError when a step would not fit into what the device has free, StorageError when the disk refuses.
     """
     place = RunDir(Path(run_dir))
     with place.locked():
@@ -160,10 +165,11 @@ class _Run:
         self.control = control
         self.memory = _Memory()
         self.step = 0
+        self.told: tuple[str, ...] = ()
 
     def execute(self) -> RunResult:
         try:
-            self.task: Task = GanTask(self.config)
+            self.task: Task = GanTask(self.config, to_train=True)
             completed = self._train()
             result = self._conclude() if completed else self._result("stopped")
             write_json(self.place.result, result.document())
@@ -189,9 +195,9 @@ class _Run:
         if refused and self.step == 0:
             self.recorder.notice(0, "no checkpoint can be used: the run starts over")
         if self.step == 0:
-            for note in self.task.notes:
-                self.recorder.notice(0, note)
+            self._tell_notes()
             self._sample()
+        self.told = self.task.notes  # of a run that is taken up again, at its beginning
 
         first, trained_before = self.step, self.memory.train_seconds
         clock = time.monotonic()
@@ -225,6 +231,12 @@ class _Run:
             clock = time.monotonic()
         return True
 
+    def _tell_notes(self) -> None:
+        for note in self.task.notes:
+            if note not in self.told:
+                self.recorder.notice(self.step, note)
+        self.told = self.task.notes
+
     def _due(self, every_steps: int) -> bool:
         """Every so many steps, and always after the last one."""
         return self.step == self.config.training.steps or (every_steps > 0 and self.step % every_steps == 0)
@@ -250,8 +262,14 @@ class _Run:
         total = self.config.training.steps
         images_per_second = steps_per_second * self.task.images_per_step
         left = (total - self.step) / steps_per_second
+        self._tell_notes()
         self.recorder.emit(Scalars(self.step, self.task.scalars()))
-        self.recorder.emit(Progress(self.step, total, steps_per_second, images_per_second, left))
+        self.recorder.emit(Progress(self.step, total, steps_per_second, images_per_second, left, self._peak()))
+
+    def _peak(self) -> int:
+        """The most memory that this process or an earlier one of the run has held, remembered."""
+        self.memory.peak_memory_bytes = max(self.memory.peak_memory_bytes, self.task.peak_memory_bytes())
+        return self.memory.peak_memory_bytes
 
     def _sample(self) -> None:
         path, content = self.place.sample(self.step), self.task.picture()
@@ -283,6 +301,7 @@ class _Run:
 
     def _save(self) -> None:
         path = self.place.checkpoint(self.step)
+        self._peak()
         content = Checkpoint(self.step, self.config.lineage_digest(), self.task.state(), self.memory.notes())
         digest = checkpoints.save(path, content)
         self.recorder.emit(CheckpointSaved(self.step, self.place.relative(path), digest))
@@ -334,6 +353,7 @@ class _Run:
             real=self.task.real_scores() if self.task.protocol else None,
             train_seconds=self.memory.train_seconds,
             message=message,
+            peak_memory_bytes=self._peak(),
         )
 
     def _last_words(self, reason: str, error: Exception) -> None:

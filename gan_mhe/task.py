@@ -12,10 +12,13 @@ from torch import Tensor
 class Task(Protocol):
     """One trainable thing, on one clock. Steps count from 0."""
 
-    notes: tuple[str, ...]
     images_per_step: int
     protocol: str | None
     fingerprint: str | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of this run; may grow as it goes."""
 
     def seek(self, step: int) -> None:
         """Set what depends on the step number."""
@@ -37,6 +40,9 @@ class Task(Protocol):
 
     def real_scores(self) -> dict[str, float]:
         """Scores of the real data under `protocol`."""
+
+    def peak_memory_bytes(self) -> int:
+        """The most memory of the device held so far. Costs little, does not wait."""
 
     def state(self) -> dict[str, Tensor]:
         """Everything the steps have made, by name."""

@@ -13,12 +13,13 @@ import torch
 
 from gan_mhe import checkpoint
 from gan_mhe.config import RunConfig
-from gan_mhe.errors import ConfigError, DataError, DeviceError, DivergedError, RunDirError
-from gan_mhe.events import CheckpointSaved, Evaluated, Event, Finished, SampleGrid, Scalars, Started
+from gan_mhe.errors import ConfigError, DataError, DeviceError, DivergedError, MemoryLimitError, RunDirError
+from gan_mhe.events import CheckpointSaved, Evaluated, Event, Finished, Progress, SampleGrid, Scalars, Started
 from gan_mhe.files import sha256_file
 from gan_mhe.gan_task import GanTask, load_images
 from gan_mhe.run import RunResult, Score, begun, execute
 from gan_mhe.rundir import RunDir
+from gan_mhe.training import memory
 from gan_mhe.training.trainer import Trainer
 
 Configure = Callable[..., RunConfig]
@@ -203,6 +204,17 @@ def test_a_result_with_non_finite_scores_survives_json(scored: Run) -> None:
     assert repr(RunResult.from_document(document)) == repr(result)
 
 
+def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> None:
+    document = {key: value for key, value in scored.result.document().items() if key != "peak_memory_bytes"}
+    assert RunResult.from_document(document) == replace(scored.result, peak_memory_bytes=None)
+
+
+def test_a_run_tells_its_peak_memory_at_every_report_and_in_the_end(plain: Run) -> None:
+    told = [event.peak_memory_bytes or 0 for event in plain.heard if isinstance(event, Progress)]
+    assert plain.result.peak_memory_bytes is not None
+    assert 64 * 2**20 < told[0] <= told[1] <= told[2] <= told[3] <= plain.result.peak_memory_bytes
+
+
 def test_a_run_computes_what_its_trainer_computes_step_by_step(plain: Run) -> None:
     trainer = Trainer(plain.config, load_images(plain.config).images, torch.device("cpu"))
     for step in range(12):
@@ -288,6 +300,25 @@ def test_a_stopped_run_goes_on_where_it_stopped(tiny: Configure, tmp_path: Path)
     run = train(tiny(), tmp_path)
     assert run.heard[0] == Started(7, 12, resumed=True)
     assert (run.result.status, run.result.step) == ("completed", 12)
+
+
+def test_the_peak_memory_of_a_continued_run_is_that_of_all_its_processes(
+    tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GanTask, "peak_memory_bytes", lambda self: 7000)
+    train(tiny(), tmp_path, StopAfter(7))
+    monkeypatch.setattr(GanTask, "peak_memory_bytes", lambda self: 5)
+    run = train(tiny(), tmp_path)
+    assert [event.peak_memory_bytes for event in run.heard if isinstance(event, Progress)] == [7000, 7000]
+    assert run.result.peak_memory_bytes == 7000
+
+
+def test_a_checkpoint_of_a_version_that_did_not_tell_memory_is_taken_up(tiny: Configure, tmp_path: Path) -> None:
+    place = train(tiny(), tmp_path, StopAfter(7)).place
+    found = checkpoint.load(place.checkpoint(7))
+    notes = {key: value for key, value in found.notes.items() if key != "peak_memory_bytes"}
+    checkpoint.save(place.checkpoint(7), replace(found, notes=notes))
+    assert train(tiny(), tmp_path).heard[0] == Started(7, 12, resumed=True)
 
 
 def test_a_continued_run_has_no_result_until_it_has_one_again(tiny: Configure, tmp_path: Path) -> None:
@@ -381,6 +412,17 @@ def test_missing_data_is_reported_before_any_step(tiny: Configure, tmp_path: Pat
         execute(tiny("data.name=image_folder", f"data.root={tmp_path / 'nowhere'}"), tmp_path / "run", listener)
     assert [event.type for event in listener.events] == ["finished"]
     assert isinstance(listener.events[0], Finished) and listener.events[0].reason == "failed"
+
+
+def test_a_run_that_cannot_fit_is_refused_before_its_first_step_and_says_what_would_fit(
+    tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 2**30)
+    listener = Listener()
+    with pytest.raises(MemoryLimitError, match=r"training\.batch_size = 100000 needs .* would fit$") as caught:
+        execute(tiny("training.batch_size=100000"), tmp_path, listener)
+    assert listener.events == [Finished(0, "failed", str(caught.value))]
+    assert not begun(RunDir(tmp_path))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from PIL import Image
 
 from gan_mhe import checkpoint, run, sampling, worker
 from gan_mhe.config import RunConfig
-from gan_mhe.errors import DataError, DivergedError, StorageError
+from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, StorageError
 from gan_mhe.events import SampleGrid, Started
 from gan_mhe.files import sha256_file
 from gan_mhe.run import RunResult
@@ -113,7 +113,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_later_ends_as_if_it_had_never_sto
 
 def timeless(said: Outcome) -> dict[str, Any]:
     assert said.result is not None
-    return {key: value for key, value in said.result.items() if key != "train_seconds"}
+    return {key: value for key, value in said.result.items() if key not in ("train_seconds", "peak_memory_bytes")}
 
 
 def last_tensors(root: Path) -> dict[str, torch.Tensor]:
@@ -282,6 +282,7 @@ def no_space() -> Exception:
         (MemoryError(), "out_of_memory", "training.batch_size 4; 2 needs about half as much: MemoryError", None),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "2 needs about half as much: CUDA", None),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "training.batch_size 4", None),
+        (MemoryLimitError("12 would fit"), "out_of_memory", "12 would fit", None),
         (RuntimeError("something odd"), "error", "RuntimeError: something odd", None),
     ],
 )

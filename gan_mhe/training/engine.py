@@ -25,10 +25,14 @@ _WARM_UP = 3  # real steps before a capture: in them libraries choose algorithms
 
 
 class Engine(Protocol):
-    """How a step is executed. `name` and `why` tell users which one it is."""
+    """How a step is executed."""
 
     name: str
     why: str
+
+    @property
+    def note(self) -> str:
+        """Which engine this is, and why, for people."""
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
         """What the step is to call instead of `function`, which takes and gives tensors."""
@@ -47,6 +51,10 @@ class Eager:
 
     def __init__(self, why: str = "as configured") -> None:
         self.why = why
+
+    @property
+    def note(self) -> str:
+        return f"engine {self.name}: {self.why}"
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
         return function
@@ -81,13 +89,21 @@ class Compiled(Eager):
 class CudaGraph(Eager):
     """The step is recorded after a few real ones, and replayed from then on.
 
-    record: takes a computation, leaves no trace of it, and returns what performs it.
+    record: takes a computation, leaves no trace of it, and returns what performs it. required: raise what it raises;
+    otherwise the run goes on eagerly, and `note` says so.
     """
 
     name = "cuda_graph"
 
-    def __init__(self, why: str = "as configured", *, record: Callable[[Compute], Compute] | None = None) -> None:
+    def __init__(
+        self,
+        why: str = "as configured",
+        *,
+        required: bool = True,
+        record: Callable[[Compute], Compute] | None = None,
+    ) -> None:
         super().__init__(why)
+        self._required = required
         self._record = record or _record_on_cuda
         self._warm: dict[Due, int] = {}
         self._graphs: dict[Due, Compute] = {}
@@ -98,8 +114,17 @@ class CudaGraph(Eager):
                 self._warm[due] += 1
                 compute()
                 return
-            self._graphs[due] = self._record(compute)
+            self._graphs[due] = self._recorded(compute)
         self._graphs[due]()
+
+    def _recorded(self, compute: Compute) -> Compute:
+        try:
+            return self._record(compute)
+        except RuntimeError as error:  # an operation that cannot be captured, or too little memory for the graph
+            if self._required:
+                raise
+            self.name, self.why = "eager", f"auto: no CUDA graph could be made of the step: {error}"
+            return compute
 
     def forget(self) -> None:
         self._warm.clear()
@@ -122,7 +147,8 @@ def choose_engine(name: EngineName, precision: str, device: torch.device) -> Eng
     cuda = device.type == "cuda"
     match name:
         case "auto" if cuda:
-            return CudaGraph("auto: small networks on a GPU are bound by launches, and a replayed graph has one a step")
+            why = "auto: small networks on a GPU are bound by launches, and a replayed graph has one a step"
+            return CudaGraph(why, required=False)
         case "auto":
             return Eager("auto: on a CPU convolutions take most of the step, and compilation leaves them as they are")
         case "eager":

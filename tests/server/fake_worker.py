@@ -256,6 +256,7 @@ class Training:
             "evaluations": self.notes["evaluations"],
             "real": REAL if scored else None,
             "train_seconds": self.notes["train_seconds"],
+            "peak_memory_bytes": 0,
             "message": message,
         }
 

@@ -148,6 +148,27 @@ def test_a_run_begun_by_one_engine_is_continued_by_another(
     assert largest_difference(third, unbroken) < 1e-4
 
 
+def fail(compute: Callable[[], None]) -> Callable[[], None]:
+    raise RuntimeError("operation not permitted when stream is capturing")
+
+
+def test_a_step_that_cannot_be_captured_goes_on_eagerly_where_the_engine_was_ours_to_choose(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None]
+) -> None:
+    trainer = make("mhe_sn", CudaGraph("auto: fast", required=False, record=fail))
+    assert trainer.engine.note == "engine cuda_graph: auto: fast"
+    advance(trainer, range(6))
+    assert trainer.engine.note.startswith("engine eager: auto: no CUDA graph could be made of the step: operation not")
+    assert_same(trainer.state(), advance(make("mhe_sn"), range(6)).state())
+
+
+def test_a_step_that_cannot_be_captured_is_an_error_where_the_user_asked_for_it(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    with pytest.raises(RuntimeError, match="not permitted"):
+        advance(make("none", CudaGraph(record=fail)), range(6))
+
+
 @pytest.mark.parametrize(("name", "device", "expected"), [
     ("auto", CPU, "eager"), ("auto", CUDA, "cuda_graph"), ("eager", CUDA, "eager"), ("compiled", CPU, "compiled"),
     ("cuda_graph", CUDA, "cuda_graph"),

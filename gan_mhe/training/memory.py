@@ -1,0 +1,298 @@
+"""Memory of the training device: what a step will need, what is free, what was used.
+
+The need is found by a dry run of both updates on the meta device, which has shapes and no numbers: nothing is computed
+and no generator moves. A ledger of the tensors alive at the same time gives the most bytes that a step holds.
+"""
+
+import resource
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from gan_mhe.config import ConstraintsConfig, RunConfig
+from gan_mhe.constraints.build import constrain
+from gan_mhe.constraints.gradient import gradient_penalty
+from gan_mhe.constraints.penalty import PenaltyInputs
+from gan_mhe.errors import MemoryLimitError
+from gan_mhe.losses import LOSSES
+from gan_mhe.networks.build import build_discriminator, build_generator
+
+# On a CPU, what tensors take is within 5% of the estimate, and up to 1.6 times it with a gradient penalty or float64,
+# whose kernels make copies; a process grows by 0.94 to 1.45 times an estimate above 256 MiB. A run is refused where it
+# would not fit even if it took the least of that; the batch size proposed instead fits if it takes the most.
+_LEAST, _MOST = 0.9, 1.6
+_LARGEST_DRY_BATCH = 2**20  # beyond it bytes are proportional to the batch, and numbers of elements soon overflow
+
+
+def peak_bytes(device: torch.device) -> int:
+    """The most memory held so far: CUDA: by tensors on `device`; CPU: by the process, as its peak resident set.
+
+    Both belong to the process: runs that it made before count.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    # getrusage only where there is no such file: its maximum survives exec, so a process begins with its parent's.
+    peak = _kibibytes(Path("/proc/self/status"), "VmHWM")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that this process can still take on `device`; None where the system does not say.
+
+    CUDA: what the driver has free and what torch holds unused, within the process's share of the device. CPU: what the
+    kernel can give without swapping, within what is left to the process's control groups.
+    """
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        share = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+        return min(free + torch.cuda.memory_reserved(device), share) - torch.cuda.memory_allocated(device)
+    return free_on_host(Path("/"))
+
+
+def free_on_host(root: Path) -> int | None:
+    """`free_bytes` of the CPU, as the `proc` and `sys` below `root` tell it."""
+    known = [_kibibytes(root / "proc/meminfo", "MemAvailable"), *_left_to_groups(root)]
+    return min((free for free in known if free is not None), default=None)
+
+
+def _kibibytes(path: Path, key: str) -> int | None:
+    """A `key:  N kB` line in bytes."""
+    value = _fields(path).get(f"{key}:")
+    return None if value is None else int(value) * 1024
+
+
+def _fields(path: Path) -> dict[str, str]:
+    """First word of each line -> second; empty where there is no such file."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    return {words[0]: words[1] for words in map(str.split, lines) if len(words) > 1}
+
+
+def _left_to_groups(root: Path) -> Iterator[int]:
+    """What each limited control group above the process leaves it, in version 1 and version 2 of the hierarchy.
+
+    Pages of files count as used there, though the kernel gives them up when asked.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        if controllers == "":
+            top, limit_name, used_name = root / "sys/fs/cgroup", "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            top, limit_name, used_name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = top / path.lstrip("/")
+        # Inside a container the path may be that of the host; its parents then end at what is mounted.
+        for place in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            limit, used = _number(place / limit_name), _number(place / used_name)
+            if limit is not None and used is not None:
+                stat = _fields(place / "memory.stat")
+                files = sum(int(stat.get(name, 0)) for name in ("active_file", "inactive_file"))
+                yield limit - max(used - files, 0)
+
+
+def _number(path: Path) -> int | None:
+    """The number in a file; None for `max` and where there is no such file."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def check_fits(config: RunConfig, device: torch.device, *, data_bytes: int) -> None:
+    """MemoryLimitError unless training as `config` says fits into what is free on `device`.
+
+    To be called when all but the trainer is there. data_bytes: of the data set, where it is still to be copied to the
+    device. Only training steps count, not pictures and scores, whose batches are of other sizes. Where the system does
+    not say what is free, nothing is refused.
+    """
+    free, size = free_bytes(device), config.training.batch_size
+    if free is None or bound_bytes(config) + data_bytes < free / 2:
+        return
+    need = step_bytes(config, size) + data_bytes
+    if need * _LEAST <= free:
+        return
+    start = f"training.batch_size = {size} needs about {_text(need)}, {_text(free)} are free on {device}"
+    least = step_bytes(config, 2) + data_bytes
+    if least * _MOST > free:
+        raise MemoryLimitError(
+            f"{start}; even 2 needs about {_text(least)}: make the networks narrower, "
+            f"generator.width is {config.generator.width:g} and discriminator.width {config.discriminator.width:g}"
+        )
+    # The need is convex in the batch size: between two sizes it lies below the straight line.
+    fits = 2 + int((free / _MOST - least) / (need - least) * (size - 2))
+    raise MemoryLimitError(f"{start}; {_rounded_down(fits):,} would fit")
+
+
+def bound_bytes(config: RunConfig) -> int:
+    """More than `step_bytes`, without a dry run: most runs need a small part of what is free, and start at once.
+
+    No pair of networks takes more than 16 KiB for each pixel of the batch at width 1, with a gradient penalty, nor
+    1/2 GiB for its weights, those of the latents apart; both are doubled here. Widths below 1/8 are counted as that,
+    because channels are whole.
+    """
+    width = max(config.generator.width, config.discriminator.width, 1 / 8)
+    pixels = config.data.image_size**2
+    of_batch = 2**15 * width * pixels * config.training.batch_size
+    of_latents = 2**8 * width * pixels * config.generator.latent_dim
+    weights = 2**30 * width * max(width, 1 / 4)
+    return int(of_batch + of_latents + weights) * (2 if config.training.precision == "float64" else 1)
+
+
+def step_bytes(config: RunConfig, batch_size: int) -> int:
+    """The most bytes that the trainer's tensors take at one time of a generator step.
+
+    Weights, gradients and both moments of Adam of both networks, the moving average, and the most that is alive during
+    an update: activations, the gradient penalty's second graph, and new gradients beside those of the step before.
+    Penalties of the weights are not run, but taken to hold three times what these do. With bfloat16 the networks'
+    passes are counted in it whole. What kernels take for themselves is not seen, and each further step that an engine
+    keeps recorded, because other penalties are due in it, holds its activations once more.
+    """
+    made = min(batch_size, _LARGEST_DRY_BATCH)
+    with torch.device("meta"):
+        networks = _Networks(config)
+        kept = networks.kept_bytes()
+        most = max(_most_alive(networks.update_discriminator, made), _most_alive(networks.update_generator, made))
+        most = max(most * batch_size // made, networks.weight_penalty_bytes())
+        return kept + most
+
+
+def _most_alive(update: Callable[[int], None], batch_size: int) -> int:
+    ledger = _Ledger()
+    with ledger:
+        update(batch_size)
+    return ledger.most
+
+
+class _Networks:
+    """Both networks and their updates as `Trainer` has them, less what takes no memory to speak of, without numbers."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        self._loss = LOSSES[config.loss]
+        self._side = config.data.image_size
+        self._dtype = torch.float64 if config.training.precision == "float64" else torch.float32
+        self._pass_dtype = torch.bfloat16 if config.training.precision == "bf16" else self._dtype
+        unused = torch.Generator("cpu")
+        maker, judge = config.generator, config.discriminator
+        self._generator = build_generator(
+            maker.architecture,
+            image_size=self._side,
+            latent_dim=maker.latent_dim,
+            width=maker.width,
+            generator=unused,
+        )
+        self._discriminator = build_discriminator(
+            judge.architecture, image_size=self._side, width=judge.width, generator=unused
+        )
+        constrain(self._discriminator, _without_iterations(config.constraints), seed=0)
+        self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self._discriminator.modules())
+
+    def kept_bytes(self) -> int:
+        """What stays from step to step."""
+        maker, judge = _weight_bytes(self._generator), _weight_bytes(self._discriminator)
+        average = maker if self._config.generator.ema_halflife_steps else 0
+        return 4 * (maker + judge) + average
+
+    def weight_penalty_bytes(self) -> int:
+        """Of penalties that have no batch: both kinds of gradients, and as much again for Gram matrices and angles."""
+        active = self._config.constraints
+        if not (active.orthonormal or active.mhe or active.official_mhe or active.weight_decay):
+            return 0
+        return 3 * _weight_bytes(self._discriminator)
+
+    def update_discriminator(self, batch_size: int) -> None:
+        real = torch.empty(batch_size, 3, self._side, self._side, dtype=self._dtype)
+        with torch.no_grad():
+            fake = self._generate(batch_size).to(self._dtype)
+        held = _gradients(self._loss.discriminator(*self._judge(real, fake)), self._discriminator)
+        if self._config.constraints.gradient_penalty:
+            penalty = gradient_penalty(self._config.constraints.gradient_penalty)
+            mix = torch.empty(batch_size, 1, 1, 1, dtype=self._dtype)
+            inputs = PenaltyInputs(self._discriminator.to(self._dtype), real, fake, mix)
+            held += _gradients(penalty.function(inputs), self._discriminator)
+
+    def update_generator(self, batch_size: int) -> None:
+        _gradients(self._loss.generator(self._discriminate(self._generate(batch_size))), self._generator)
+
+    def _generate(self, batch_size: int) -> Tensor:
+        latents = torch.empty(batch_size, self._config.generator.latent_dim, dtype=self._pass_dtype)
+        images: Tensor = self._generator.to(self._pass_dtype)(latents)
+        return images
+
+    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        if self._joint_pass:
+            real_logits, fake_logits = self._discriminate(torch.cat([real, fake])).chunk(2)
+            return real_logits, fake_logits
+        return self._discriminate(real), self._discriminate(fake)
+
+    def _discriminate(self, images: Tensor) -> Tensor:
+        logits: Tensor = self._discriminator.to(self._pass_dtype)(images.to(self._pass_dtype))
+        return logits
+
+
+def _without_iterations(config: ConstraintsConfig) -> ConstraintsConfig:
+    """The same for memory, in a fraction of the time.
+
+    Weight normalisation keeps one scaled copy of each weight as spectral normalisation does, without iterations.
+    """
+    normalization = "weight" if config.normalization == "spectral" else config.normalization
+    return config.model_copy(update={"normalization": normalization, "orthonormal": None})
+
+
+def _weight_bytes(network: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+
+
+def _gradients(loss: Tensor, network: nn.Module) -> tuple[Tensor | None, ...]:
+    return torch.autograd.grad(loss, tuple(network.parameters()), allow_unused=True)
+
+
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The bytes of storages that operations made and that are still held; `most` is the most there were at one time."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = 0
+        self._alive = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for value in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(value, Tensor):
+                self._enter(value.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        if id(storage) in self._known:  # as long as it lives, a storage is one Python object
+            return
+        self._known.add(id(storage))
+        self._alive += storage.nbytes()
+        self.most = max(self.most, self._alive)
+        weakref.finalize(storage, self._leave, id(storage), storage.nbytes())
+
+    def _leave(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self._alive -= size
+
+
+def _rounded_down(number: int) -> int:
+    """To three binary digits."""
+    below = max(number.bit_length() - 3, 0)
+    return number >> below << below
+
+
+def _text(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
