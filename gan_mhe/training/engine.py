@@ -74,6 +74,8 @@ class Compiled(Eager):
     def __init__(self, why: str = "as configured", *, backend: str = "inductor") -> None:
         super().__init__(why)
         self._backend = backend
+        # The compiler counts what it compiled by code, not by trainer, and gives up after the eighth.
+        torch._dynamo.reset()
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
         compiled: Callable[P, T] = torch.compile(function, fullgraph=True, dynamic=False, backend=self._backend)

@@ -189,7 +189,7 @@ class Trainer:
             return raw.detach(), weighted.detach(), _gradients(weighted, self.discriminator)
 
     def _ratios(self, name: str, pull: Norms, gan: Norms) -> dict[str, Tensor]:
-        """||lambda grad penalty|| / ||grad GAN||, of all parameters and of each layer's weight that the penalty pulls."""
+        """||lambda grad penalty|| / ||grad GAN||: of all parameters, and of each weight that the penalty pulls."""
         layers = {layer: weight for layer, weight in self._layer_weights.items() if weight in pull}
         pulls = torch.stack([_total(pull), *(pull[weight] for weight in layers.values())])
         gans = torch.stack([_total(gan), *(gan[weight] for weight in layers.values())])

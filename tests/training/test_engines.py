@@ -24,6 +24,7 @@ FULL: Mapping[str, Any] = {
     "optimizer": {"schedule": {"kind": "linear_decay", "warmup_steps": 3}},
     "training": {"n_dis": 2, "steps": STEPS},
 }
+DOUBLE: Mapping[str, Any] = {"training": {"precision": "float64"}}
 
 
 class Tape(TorchDispatchMode):
@@ -107,6 +108,25 @@ def test_a_recorded_step_replays_to_the_bits_of_the_eager_one(
     assert len(graph._graphs) == 1
     assert_same(recorded.state(), eager.state())
     assert recorded.meter.read() == eager.meter.read()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_traced_step_computes_what_the_eager_one_does(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], variant: str
+) -> None:
+    """Everything of compilation but the code generator, which takes minutes: see the soak test."""
+    traced = advance(make(variant, Compiled(backend="aot_eager"), **DOUBLE), range(STEPS))
+    assert largest_difference(traced, advance(make(variant, **DOUBLE), range(STEPS))) < 1e-9
+
+
+@pytest.mark.soak
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("variant", ["batch_norm", "gan_gp", "half_angular_mhe", "mhe_sn", "weight_norm"])
+def test_a_compiled_step_computes_what_the_eager_one_does(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], variant: str
+) -> None:
+    compiled = advance(make(variant, Compiled(), **DOUBLE), range(STEPS))
+    assert largest_difference(compiled, advance(make(variant, **DOUBLE), range(STEPS))) < 1e-6
 
 
 def test_a_penalty_with_an_interval_has_a_graph_for_either_kind_of_step(
