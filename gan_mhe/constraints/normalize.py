@@ -74,7 +74,7 @@ class SpectralNorm(nn.Module):
                 self._iterate(matrix_ND.detach())
             # Copies: the next forward pass moves the vectors, perhaps before the backward pass of this one.
             u_N, v_D = self._u.clone(), self._v.clone()
-            return weight / torch.dot(u_N, matrix_ND @ v_D)
+            return weight * torch.dot(u_N, matrix_ND @ v_D).reciprocal()  # a division costs two more passes backward
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
