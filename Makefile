@@ -17,6 +17,9 @@ soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -m soak
 
 bench: $(READY)
+	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/evaluation.py
+	$(BIN)/python benchmarks/parallel.py
 	$(BIN)/python benchmarks/service.py
 
 check: $(READY)

@@ -18,19 +18,17 @@ import contextlib
 import io
 import json
 import math
-import os
-import platform
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch_fidelity
+from machine import describe
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -226,12 +224,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     found = measure(arguments.repeats, images=arguments.images, device=arguments.device)
-    document = {
-        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs",
-        "torch": torch.__version__,
-        **found,
-    }
+    document = {"machine": describe(torch.device(found["device"])), **found}
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
     if arguments.out:
         write_json(arguments.out, document)

@@ -15,18 +15,17 @@ A ratio is the time one after another over the time at once: above 1, at once is
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
@@ -57,10 +56,8 @@ def measure(repeats: int) -> dict[str, Any]:
     """Both measurements, `repeats` times each."""
     device = resolve_device("auto")
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "machine": describe(device),
         "cores": len(os.sched_getaffinity(0)),
-        "torch": torch.__version__,
         "goal_ratio": GOAL,
         "sweep": measure_sweeps(repeats),
         "stacked": {name: measure_stacked(width, images, device, repeats) for name, (width, images) in SIZES.items()},

@@ -1,5 +1,6 @@
 """The step benchmark's own arithmetic: its reference loop, its counts, its processes, its figures."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 from torch import nn
 
 from gan_mhe.constraints.select import layer_weights
@@ -114,19 +116,33 @@ def test_the_step_of_ours_saves_operations_against_the_plain_one() -> None:
 def test_an_arm_is_a_process_that_answers_with_the_seconds_of_a_step() -> None:
     with step.started(step.Arm("bf16", interval=4), TINY) as arm:
         assert arm.refused is None
-        assert 0 < arm.block() < 60
-        assert 0 < arm.block() < 60
+        for _ in range(2):
+            found = arm.block()
+            assert found.keys() == {"_due", "_other"}
+            assert all(0 < seconds < 60 for seconds in found.values())
     assert arm._process.returncode == 0
 
 
-def test_a_block_is_whole_intervals_and_at_least_as_long_as_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(100))
-    monkeypatch.setattr(step.time, "perf_counter", lambda: float(next(clock)))
-    steps: list[None] = []
-    # Looks at the clock: 0 at the start, 1, 2 and 3 after each interval, 4 at the end.
-    seconds = step._block(lambda: steps.append(None), 4, step.Setup("cpu", 4, 1.0, threads=1, block_seconds=2.5))
-    assert len(steps) == 12
-    assert seconds == 4 / 12
+class Clock:
+    """Time that passes only in steps, of which each `interval`-th takes longer."""
+
+    def __init__(self, interval: int) -> None:
+        self.now, self.steps, self._interval = 100.0, 0, interval
+
+    def step(self) -> None:
+        self.now += 0.5 if self.steps % self._interval else 2.0
+        self.steps += 1
+
+
+@pytest.mark.parametrize(("interval", "seconds", "steps"), [(1, {"": 2.0}, 4), (4, {"_due": 2.0, "_other": 0.5}, 12)])
+def test_a_block_tells_the_steps_that_pull_by_mhe_from_the_others(
+    monkeypatch: pytest.MonkeyPatch, interval: int, seconds: dict[str, float], steps: int
+) -> None:
+    clock = Clock(interval)
+    monkeypatch.setattr(step.time, "perf_counter", lambda: clock.now)
+    found = step._block(clock.step, interval, step.Setup("cpu", 4, 1.0, threads=1, block_seconds=6.5))
+    assert found == seconds
+    assert clock.steps == steps
 
 
 def test_an_arm_that_cannot_be_made_here_says_why(
@@ -166,7 +182,8 @@ SECONDS = {
     "plain_spectral_norm": [5.0, 15.0, 6.0],
     "ours_bf16_mhe_sn": [5.0, 10.0, 2.0],
     "ours_bf16_spectral_norm": [4.0, 9.0, 1.0],
-    "ours_bf16_mhe_sn_interval_4": [4.0, 12.0, 1.25],
+    "ours_bf16_mhe_sn_interval_4_due": [10.0, 10.0, 4.0],
+    "ours_bf16_mhe_sn_interval_4_other": [9.0, 8.0, 2.0],
     "ours_bf16_mhe_sn_eager": [20.0, 30.0, 2.0],
 }
 COSTS = {"ours_bf16_mhe_sn": machine.Cost(flops=40 * 10**9, bytes=10 * 10**9)}
@@ -181,7 +198,7 @@ CEILINGS = {"bfloat16": 16.0, "float32": 4.0, "copy": 1.0}
         ("speedup_bf16_eager", (0.5, 1, 4)),
         ("mhe_share_plain", (0.25, 0.5, 0.5)),
         ("mhe_share_bf16", (0.1, 0.2, 0.5)),
-        ("mhe_share_bf16_interval_4", (0, 0.2, 0.25)),
+        ("mhe_share_bf16_interval_4", (1 / 37, 2 / 34, 0.2)),
         ("fraction_of_ceiling_bf16", (0.25, 0.5, 1.25)),
         ("fraction_of_copy_bf16", (1, 2, 5)),
         ("milliseconds_bf16", (2000, 5000, 10000)),
@@ -217,3 +234,35 @@ def test_a_goal_is_met_by_its_median_at_full_size(
     judged = step.verdict(step.Goal("speedup_bf16", at_least, 2.5), found, setup)
     assert (judged["verdict"], judged["value"]) == (outcome, median)
     assert (judged["why"] is not None) == (outcome == "n/a")
+
+
+def test_every_goal_is_shown_beside_its_figure() -> None:
+    found = step.figures(SECONDS, COSTS, CEILINGS)
+    setup = step.Setup("cpu", 64, 1.0, threads=1)
+    measured = {
+        "machine": {"cpu_model": "a processor", "packages": {"torch": "2"}},
+        "setup": dataclasses.asdict(setup) | {"rounds": 3},
+        "ceilings": CEILINGS,
+        "seconds_per_step": {arm: step.summary(values) for arm, values in SECONDS.items()},
+        "refused": {"ours_bf16_mhe_sn_compiled": "no compiler"},
+        "cost_per_step": {arm: dataclasses.asdict(each) for arm, each in COSTS.items()},
+        "figures": found,
+        "goals": [step.verdict(goal, found, setup) for goal in step.CPU_GOALS],
+    }
+    text = io.StringIO()
+    step.show(measured, Console(file=text, width=80))
+    rows = {words[0]: words[1:] for words in map(str.split, text.getvalue().splitlines()) if words}
+    assert rows["speedup_bf16"] == ["3.000", "2.000", "4.000", ">=", "2.5", "met"]
+    assert rows["mhe_share_bf16"] == ["0.200", "0.100", "0.500", "<=", "0.08", "missed"]
+    assert rows["speedup_float32"] == ["-", "-", "-", ">=", "1.3", "n/a"]
+    assert rows["ours_bf16_mhe_sn_compiled:"] == ["no", "compiler"]
+
+
+@pytest.mark.parametrize("wrong", ["--rounds=0", "--batch=20000", "--width=nan"])
+def test_a_size_out_of_range_is_refused_before_anything_starts(
+    wrong: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["step.py", wrong])
+    with pytest.raises(SystemExit):
+        step.main()
+    assert f"{wrong.partition('=')[0]}: expected" in capsys.readouterr().err
