@@ -259,7 +259,7 @@ class TrainingConfig(Section):
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """Arithmetic of the networks; energies, norms, penalties and losses never go below float32."""
     engine: Literal["auto", "eager", "compiled", "cuda_graph"] = "auto"
-    """How a step is executed."""
+    """How a step is executed: `eager`; `compiled` by torch.compile; `cuda_graph`, captured whole; `auto` chooses."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """`auto` takes the first CUDA device where there is one, else the CPU."""
     report_every_steps: Count = 50

@@ -32,7 +32,7 @@ Gradients = dict[str, Tensor]
 Norms = dict[str, Tensor]
 
 
-class Pull(NamedTuple):
+class Update(NamedTuple):
     """What one update is made of: gradients by parameter, scalars to report, scalars that must be finite."""
 
     gradients: Gradients
@@ -88,8 +88,8 @@ class Trainer:
         self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self._layer_weights = _names_of_layer_weights(self.discriminator)
         self.engine = engine or choose_engine(config.training.engine, config.training.precision, device)
-        self._pull_discriminator = self.engine.prepare(self._discriminator_pull)
-        self._pull_generator = self.engine.prepare(self._generator_pull)
+        self._discriminator_update = self.engine.prepare(self._find_discriminator_update)
+        self._generator_update = self.engine.prepare(self._find_generator_update)
         self.seek(0)
 
     def _place(self, network: nn.Module) -> nn.Module:
@@ -139,15 +139,15 @@ class Trainer:
 
     def _update_discriminator(self, index: int) -> None:
         real = self.order.draw(index).to(self.precision.dtype, memory_format=torch.channels_last)
-        pull = self._pull_discriminator(real, self.noise.discriminator_KBZ[index], self.noise.mix_KB111[index])
-        self._apply(self.adam_discriminator, self.discriminator, pull)
+        update = self._discriminator_update(real, self.noise.discriminator_KBZ[index], self.noise.mix_KB111[index])
+        self._apply(self.adam_discriminator, self.discriminator, update)
         for project in self.constraints.after_update:
             project(self.discriminator)
 
     def _update_generator(self) -> None:
-        self._apply(self.adam_generator, self.generator, self._pull_generator(self.noise.generator_BZ))
+        self._apply(self.adam_generator, self.generator, self._generator_update(self.noise.generator_BZ))
 
-    def _discriminator_pull(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Pull:
+    def _find_discriminator_update(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Update:
         with torch.no_grad():
             fake = self._generate(latents_BZ).to(self.precision.dtype)
         real_logits, fake_logits = self._judge(real, fake)
@@ -165,21 +165,21 @@ class Trainer:
             scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
             scalars |= self._ratios(f"gradient_ratio/{penalty.name}", pull_norms, norms)
             faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _total(pull_norms)}
-        return Pull(gradients, scalars, faults)
+        return Update(gradients, scalars, faults)
 
-    def _generator_pull(self, latents_BZ: Tensor) -> Pull:
+    def _find_generator_update(self, latents_BZ: Tensor) -> Update:
         loss = self.loss.generator(self._discriminate(self._generate(latents_BZ)))
         gradients = _gradients(loss, self.generator)
         watched = {"g_loss": loss.detach(), "g_gradient": _total(_norms(gradients))}
-        return Pull(gradients, watched, watched)
+        return Update(gradients, watched, watched)
 
-    def _apply(self, adam: torch.optim.Adam, network: nn.Module, pull: Pull) -> None:
-        self.meter.add(pull.scalars)
-        self.fault.watch(pull.faults, self._step_number)
+    def _apply(self, adam: torch.optim.Adam, network: nn.Module, update: Update) -> None:
+        self.meter.add(update.scalars)
+        self.fault.watch(update.faults, self._step_number)
         for name, parameter in network.named_parameters():
-            parameter.grad = states.laid_out_as(parameter, pull.gradients[name])
+            parameter.grad = states.laid_out_as(parameter, update.gradients[name])
         adam.step()
-        adam.zero_grad()  # a gradient that stays would change what the next step's functions are given
+        adam.zero_grad()  # with gradients in place, a compiler would take the next step for another function
 
     def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Tensor, Gradients]:
         """The raw and the weighted penalty, and the latter's gradient, kept apart from the loss's to compare them."""
