@@ -89,14 +89,21 @@ def make(make_config: Callable[..., RunConfig], images: Tensor) -> Callable[...,
     return build
 
 
-def largest_difference(first: Trainer, second: Trainer) -> float:
-    """Over all of two trainers' states, relative to the largest entry of each tensor."""
+def largest_difference(first: Trainer, second: Trainer, counts: Callable[[str], bool] = lambda name: True) -> float:
+    """Over those of two trainers' tensors that count, relative to the largest entry of each tensor."""
     ours, theirs = first.state(), second.state()
     assert ours.keys() == theirs.keys()
     return max(
         ((ours[name].double() - value.double()).abs().max() / value.double().abs().max().clamp(min=1e-6)).item()
         for name, value in theirs.items()
+        if counts(name)
     )
+
+
+def has_an_effect(name: str) -> bool:
+    """Not so a bias before a batch normalisation, nor the running mean that holds it: its gradient is rounding alone,
+    which Adam divides by its own size, so that no two orders of summation agree on it."""
+    return not ("conv" in name and "bias" in name) and not name.endswith("running_mean")
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -126,7 +133,8 @@ def test_a_compiled_step_computes_what_the_eager_one_does(
     make: Callable[..., Trainer], advance: Callable[..., Trainer], variant: str
 ) -> None:
     compiled = advance(make(variant, Compiled(), **DOUBLE), range(STEPS))
-    assert largest_difference(compiled, advance(make(variant, **DOUBLE), range(STEPS))) < 1e-6
+    eager = advance(make(variant, **DOUBLE), range(STEPS))
+    assert largest_difference(compiled, eager, has_an_effect) < 1e-9
 
 
 def test_a_penalty_with_an_interval_has_a_graph_for_either_kind_of_step(
