@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gan_mhe.constraints.select import LayerWeight, layer_weights, neuron_axis, rows, weight_layers
-from gan_mhe.sphere import hyperspherical_energy, smallest_angle
+from gan_mhe.sphere import energy_and_angle
 
 
 @torch.no_grad()
@@ -27,10 +27,8 @@ def layer_geometry(network: nn.Module) -> dict[str, float]:
 def _pair_geometry(layer: LayerWeight) -> dict[str, Tensor]:
     if len(layer.weight_ND) < 2:
         return {}
-    return {
-        f"energy/{layer.name}": hyperspherical_energy(layer.weight_ND),
-        f"angle/{layer.name}": smallest_angle(layer.weight_ND),
-    }
+    energy, angle = energy_and_angle(layer.weight_ND)
+    return {f"energy/{layer.name}": energy, f"angle/{layer.name}": angle}
 
 
 def _largest_singular_values(network: nn.Module) -> dict[str, Tensor]:

@@ -7,7 +7,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gan_mhe.sphere.geometry import angles, chords, cosines, pair_count, pair_sums
+from gan_mhe.sphere.geometry import (
+    angles,
+    chords,
+    closest_angle,
+    cosines,
+    pair_count,
+    pair_sums,
+    squared_distances,
+)
 
 Distance = Literal["euclidean", "geodesic"]
 Reduction = Literal["mean", "sum"]
@@ -76,6 +84,18 @@ def hyperspherical_energies(
             pairs = [max(pair_count(2 * count if half_space else count), 1) for count in counts]
             sums = [energy / number for energy, number in zip(sums, pairs, strict=True)]
         return narrow(torch.stack(sums), kind)
+
+
+@torch.no_grad()
+def energy_and_angle(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Of weight (N, D), N >= 2: `hyperspherical_energy` at s = 0, and the smallest angle between two rows in radians.
+
+    Float64 scalars without gradient, from one Gram product for both.
+    """
+    _check(weight, 0.0, "euclidean", "mean")
+    squared_NN = squared_distances(weight)
+    (total,) = pair_sums(pair_energies(squared_NN.flatten(), 0.0, "euclidean"), [len(weight)])
+    return total / pair_count(len(weight)), closest_angle(squared_NN)
 
 
 def _constant(count: int, s: float, distance: Distance) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gan_mhe.sphere import hyperspherical_energies, hyperspherical_energy
+from gan_mhe.sphere import energy_and_angle, hyperspherical_energies, hyperspherical_energy, smallest_angle
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.7]
 DISTANCES = ["euclidean", "geodesic"]
@@ -137,6 +137,14 @@ def test_energies_of_several_layers_and_their_gradients_are_those_of_each_alone(
     for layer, energy, factor, gradient in zip(layers, alone, factors, gradients, strict=True):
         (expected,) = torch.autograd.grad(factor * energy, layer)
         torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-15)
+
+
+def test_energy_and_angle_from_one_product_are_those_of_the_two_functions() -> None:
+    weight = gaussian(9, 4).requires_grad_()
+    energy, angle = energy_and_angle(weight)
+    assert energy.item() == pytest.approx(hyperspherical_energy(weight).item(), rel=1e-14)
+    assert angle.item() == pytest.approx(smallest_angle(weight).item(), rel=1e-14)
+    assert not energy.requires_grad and not angle.requires_grad
 
 
 @pytest.mark.parametrize("half_space", [False, True])
