@@ -7,7 +7,6 @@ from gan_mhe.sphere.energy import (
     hyperspherical_energies,
     hyperspherical_energy,
 )
-from gan_mhe.sphere.geometry import smallest_angle
 from gan_mhe.sphere.official import ClassifierKind, official_classifier_energy, official_gan_energy
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "hyperspherical_energy",
     "official_classifier_energy",
     "official_gan_energy",
-    "smallest_angle",
 ]

@@ -84,19 +84,11 @@ def pair_count(count: int) -> int:
     return count * (count - 1) // 2
 
 
-@torch.no_grad()
-def smallest_angle(weight_ND: Tensor) -> Tensor:
-    """Smallest angle between two rows, in radians: a scalar without gradient.
-
-    Computed in float64 and resolved to about 2e-8 rad; float64 for float64 weights, else float32. One neuron has
-    no pair: π, the largest angle there is. A row of zeros counts as orthogonal to all others.
-    """
-    angle = closest_angle(squared_distances(weight_ND))
-    return angle if weight_ND.dtype == torch.float64 else angle.float()
-
-
 def closest_angle(squared_NN: Tensor) -> Tensor:
-    """Smallest angle between two rows, in radians, from their `squared_distances`; π for one row."""
+    """Smallest angle between two rows, in radians, from their `squared_distances`; resolved to about 2e-8 rad.
+
+    One row has no pair: π, the largest angle there is. A row of zeros counts as orthogonal to all others.
+    """
     count = len(squared_NN)
     diagonal_NN = _diagonals([count], squared_NN.device).view(count, count)
     return angles(squared_NN.masked_fill(diagonal_NN, 4.0).amin())

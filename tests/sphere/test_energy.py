@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gan_mhe.sphere import energy_and_angle, hyperspherical_energies, hyperspherical_energy, smallest_angle
+from gan_mhe.sphere import energy_and_angle, hyperspherical_energies, hyperspherical_energy
+from gan_mhe.sphere.geometry import closest_angle, squared_distances
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.7]
 DISTANCES = ["euclidean", "geodesic"]
@@ -143,7 +144,7 @@ def test_energy_and_angle_from_one_product_are_those_of_the_two_functions() -> N
     weight = gaussian(9, 4).requires_grad_()
     energy, angle = energy_and_angle(weight)
     assert energy.item() == pytest.approx(hyperspherical_energy(weight).item(), rel=1e-14)
-    assert angle.item() == pytest.approx(smallest_angle(weight).item(), rel=1e-14)
+    assert angle.item() == pytest.approx(closest_angle(squared_distances(weight)).item(), rel=1e-14)
     assert not energy.requires_grad and not angle.requires_grad
 
 
