@@ -144,7 +144,7 @@ def _matrix_vector(matrix: Tensor, vector: Tensor, **_: Any) -> int:
 
 
 def _whole_gram(weight_ND: Tensor, **_: Any) -> int:
-    return 2 * len(weight_ND) * weight_ND.numel()
+    return 2 * weight_ND.shape[-2] * weight_ND.numel()
 
 
 _ATEN = torch.ops.aten

@@ -68,21 +68,35 @@ def hyperspherical_energies(
     Beyond the products, which differ in size, the layers go through every operation together.
     """
     for weight in weights:
-        _check(weight, s, distance, reduction)
-    counts, kind = [len(weight) for weight in weights], weights[0]
+        check_weight(weight)
+    check_kind(s, distance)
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction: expected one of {get_args(Reduction)}, got {reduction!r}")
+    return energies_of_stacks(weights, s=s, distance=distance, half_space=half_space, reduction=reduction)
+
+
+def energies_of_stacks(
+    weights: Sequence[Tensor], *, s: float, distance: Distance, half_space: bool, reduction: Reduction
+) -> Tensor:
+    """`hyperspherical_energies` where a weight may be a stack (C, N, D), without checks.
+
+    "mean" is over the pairs within each of the C weights and over these; "sum" is over all of both.
+    """
+    counts, kind = [weight.shape[-2] for weight in weights], weights[0]
+    copies = [weight.shape[:-2].numel() for weight in weights]
     with torch.autocast(device_type=kind.device.type, enabled=False):
-        squared = chords(cosines(weights), counts)
+        squared = chords(cosines(weights), counts, copies)
         values = pair_energies(squared, s, distance)
         if half_space:
             values = 2 * (values + pair_energies(4 - squared, s, distance))
+        sums = pair_sums(values, counts, copies)
         # Number by number: a vector of them would have to come from the host, which a captured step must not wait for.
-        sums = [
-            energy + _constant(count, s, distance) if half_space else energy
-            for count, energy in zip(counts, pair_sums(values, counts), strict=True)
-        ]
+        if half_space:
+            constants = [copy * _constant(count, s, distance) for copy, count in zip(copies, counts, strict=True)]
+            sums = [energy + constant for energy, constant in zip(sums, constants, strict=True)]
         if reduction == "mean":
             pairs = [max(pair_count(2 * count if half_space else count), 1) for count in counts]
-            sums = [energy / number for energy, number in zip(sums, pairs, strict=True)]
+            sums = [energy / (copy * each) for energy, copy, each in zip(sums, copies, pairs, strict=True)]
         return narrow(torch.stack(sums), kind)
 
 
@@ -92,7 +106,7 @@ def energy_and_angle(weight: Tensor) -> tuple[Tensor, Tensor]:
 
     Float64 scalars without gradient, from one Gram product for both.
     """
-    _check(weight, 0.0, "euclidean", "mean")
+    check_weight(weight)
     squared_NN = squared_distances(weight)
     (total,) = pair_sums(pair_energies(squared_NN.flatten(), 0.0, "euclidean"), [len(weight)])
     return total / pair_count(len(weight)), closest_angle(squared_NN)
@@ -142,14 +156,12 @@ def check_weight(weight: Tensor) -> None:
         )
 
 
-def _check(weight: Tensor, s: float, distance: str, reduction: str) -> None:
-    check_weight(weight)
+def check_kind(s: float, distance: str) -> None:
+    """Raise ValueError unless s is finite and >= 0 and the distance has a known name."""
     if not (math.isfinite(s) and s >= 0):
         raise ValueError(f"s: expected a finite number >= 0, got {s}")
     if distance not in get_args(Distance):
         raise ValueError(f"distance: expected one of {get_args(Distance)}, got {distance!r}")
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction: expected one of {get_args(Reduction)}, got {reduction!r}")
 
 
 def _tangent_slope(floor: float, s: float, distance: Distance) -> float:

@@ -15,19 +15,19 @@ _LARGEST_FORCE = 1e30  # entries of S + Sᵀ beyond it (filters of norm 1e-8 and
 
 @torch.library.custom_op("gan_mhe::gram", mutates_args=())
 def gram(weight_ND: Tensor) -> Tensor:
-    """W Wᵀ, float64 (N, N), for floating weight (N, D); differentiable, twice too.
+    """W Wᵀ, float64 (N, N), for floating weight (N, D); differentiable, twice too. A stack (C, N, D) gives (C, N, N).
 
     The product is taken in float64, with one exception: on a CPU, where float64 costs twice the time, float32
-    weights whose rows are all more than 0.25 rad apart, and from one another's opposites, are multiplied in float32.
-    Squared distances then carry a relative error below 2e-5; nearer pairs, which would cancel, never meet it. A CPU
-    may look at its values for free; on another device the look would stop the queue.
+    weights (N, D) whose rows are all more than 0.25 rad apart, and from one another's opposites, are multiplied in
+    float32. Squared distances then carry a relative error below 2e-5; nearer pairs, which would cancel, never meet
+    it. A CPU may look at its values for free; on another device the look would stop the queue.
 
     The gradient has the weight's dtype and is computed in it, in float32 at least. Not for use under autocast.
     """
     if weight_ND.device.type != "cpu":
         wide_ND = weight_ND.double()
-        return wide_ND @ wide_ND.T
-    if weight_ND.dtype == torch.float32:
+        return wide_ND @ wide_ND.mT
+    if weight_ND.dtype == torch.float32 and weight_ND.ndim == 2:
         gram_NN = _symmetric_product(weight_ND)
         if _all_far_apart(gram_NN):
             return gram_NN.double()
@@ -36,8 +36,8 @@ def gram(weight_ND: Tensor) -> Tensor:
 
 @gram.register_fake
 def _(weight_ND: Tensor) -> Tensor:
-    count = len(weight_ND)
-    return weight_ND.new_empty((count, count), dtype=torch.float64)
+    *stack, count, _ = weight_ND.shape
+    return weight_ND.new_empty((*stack, count, count), dtype=torch.float64)
 
 
 def _keep_weight(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor], output: Tensor) -> None:
@@ -47,22 +47,27 @@ def _keep_weight(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor]
 def _backward(ctx: torch.autograd.function.FunctionCtx, gradient_NN: Tensor) -> Tensor:
     (weight_ND,) = ctx.saved_tensors  # type: ignore[attr-defined]
     computed_in = torch.promote_types(weight_ND.dtype, torch.float32)
-    force_NN = (gradient_NN + gradient_NN.T).clamp(-_LARGEST_FORCE, _LARGEST_FORCE).to(computed_in)
+    force_NN = (gradient_NN + gradient_NN.mT).clamp(-_LARGEST_FORCE, _LARGEST_FORCE).to(computed_in)
     gradient_ND: Tensor = force_NN @ weight_ND.to(computed_in)
     if weight_ND.dtype == torch.float16:  # the only one with a range that forces exceed
-        limit = torch.finfo(torch.float16).max
-        gradient_ND = gradient_ND.clamp(-limit, limit)
+        return saturated(gradient_ND, torch.float16)
     return gradient_ND.to(weight_ND.dtype)
 
 
 gram.register_autograd(_backward, setup_context=_keep_weight)
 
 
+def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """The values in `dtype`, those beyond its range at its largest number."""
+    limit = torch.finfo(dtype).max
+    return values.clamp(-limit, limit).to(dtype)
+
+
 def _symmetric_product(weight_ND: Tensor) -> Tensor:
     """W Wᵀ from its lower blocks: five eighths of the arithmetic at 512 rows."""
-    count = len(weight_ND)
-    if count <= _BLOCK:
-        return weight_ND @ weight_ND.T
+    count = weight_ND.shape[-2]
+    if count <= _BLOCK or weight_ND.ndim > 2:  # the matrices of a stack go through one batched product
+        return weight_ND @ weight_ND.mT
     lower_NN = weight_ND.new_empty(count, count)
     for first in range(0, count, _BLOCK):
         end = min(first + _BLOCK, count)

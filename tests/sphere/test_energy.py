@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gan_mhe.sphere import energy_and_angle, hyperspherical_energies, hyperspherical_energy
+from gan_mhe.sphere.energy import energies_of_stacks
 from gan_mhe.sphere.geometry import closest_angle, squared_distances
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.7]
@@ -138,6 +139,22 @@ def test_energies_of_several_layers_and_their_gradients_are_those_of_each_alone(
     for layer, energy, factor, gradient in zip(layers, alone, factors, gradients, strict=True):
         (expected,) = torch.autograd.grad(factor * energy, layer)
         torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("half_space", [False, True])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_energy_of_a_stack_is_the_mean_or_sum_over_its_weights(reduction: str, half_space: bool) -> None:
+    options = {"s": 1.0, "distance": "geodesic", "half_space": half_space, "reduction": reduction}
+    weights = [gaussian(18, 4).view(3, 6, 4), gaussian(5, 3), gaussian(2, 3).view(2, 1, 3)]
+    weights = [weight.requires_grad_() for weight in weights]
+    together = energies_of_stacks(weights, **options)
+    alone = [torch.stack([hyperspherical_energy(each, **options) for each in weights[0]])]
+    alone += [hyperspherical_energy(weights[1], **options), torch.zeros(2, dtype=torch.float64)]
+    expected = torch.stack([energy.mean() if reduction == "mean" else energy.sum() for energy in alone])
+    torch.testing.assert_close(together, expected, rtol=1e-14, atol=0)
+    (actual,) = torch.autograd.grad(together[0], weights[0])
+    (wanted,) = torch.autograd.grad(expected[0], weights[0])
+    torch.testing.assert_close(actual, wanted, rtol=1e-12, atol=1e-14)
 
 
 def test_energy_and_angle_from_one_product_are_those_of_the_two_functions() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_mhe.sphere.geometry import angles, closest_angle, cosines, pair_count, pair_sums, squared_distances
+from gan_mhe.sphere.geometry import angles, chords, closest_angle, cosines, pair_count, pair_sums, squared_distances
 
 INSTANCES = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -38,6 +38,24 @@ def test_cosines_of_several_weights_lie_one_after_the_other() -> None:
     weights = gaussian(4, 3), gaussian(1, 7), gaussian(6, 2)
     together = cosines(weights).split([16, 1, 36])
     assert all(map(torch.equal, together, (cosines([weight]) for weight in weights)))
+
+
+def test_cosines_of_a_stack_are_those_of_its_weights_one_after_the_other() -> None:
+    stack, single = gaussian(12, 5).view(3, 4, 5), gaussian(6, 2)
+    stack[1, 2] = 0
+    together = cosines([stack, single])
+    expected = torch.cat([cosines([weight]) for weight in (*stack, single)])
+    torch.testing.assert_close(together, expected, rtol=0, atol=1e-15)
+
+
+def test_chords_and_pair_sums_know_the_diagonals_of_stacks() -> None:
+    stack, single = gaussian(12, 5).view(3, 4, 5), gaussian(6, 2)
+    squared = chords(cosines([stack, single]), [4, 6], [3, 1])
+    expected = torch.cat([squared_distances(weight).flatten() for weight in (*stack, single)])
+    torch.testing.assert_close(squared, expected, rtol=0, atol=1e-15)
+    sums = pair_sums(squared, [4, 6], [3, 1])
+    alone = [squared_distances(weight).triu(1).sum() for weight in (*stack, single)]
+    torch.testing.assert_close(torch.stack(sums), torch.stack([sum(alone[:3]), alone[3]]), rtol=1e-14, atol=0)
 
 
 def test_cosines_do_not_depend_on_the_length_of_rows() -> None:

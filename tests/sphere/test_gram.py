@@ -25,6 +25,17 @@ def test_blocks_of_the_symmetric_product_add_up_to_the_whole(count: int) -> None
     torch.testing.assert_close(gram(weight), weight @ weight.T, rtol=1e-14, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_stack_is_multiplied_and_differentiated_matrix_by_matrix(dtype: torch.dtype) -> None:
+    stack = torch.stack([gaussian(130, 5, dtype), 2 * gaussian(130, 5, dtype).flip(0)]).requires_grad_()
+    forces = torch.stack([cotangent(130), cotangent(130).T.flip(1)])
+    torch.testing.assert_close(gram(stack), stack.double() @ stack.double().mT, rtol=1e-14, atol=1e-14)
+    (together,) = torch.autograd.grad(gram(stack), stack, forces)
+    alone = [torch.autograd.grad(gram(each), each, force)[0] for each, force in zip(stack, forces, strict=True)]
+    tolerance = 4 * torch.finfo(dtype).eps * together.abs().max().item()
+    torch.testing.assert_close(together, torch.stack(alone), rtol=0, atol=tolerance)
+
+
 def test_product_is_exactly_symmetric() -> None:
     product = gram(gaussian(300, 40, torch.float32))
     assert torch.equal(product, product.T)
@@ -45,6 +56,9 @@ def test_first_and_second_derivatives_equal_finite_differences() -> None:
     weight = gaussian(4, 3).requires_grad_()
     assert torch.autograd.gradcheck(gram, (weight,))
     assert torch.autograd.gradgradcheck(gram, (weight,))
+    stack = gaussian(6, 3).view(2, 3, 3).requires_grad_()
+    assert torch.autograd.gradcheck(gram, (stack,))
+    assert torch.autograd.gradgradcheck(gram, (stack,))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -84,3 +98,4 @@ def test_gradient_saturates_at_the_largest_number_of_the_weights_dtype() -> None
 def test_shape_is_known_without_arithmetic() -> None:
     product = gram(torch.empty(6, 9, device="meta"))
     assert product.shape == (6, 6) and product.dtype == torch.float64 and product.device.type == "meta"
+    assert gram(torch.empty(4, 6, 9, device="meta")).shape == (4, 6, 6)
