@@ -1,0 +1,210 @@
+"""Mini-batch forms of the mean pair energy (Liu et al. 2018, section 3.6): unbiased, and cheaper or only noisier.
+
+Each averages, over all draws, to `hyperspherical_energy` with the mean reduction, and so does its gradient. In half
+space that takes a weight: the full mean is [(N-1) A + f_s(own)] / (2N-1), where A is the mean over unordered pairs of
+f_s(u_i, u_j) + f_s(u_i, -u_j), and own the constant distance of w and -w. The half-space mean of m neurons has m in
+place of N and so weighs the constant differently; here A is estimated and N put in.
+
+Indices are not read back: that they are in range, distinct or other than the row's own is for the caller to know
+(`draw_subset`, `draw_partners`).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gan_mhe.sphere.energy import (
+    Distance,
+    check_kind,
+    check_weight,
+    hyperspherical_energies,
+    narrow,
+    pair_energies,
+    riesz,
+)
+from gan_mhe.sphere.geometry import SMALLEST_NORM, directions
+
+_LARGEST_FORCE = 1e30  # as in `gram`: beyond it the product with a row would overflow float32
+
+
+def subset_energies(
+    weights: Sequence[Tensor],
+    subsets: Sequence[Tensor],
+    *,
+    s: float = 0.0,
+    distance: Distance = "euclidean",
+    half_space: bool = False,
+) -> Tensor:
+    """Estimates (L,) of the mean pair energies of L layers (N, D), each from the neurons of an int64 vector (m,).
+
+    m distinct indices, 2 <= m <= N (m = 1 where N = 1: exactly 0). Unbiased if every subset is equally likely. Costs
+    (m/N)² of the full energy. Dtype, precision and degenerate rows as in `hyperspherical_energies`; in half space the
+    estimate from float32 weights has about three times its rounding error.
+    Raises ValueError for indices of another shape or dtype, too few or too many, and as `hyperspherical_energies`.
+    """
+    for weight, subset in zip(weights, subsets, strict=True):
+        check_weight(weight)
+        _check_indices("subsets", subset, (subset.numel(),))
+        if not min(2, len(weight)) <= len(subset) <= len(weight):
+            raise ValueError(f"subsets: expected 2 to {len(weight)} of {len(weight)} neurons, got {len(subset)}")
+    rows = [weight.index_select(0, subset) for weight, subset in zip(weights, subsets, strict=True)]
+    energies = hyperspherical_energies(rows, s=s, distance=distance, half_space=half_space)
+    if not half_space:
+        return energies
+    own = _own_energy(s, distance)
+    pairs = zip(energies.unbind(), map(len, subsets), map(len, weights), strict=True)
+    return torch.stack([_reweighted(energy, size, count, own) for energy, size, count in pairs])
+
+
+def partner_energies(
+    weights: Sequence[Tensor],
+    partners: Sequence[Tensor],
+    *,
+    s: float = 0.0,
+    distance: Distance = "euclidean",
+    half_space: bool = False,
+) -> Tensor:
+    """Estimates (L,) of the mean pair energies of L layers (N, D), N >= 2, from m partners a neuron, int64 (N, m).
+
+    The mean of f_s over all i and their partners, none of them i; a partner may occur more than once. Unbiased if each
+    is uniform over the N - 1 others. Dtype, precision and degenerate rows as in `hyperspherical_energies`. O(m N D),
+    but bound by memory where the full energy is bound by arithmetic: on a CPU, at 512 x 4608, one partner costs half
+    of the full energy and four cost all of it. On CUDA the gradient is summed in no fixed order. Raises ValueError as
+    `subset_energies`.
+    """
+    check_kind(s, distance)
+    for weight, indices in zip(weights, partners, strict=True):
+        check_weight(weight)
+        _check_indices("partners", indices, (len(weight), *indices.shape[-1:]))
+        if len(weight) == 1 or not indices.numel():
+            raise ValueError(f"partners: expected m >= 1 and N >= 2, got m = {indices.shape[1]} and N = {len(weight)}")
+    with torch.autocast(device_type=weights[0].device.type, enabled=False):
+        cosines = [_partner_cosines(*pair).flatten() for pair in zip(weights, partners, strict=True)]
+        squared = 2 - 2 * torch.cat(cosines)
+        values = pair_energies(squared, s, distance)
+        if half_space:
+            values = values + pair_energies(4 - squared, s, distance)
+        parts: tuple[Tensor, ...] = values.split([indices.numel() for indices in partners])  # type: ignore[no-untyped-call]
+        means = [part.mean() for part in parts]
+        if half_space:
+            own = _own_energy(s, distance)
+            means = [_half_space_mean(mean, len(weight), own) for mean, weight in zip(means, weights, strict=True)]
+        return narrow(torch.stack(means), weights[0])
+
+
+def label_energy(weight: Tensor, labels: Tensor, *, s: float = 0.0, distance: Distance = "euclidean") -> Tensor:
+    """1/(m(N-1)) Σ_i Σ_{j != y_i} f_s(z(u_{y_i}, u_j)) for weight (N, D) and labels y, int64 (m,); a scalar.
+
+    The data-dependent form of an output layer, and the term of SphereFace+. Labels may repeat; uniform ones average to
+    the full mean. m N D float64 arithmetic. One neuron has no pair: exactly 0 with gradient 0. Dtype, guard and
+    degenerate rows as in `hyperspherical_energy`. Raises ValueError for labels of another shape or dtype, none of
+    them, and as `hyperspherical_energy`.
+    """
+    check_weight(weight)
+    check_kind(s, distance)
+    _check_indices("labels", labels, (max(labels.numel(), 1),))
+    with torch.autocast(device_type=weight.device.type, enabled=False):
+        unit_ND = directions(weight)
+        own_mN = labels.unsqueeze(1) == torch.arange(len(weight), device=weight.device)
+        squared_mN = (2 - 2 * unit_ND.index_select(0, labels) @ unit_ND.T).masked_fill(own_mN, 1.0)
+        values_mN = pair_energies(squared_mN, s, distance).masked_fill(own_mN, 0.0)
+        return narrow(values_mN.sum() / (len(labels) * max(len(weight) - 1, 1)), weight)
+
+
+def draw_subset(count: int, size: int, generator: torch.Generator, out: Tensor) -> None:
+    """Fill out, int64 (size,), with distinct numbers below count; every subset is equally likely, in random order.
+
+    out is on the generator's device. Raises ValueError unless 1 <= size <= count and out is of that kind.
+    """
+    if not 1 <= size <= count:
+        raise ValueError(f"size: expected 1 to {count}, got {size}")
+    _check_indices("out", out, (size,))
+    out.copy_(torch.randperm(count, generator=generator, device=out.device)[:size])
+
+
+def draw_partners(count: int, size: int, generator: torch.Generator, out: Tensor) -> None:
+    """Fill out, int64 (count, size): row i with independent uniform numbers below count, none of them i.
+
+    With replacement. out is on the generator's device. Raises ValueError unless count >= 2, size >= 1 and out is of
+    that kind.
+    """
+    if count < 2 or size < 1:
+        raise ValueError(f"count, size: expected numbers >= 2 and >= 1, got {count} and {size}")
+    _check_indices("out", out, (count, size))
+    out.random_(0, count - 1, generator=generator)
+    out += out >= torch.arange(count, device=out.device).unsqueeze(1)
+
+
+@torch.library.custom_op("gan_mhe::partner_products", mutates_args=())
+def partner_products(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
+    """Products of row i with its partners and, in the last column, with itself: float64 (N, m + 1).
+
+    Partner by partner, forward and backward, so that the m N D numbers gathered never lie in memory together. The
+    gradient has the weight's dtype and is computed in it, in float32 at least. Differentiable twice.
+    """
+    wide_ND = weight_ND.double()
+    rows_N1D = wide_ND.unsqueeze(1)
+    columns = [rows_N1D @ wide_ND.index_select(0, partner_N).unsqueeze(2) for partner_N in partners_Nm.unbind(1)]
+    return torch.cat([*columns, rows_N1D @ wide_ND.unsqueeze(2)], 1).squeeze(2)
+
+
+@partner_products.register_fake
+def _(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
+    count, partners = partners_Nm.shape
+    return weight_ND.new_empty((count, partners + 1), dtype=torch.float64)
+
+
+def _keep_inputs(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    weight_ND, partners_Nm = ctx.saved_tensors  # type: ignore[attr-defined]
+    rows_ND = weight_ND.to(torch.promote_types(weight_ND.dtype, torch.float32))
+    *forces, own_force_N = gradient.clamp(-_LARGEST_FORCE, _LARGEST_FORCE).to(rows_ND.dtype).unbind(1)
+    total_ND = 2 * own_force_N.unsqueeze(1) * rows_ND
+    for force_N, partner_N in zip(forces, partners_Nm.unbind(1), strict=True):
+        force_N1 = force_N.unsqueeze(1)
+        total_ND.addcmul_(force_N1, rows_ND.index_select(0, partner_N))
+        total_ND.index_add_(0, partner_N, force_N1 * rows_ND)
+    limit = torch.finfo(weight_ND.dtype).max  # saturates where gradients overflow, as in `gram`
+    return total_ND.clamp(-limit, limit).to(weight_ND.dtype), None
+
+
+partner_products.register_autograd(_backward, setup_context=_keep_inputs)
+
+
+def _partner_cosines(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
+    """u_i.u_j for each i and its partners j, float64 (N, m); 0 where one of them has no direction."""
+    products = partner_products(weight_ND, partners_Nm)
+    square_N = products[:, -1]
+    no_direction_N = square_N <= SMALLEST_NORM**2
+    # 1 first: rsqrt(0) would give NaN = 0 * inf on the way back.
+    inverse_N = square_N.masked_fill(no_direction_N, 1.0).rsqrt().masked_fill(no_direction_N, 0.0)
+    other_Nm = inverse_N.index_select(0, partners_Nm.flatten()).view_as(partners_Nm)
+    cosine_Nm: Tensor = products[:, :-1] * inverse_N.unsqueeze(1) * other_Nm
+    return cosine_Nm
+
+
+def _reweighted(energy: Tensor, size: int, count: int, own: float) -> Tensor:
+    """The half-space mean of `size` neurons with the weights of `count`."""
+    if size == count:
+        return energy
+    return _half_space_mean(((2 * size - 1) * energy - own) / (size - 1), count, own)
+
+
+def _half_space_mean(mean_of_pairs: Tensor, count: int, own: float) -> Tensor:
+    """[(N-1) A + f_s(own)] / (2N-1)."""
+    return ((count - 1) * mean_of_pairs + own) / (2 * count - 1)
+
+
+def _own_energy(s: float, distance: Distance) -> float:
+    """f_s of w and -w."""
+    return riesz(2.0 if distance == "euclidean" else math.pi, s)
+
+
+def _check_indices(name: str, indices: Tensor, shape: tuple[int, ...]) -> None:
+    if indices.shape != shape or indices.dtype != torch.int64:
+        raise ValueError(f"{name}: expected torch.int64 of shape {shape}, got {indices.dtype}, {tuple(indices.shape)}")
