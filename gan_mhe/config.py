@@ -138,13 +138,26 @@ class OptimizerConfig(Section):
     """Factor on both learning rates over the generator steps."""
 
 
+class RatioConfig(Section):
+    """A strength by what it does: the share of the adversarial gradient that the penalty's gradient is to have."""
+
+    target: Positive = 0.1
+    """||lambda grad penalty|| / ||grad GAN||, over all parameters of the discriminator; times the schedule's factor."""
+    mode: Literal["track", "calibrate"] = "track"
+    """`track` follows the two gradients slowly all along; `calibrate` measures at the start and keeps lambda."""
+    horizon: Count = 200
+    """Computations of the penalty that lambda is a (geometric) mean over; with `calibrate` the first ones."""
+
+
 class PenaltyTiming(Section):
-    """When a penalty is computed and how its strength changes."""
+    """When a penalty is computed, how its strength changes, and whether that is given as a ratio of gradients."""
 
     interval: Count = 1
     """Compute the penalty at every n-th generator step, times n, so that its mean strength stays."""
     schedule: Schedule = Schedule()
     """Factor on the coefficient over the generator steps."""
+    ratio: RatioConfig | None = None
+    """In place of the coefficient, which then has no effect: a target ratio of gradient norms."""
 
 
 class ClippingConfig(Section):
@@ -172,19 +185,81 @@ class OrthonormalConfig(PenaltyTiming):
     """Start from weights with orthonormal rows (or columns, where there are more rows than columns)."""
 
 
-class MheConfig(PenaltyTiming):
-    """Minimum hyperspherical energy, Liu et al. 2018: pair mean E / (N (N - 1)), summed over layers."""
+class EnergyConfig(PenaltyTiming):
+    """What MHE and CoMHE share."""
 
     lambda_hidden: NonNegative = 1.0
     """Factor of the hidden layers' energies; 0 is the control that runs the same code."""
     lambda_output: NonNegative = 0.0
     """Factor of the output layer's energy, always full space; a scalar output has one neuron and adds exactly 0."""
+    layer_factors: tuple[NonNegative, ...] = ()
+    """Factors on lambda_hidden, one for each hidden layer in order; none at all is 1 for each."""
     s: Annotated[float, Field(ge=0, le=16, allow_inf_nan=False)] = 0.0
     """Riesz power: 0 is the logarithmic energy, 1 the Coulomb energy."""
     distance: Literal["euclidean", "geodesic"] = "euclidean"
     """Chord between unit filters, or the angle (A-MHE)."""
     half_space: bool = False
     """Count w and -w as the same direction in the hidden layers."""
+
+
+class MinibatchConfig(Section):
+    """An unbiased estimate of the hidden layers' energies from some of their pairs, drawn anew at each step."""
+
+    of: Literal["neurons", "partners"] = "neurons"
+    """`neurons`: all pairs among a random subset; `partners`: every neuron with a few random others."""
+    size: Annotated[int, Field(ge=2)] = 64
+    """Neurons in the subset (all, in a layer that has fewer), or partners of each neuron."""
+
+
+class MheConfig(EnergyConfig):
+    """Minimum hyperspherical energy, Liu et al. 2018: pair mean E / (N (N - 1)), summed over layers."""
+
+    minibatch: MinibatchConfig | None = None
+    """Estimate the energies from some pairs."""
+
+
+class ComheConfig(EnergyConfig):
+    """Compressive MHE, Lin et al. 2020: the energies of neurons projected to few dimensions, half space and s = 2."""
+
+    s: Annotated[float, Field(ge=0, le=16, allow_inf_nan=False)] = 2.0
+    """Riesz power; 2 in the authors' code."""
+    half_space: bool = True
+    """Count w and -w as the same direction in the hidden layers; on in the authors' code."""
+    projection: Literal["random", "angle_preserving", "adversarial", "group"] = "random"
+    """Gaussian matrices; one matrix trained to keep the angles, or to raise the energy; blocks of coordinates."""
+    dimension: Count = 40
+    """Dimension to project to; 40 (random) and 30 (trained) in the authors' code. Without effect for groups."""
+    count: Count = 20
+    """Random matrices, or groups, that the energy is averaged over; a trained matrix is one."""
+    redraw_every_steps: Count = 10
+    """Generator steps between two draws of random matrices or groups; 1 in the authors' code."""
+    shared_basis: bool = True
+    """Layers of equal fan-in share their random matrices, as equal seeds make them in the authors' code."""
+    first_layer: Literal["full", "projected", "none"] = "full"
+    """The first layer: its full energy as in the authors' code, projected as the others, or left out."""
+    inner_steps: Count = 1
+    """Gradient steps on a trained matrix in each update; authors' code: 1 angle-preserving, 10 adversarial."""
+    inner_lr: Positive = 0.1
+    """Learning rate of these steps; the network's own rate, 0.1, in the authors' code."""
+    unrolled: bool = True
+    """Let the gradient reach the neurons through the last inner step too, as the authors' code does."""
+
+
+class UniformityConfig(PenaltyTiming):
+    """Hyperspherical uniformity, Liu et al. 2021: other measures of how evenly directions are spread."""
+
+    measure: Literal["separation", "polarization", "relaxed_polarization", "covering", "gram_determinant"] = (
+        "separation"
+    )
+    """Closest pair (MHS), worst pole (MHP), sum of neurons (R-MHP), largest hole (MHC) or log det of a kernel (MGD)."""
+    coefficient: NonNegative = 1.0
+    """Factor of the hidden layers' sum."""
+    half_space: bool = True
+    """Count w and -w as the same direction, as in the authors' code; the sum of neurons has no half space."""
+    inner_steps: Count = 10
+    """Momentum steps on the pole of polarization and covering in each update."""
+    inner_lr: Positive = 0.1
+    """Learning rate of these steps."""
 
 
 class OfficialMheConfig(PenaltyTiming):
@@ -217,6 +292,17 @@ class WeightDecayConfig(PenaltyTiming):
     """1: norm of each filter, as the MHE objective prints it; 2: half its square, ordinary L2 decay."""
 
 
+class SphereConvConfig(Section):
+    """SphereNet, Liu et al. 2017: every convolution gives g(theta), a function of the angle between filter and patch."""
+
+    operator: Literal["cosine", "linear", "sigmoid", "learnable"] = "sigmoid"
+    """g: the cosine, 1 - 2 theta / pi, a sigmoid of slope k, or one whose k is trained for each filter."""
+    k: Annotated[float, Field(gt=1e-6, lt=1e6)] = 0.3
+    """Slope of the sigmoid, smaller is steeper; where it is trained, its start, and above 0.05."""
+    rescale: bool = False
+    """SphereNorm: multiply by (||w|| ||x||)^rho with rho trained from 0, at 1 an ordinary convolution; cosine only."""
+
+
 class ConstraintsConfig(Section):
     """What holds the discriminator back. Sections that are absent do nothing."""
 
@@ -232,6 +318,12 @@ class ConstraintsConfig(Section):
     """Minimum hyperspherical energy."""
     official_mhe: OfficialMheConfig | None = None
     """MHE as the authors' GAN code has it."""
+    comhe: ComheConfig | None = None
+    """Compressive MHE."""
+    uniformity: UniformityConfig | None = None
+    """Hyperspherical uniformity."""
+    sphere_conv: SphereConvConfig | None = None
+    """Convolutions of angles."""
     weight_decay: WeightDecayConfig | None = None
     """Decoupled weight decay of the MHE objective."""
 
@@ -242,8 +334,28 @@ class ConstraintsConfig(Section):
                 f"clipping bounds the raw weights, which {self.normalization!r} normalisation then rescales; "
                 "expected one of the two"
             )
-        if self.mhe and self.official_mhe:
-            raise ValueError("mhe and official_mhe are the same penalty in two forms; expected one of the two")
+        if self.sphere_conv and self.normalization in ("weight", "spectral"):
+            raise ValueError(
+                f"sphere_conv divides by the norm of each filter, so {self.normalization!r} normalisation before it "
+                "has no effect; expected one of the two"
+            )
+        if self.sphere_conv and self.sphere_conv.rescale and self.sphere_conv.operator != "cosine":
+            raise ValueError(
+                f"sphere_conv.rescale is for the cosine operator, not {self.sphere_conv.operator!r}: only that one "
+                "can become an ordinary convolution"
+            )
+        if self.sphere_conv and self.sphere_conv.operator == "learnable" and self.sphere_conv.k <= 0.05:
+            raise ValueError(
+                f"sphere_conv.k of the learnable operator never falls to 0.05; expected a start above it, "
+                f"got {self.sphere_conv.k:g}"
+            )
+        if self.sphere_conv and self.clipping:
+            raise ValueError(
+                "clipping bounds the lengths of filters, which sphere_conv divides out; expected one of the two"
+            )
+        energies = [name for name in ("mhe", "official_mhe", "comhe", "uniformity") if getattr(self, name)]
+        if len(energies) > 1:
+            raise ValueError(f"{' and '.join(energies)} are forms of one penalty; expected one of them")
         return self
 
 

@@ -9,10 +9,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from gan_mhe.compose import PRESETS
-from gan_mhe.config import EXECUTION_KEYS, PenaltyTiming, RunConfig, Schedule
+from gan_mhe.config import EXECUTION_KEYS, PenaltyTiming, RatioConfig, RunConfig, Schedule
 from gan_mhe.variants import VARIANTS
 
 Section = type[BaseModel]
+INLINE: tuple[Section, ...] = (Schedule, RatioConfig)
 Row = tuple[str, ...]
 
 INTRODUCTION = """\
@@ -70,7 +71,9 @@ its keys, or its empty table, is written; its defaults then hold for the rest.
 TIMING_INTRODUCTION = """\
 ### Every penalty
 
-Each `constraints` section with a coefficient or a lambda has these keys too; its name stands in place of `*`.
+Each `constraints` section with a coefficient or a lambda has these keys too; its name stands in place of `*`. With any
+of the `ratio` keys, or an empty `ratio` table, the strength is that ratio of gradient norms, and the coefficient has no
+effect; both the ratio and the lambda that it takes are among the run's metrics (`gradient_ratio/`, `strength/`).
 """
 
 FIELD_HEADINGS = ("key", "type", "default", "range", "meaning")
@@ -114,7 +117,7 @@ def _section_parts(section: Section, prefix: str) -> Iterator[str]:
     """Heading, purpose and table of every section below `section`."""
     for name, field in section.model_fields.items():
         nested = _nested_section(field.annotation)
-        if nested is None or nested is Schedule:
+        if nested is None or nested in INLINE:
             continue
         key = f"{prefix}{name}"
         penalty = issubclass(nested, PenaltyTiming)
@@ -129,14 +132,14 @@ def _section_parts(section: Section, prefix: str) -> Iterator[str]:
 
 
 def _field_rows(section: Section, prefix: str, leave_out: Container[str] = ()) -> Iterator[Row]:
-    """One row a key. A schedule's keys stand with those of the section that it belongs to."""
+    """One row a key. The keys of an inline section stand with those of the section that it belongs to."""
     for name, field in section.model_fields.items():
         key = f"{prefix}{name}"
         nested = _nested_section(field.annotation)
         if name in leave_out:
             continue
-        if nested is Schedule:
-            yield from _field_rows(Schedule, f"{key}.")
+        if nested in INLINE:
+            yield from _field_rows(nested, f"{key}.")
         elif nested is None:
             mark = " †" if key in EXECUTION_KEYS else ""
             kind, limits = _type_and_range(field)
@@ -160,6 +163,8 @@ def _default(value: Any) -> str:
 
 def _type_and_range(field: FieldInfo) -> tuple[str, str]:
     annotation, limits = _without_none(field)
+    if get_origin(annotation) is tuple:
+        return "numbers", ""
     if get_origin(annotation) is Literal:
         return "choice", ", ".join(f"`{value}`" for value in get_args(annotation))
     names = {bool: "boolean", int: "integer", float: "number", str: "text"}

@@ -7,6 +7,9 @@ mean E / (N (N - 1)) summed over layers with lambda = 1, which does change train
 rises over the first 500 steps: at full strength from the start the energy dwarfs the gradient of an untrained
 discriminator, and Adam, which divides by what it has seen, then starves that gradient for a thousand steps. With the
 digits preset lambda = 10 starves it even so.
+
+Measures whose published strengths belong to classifiers, and mean nothing here, are given a tenth of the adversarial
+gradient instead (`ratio`), which also makes them comparable with one another.
 """
 
 from collections.abc import Mapping
@@ -34,6 +37,18 @@ def _mhe(lambda_hidden: float, **options: Any) -> dict[str, Any]:
 
 _SPECTRAL = {"normalization": "spectral"}
 _RISING = {"schedule": {"warmup_steps": 500}}
+# 2e-4 / 2 ||W W^T - I||^2 in place of weight decay, in the authors' code.
+_SPHERE_ORTHOGONALITY = {"orthonormal": {"coefficient": 1e-4, "initialise": False}}
+_TENTH = {"ratio": {"target": 0.1}}
+
+
+def _comhe(**options: Any) -> dict[str, Any]:
+    return {"comhe": {"lambda_hidden": 1.0, **options}}
+
+
+def _uniformity(measure: str) -> dict[str, Any]:
+    return _constraints(uniformity={"measure": measure, **_TENTH})
+
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
     {
@@ -111,6 +126,71 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
             "half-space MHE, lambda 1, with spectral normalisation",
             "Liu et al. 2018 (MHE)",
             _constraints(**_SPECTRAL, **_mhe(1.0, half_space=True)),
+        ),
+        "comhe": Variant(
+            "energy of the neurons under 20 random projections to 40 dimensions, half space, s = 2, lambda 1",
+            "Lin et al. 2020 (RP-CoMHE); the authors draw anew at every step, here at every tenth",
+            _constraints(**_comhe(**_RISING)),
+        ),
+        "comhe_sn": Variant(
+            "CoMHE under random projections, lambda 1, with spectral normalisation",
+            "Lin et al. 2020 (RP-CoMHE), a combination of ours",
+            _constraints(**_SPECTRAL, **_comhe()),
+        ),
+        "comhe_angle": Variant(
+            "energy under one projection to 30 dimensions that is trained to preserve the angles, unrolled",
+            "Lin et al. 2020 (AP-CoMHE), as in the authors' code",
+            _constraints(**_comhe(**_RISING, projection="angle_preserving", dimension=30)),
+        ),
+        "comhe_adversarial": Variant(
+            "energy under one projection to 30 dimensions that is trained to raise it, ten steps, unrolled",
+            "Lin et al. 2020 (adversarial CoMHE), as in the authors' code",
+            _constraints(**_comhe(**_RISING, projection="adversarial", dimension=30, inner_steps=10)),
+        ),
+        "comhe_group": Variant(
+            "mean energy of 8 random blocks of the coordinates",
+            "Lin et al. 2020 (group CoMHE), our reading: its formula was not to be had",
+            _constraints(**_comhe(**_RISING, projection="group", count=8)),
+        ),
+        "mhs": Variant(
+            "maximum hyperspherical separation: pushes the closest pair of filters apart, ratio 0.1",
+            "Liu et al. 2021 (hyperspherical uniformity), as in the authors' code but for the strength",
+            _uniformity("separation"),
+        ),
+        "mhp": Variant(
+            "maximum hyperspherical polarization: against the pole of least potential, ratio 0.1",
+            "Liu et al. 2021, as in the authors' code but for the strength",
+            _uniformity("polarization"),
+        ),
+        "r_mhp": Variant(
+            "relaxed polarization: norm of the sum of the filters, ratio 0.1",
+            "Liu et al. 2021, as in the authors' code but for the strength",
+            _uniformity("relaxed_polarization"),
+        ),
+        "mhc": Variant(
+            "minimum hyperspherical covering: closes the largest hole between filters, ratio 0.1",
+            "Liu et al. 2021, as in the authors' code but for the strength",
+            _uniformity("covering"),
+        ),
+        "mgd": Variant(
+            "maximum Gram determinant: log det of a Gaussian kernel of the filters, ratio 0.1",
+            "Liu et al. 2021, as in the authors' code but for the strength",
+            _uniformity("gram_determinant"),
+        ),
+        "sphere_conv": Variant(
+            "sigmoid SphereConv, k = 0.3: convolutions of angles, with the orthogonality term 2e-4 / 2",
+            "Liu et al. 2017 (SphereNet), as in the authors' code, without its batch normalisation",
+            _constraints(sphere_conv={"operator": "sigmoid", "k": 0.3}, **_SPHERE_ORTHOGONALITY),
+        ),
+        "sphere_conv_learnable": Variant(
+            "sigmoid SphereConv with k trained for each filter, with the orthogonality term",
+            "Liu et al. 2017 (SphereNet), as in the authors' code, without its batch normalisation",
+            _constraints(sphere_conv={"operator": "learnable", "k": 0.75}, **_SPHERE_ORTHOGONALITY),
+        ),
+        "sphere_norm": Variant(
+            "SphereNorm: cosine SphereConv times (||w|| ||x||)^rho, rho trained from 0",
+            "Liu et al. 2017 (SphereNet), our reading: its parametrisation was not to be had",
+            _constraints(sphere_conv={"operator": "cosine", "rescale": True}),
         ),
         "mhe_official": Variant(
             "MHE exactly as the authors' GAN code computes it, lambda 1e-6: numerically inert",

@@ -7,8 +7,9 @@ from functools import partial
 from torch import nn
 
 from gan_mhe.config import ConstraintsConfig
-from gan_mhe.constraints import clipping, gradient, hyperspherical, normalize, orthogonal
+from gan_mhe.constraints import clipping, comhe, gradient, hyperspherical, normalize, orthogonal, uniformity
 from gan_mhe.constraints.penalty import Penalty
+from gan_mhe.constraints.sphere_conv import sphere_conv
 from gan_mhe.rng import generator
 
 
@@ -26,12 +27,17 @@ class Constraints:
 
 
 def constrain(discriminator: nn.Module, config: ConstraintsConfig, *, seed: int) -> Constraints:
-    """Initialise and normalise `discriminator` in place as configured; return the rest of its constraints."""
+    """Initialise and normalise `discriminator` in place as configured; return the rest of its constraints.
+
+    ConfigError where the configuration does not fit the network.
+    """
+    if config.sphere_conv:
+        sphere_conv(discriminator, **config.sphere_conv.model_dump())
     if config.orthonormal and config.orthonormal.initialise:
         orthogonal.orthonormal_init(discriminator, generator("cpu", seed, "orthonormal_init"))
     _normalise(discriminator, config, seed)
     return Constraints(
-        penalties=tuple(_penalties(config)),
+        penalties=tuple(_penalties(discriminator, config, seed)),
         after_update=tuple(_projections(config)),
         notes=tuple(_notes(discriminator, config)),
     )
@@ -49,12 +55,14 @@ def _normalise(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -
             normalize.spectral_norm(discriminator, generator("cpu", seed, "spectral_norm"))
 
 
-def _penalties(config: ConstraintsConfig) -> list[Penalty]:
+def _penalties(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -> list[Penalty]:
     return [
         *([gradient.gradient_penalty(config.gradient_penalty)] if config.gradient_penalty else []),
         *([orthogonal.orthonormal_penalty(config.orthonormal)] if config.orthonormal else []),
-        *(hyperspherical.mhe_penalties(config.mhe) if config.mhe else []),
+        *(hyperspherical.mhe_penalties(config.mhe, discriminator, seed) if config.mhe else []),
         *([hyperspherical.official_penalty(config.official_mhe)] if config.official_mhe else []),
+        *(comhe.comhe_penalties(config.comhe, discriminator, seed) if config.comhe else []),
+        *([uniformity.uniformity_penalty(config.uniformity, discriminator, seed)] if config.uniformity else []),
         *([hyperspherical.weight_decay_penalty(config.weight_decay)] if config.weight_decay else []),
     ]
 
@@ -66,9 +74,10 @@ def _projections(config: ConstraintsConfig) -> list[Callable[[nn.Module], None]]
 
 
 def _notes(discriminator: nn.Module, config: ConstraintsConfig) -> list[str]:
-    if config.mhe is None:
+    name = next((name for name in ("mhe", "comhe", "uniformity") if getattr(config, name)), None)
+    if name is None:
         return []
     return [
-        f"mhe: layer {layer.name} has one neuron and no pair, so its energy is 0"
+        f"{name}: layer {layer.name} has one neuron and no pair, so its energy is 0"
         for layer in hyperspherical.single_neuron_layers(discriminator)
     ]

@@ -1,38 +1,106 @@
 """Minimum hyperspherical energy over the layers of a network."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import MheConfig, OfficialMheConfig, WeightDecayConfig
-from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
-from gan_mhe.constraints.select import LayerWeight, layer_weights
+from gan_mhe.config import EnergyConfig, MheConfig, MinibatchConfig, OfficialMheConfig, WeightDecayConfig
+from gan_mhe.constraints.penalty import Penalty, PenaltyFunction, PenaltyInputs, PenaltyModule
+from gan_mhe.constraints.select import LayerWeight, hidden_weights, layer_weights
+from gan_mhe.errors import ConfigError
+from gan_mhe.rng import derive_seed
 from gan_mhe.sphere import hyperspherical_energies, official_gan_energy
+from gan_mhe.sphere.minibatch import draw_partners, draw_subset, partner_energies, subset_energies
 
 
-def mhe_penalties(config: MheConfig) -> list[Penalty]:
+def mhe_penalties(config: MheConfig, network: nn.Module, seed: int) -> list[Penalty]:
     """lambda_h sum_j E_s(layer j) / (N_j (N_j - 1)) over hidden layers, and lambda_o times the output layer's.
 
     Liu et al. 2018 (MHE): hidden layers are summed, not averaged; half space is for hidden layers only. A layer
-    with one neuron has no pair and adds exactly 0.
+    with one neuron has no pair and adds exactly 0. ConfigError for a wrong number of layer factors.
     """
-    hidden = partial(_energy, config=config, output=False)
-    output = partial(_energy, config=config, output=True)
-    return [
-        Penalty.timed("mhe", hidden, config.lambda_hidden, config),
-        *([Penalty.timed("mhe_output", output, config.lambda_output, config)] if config.lambda_output else []),
-    ]
+    check_layer_factors("mhe", config, network)
+    hidden: PenaltyFunction = partial(_hidden_energy, config=config)
+    if config.minibatch:
+        hidden = MinibatchEnergy(config, config.minibatch, hidden_weights(network), seed)
+    return [Penalty.timed("mhe", hidden, config.lambda_hidden, config), *output_penalties("mhe_output", config)]
 
 
-def _energy(inputs: PenaltyInputs, *, config: MheConfig, output: bool) -> Tensor:
-    energies = hyperspherical_energies(
-        [layer.weight_ND for layer in layer_weights(inputs.discriminator) if layer.is_output == output],
-        s=config.s,
-        distance=config.distance,
-        half_space=config.half_space and not output,
+def check_layer_factors(section: str, config: EnergyConfig, network: nn.Module) -> None:
+    """ConfigError unless there are no layer factors, or one for each hidden layer."""
+    hidden = [layer.name for layer in layer_weights(network) if not layer.is_output]
+    if config.layer_factors and len(config.layer_factors) != len(hidden):
+        raise ConfigError(
+            f"constraints.{section}.layer_factors: expected {len(hidden)} numbers, one for each hidden layer "
+            f"({', '.join(hidden)}), got {len(config.layer_factors)}"
+        )
+
+
+def _hidden_energy(inputs: PenaltyInputs, *, config: MheConfig) -> Tensor:
+    return weighted_sum(
+        hyperspherical_energies(
+            hidden_weights(inputs.discriminator), s=config.s, distance=config.distance, half_space=config.half_space
+        ),
+        config.layer_factors,
     )
-    return energies.sum()
+
+
+def weighted_sum(energies: Tensor, factors: Sequence[float]) -> Tensor:
+    """sum_j factor_j E_j of energies (L,); no factors are 1 each."""
+    if not factors:
+        return energies.sum()
+    # Number by number: a vector of the factors would have to come from the host at every step.
+    return torch.stack([factor * energy for factor, energy in zip(factors, energies.unbind(), strict=True)]).sum()
+
+
+def output_penalties(name: str, config: EnergyConfig) -> list[Penalty]:
+    """The output layer's full-space energy, where it has a factor."""
+    if not config.lambda_output:
+        return []
+    return [Penalty.timed(name, partial(_output_energy, config=config), config.lambda_output, config)]
+
+
+def _output_energy(inputs: PenaltyInputs, *, config: EnergyConfig) -> Tensor:
+    weights = [layer.weight_ND for layer in layer_weights(inputs.discriminator) if layer.is_output]
+    return hyperspherical_energies(weights, s=config.s, distance=config.distance).sum()
+
+
+class MinibatchEnergy(PenaltyModule):
+    """The hidden layers' energies, each estimated without bias from some of its pairs."""
+
+    def __init__(self, config: MheConfig, minibatch: MinibatchConfig, weights: Sequence[Tensor], seed: int) -> None:
+        super().__init__()
+        if minibatch.of == "partners" and any(len(weight_ND) == 1 for weight_ND in weights):
+            raise ConfigError(
+                "constraints.mhe.minibatch.of: a hidden layer has one neuron and no partner; expected neurons"
+            )
+        self._config, self._of, self._seed = config, minibatch.of, seed
+        for index, weight_ND in enumerate(weights):
+            count = len(weight_ND)
+            shape = (min(count, minibatch.size),) if minibatch.of == "neurons" else (count, minibatch.size)
+            self.register_buffer(f"drawn_{index}", torch.zeros(shape, dtype=torch.int64), persistent=False)
+        self._counts = [len(weight_ND) for weight_ND in weights]
+
+    def seek(self, step: int) -> None:
+        drawn = list(self.buffers())
+        generator = torch.Generator(drawn[0].device).manual_seed(derive_seed(self._seed, "mhe/minibatch", step))
+        draw = draw_subset if self._of == "neurons" else draw_partners
+        for count, out in zip(self._counts, drawn, strict=True):
+            draw(count, out.shape[-1], generator, out)
+
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        config = self._config
+        estimate = subset_energies if self._of == "neurons" else partner_energies
+        energies = estimate(
+            hidden_weights(inputs.discriminator),
+            list(self.buffers()),
+            s=config.s,
+            distance=config.distance,
+            half_space=config.half_space,
+        )
+        return weighted_sum(energies, config.layer_factors)
 
 
 def official_penalty(config: OfficialMheConfig) -> Penalty:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gan_mhe.config import PenaltyTiming, Schedule
+from gan_mhe.config import PenaltyTiming, RatioConfig, Schedule
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,38 @@ class PenaltyInputs:
 PenaltyFunction = Callable[[PenaltyInputs], Tensor]
 
 
+class PenaltyModule(nn.Module):
+    """A penalty function that keeps something: noise of the step, or inner variables that the steps move.
+
+    All of it lies in buffers. Inner variables are persistent ones, so that a checkpoint has them; noise is not, because
+    `seek` makes it again. The forward pass may move inner variables in place, and draws nothing.
+    """
+
+    def seek(self, step: int) -> None:
+        """Draw the numbers of `step`, as a function of (seed, step)."""
+
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Penalty:
-    """A named scalar added to the discriminator's loss as coefficient(step) * interval * function(inputs)."""
+    """A named scalar added to the discriminator's loss as coefficient(step) * interval * function(inputs).
+
+    With a ratio, the coefficient is what gives the gradients that ratio (see `gan_mhe.training.strength`).
+    """
 
     name: str
     function: PenaltyFunction
     coefficient: float
     interval: int
     schedule: Schedule
+    ratio: RatioConfig | None
 
     @classmethod
     def timed(cls, name: str, function: PenaltyFunction, coefficient: float, timing: PenaltyTiming) -> "Penalty":
         """A penalty with the interval and schedule of its configuration section."""
-        return cls(name, function, coefficient, timing.interval, timing.schedule)
+        return cls(name, function, coefficient, timing.interval, timing.schedule, timing.ratio)
 
     def due(self, step: int) -> bool:
         """Whether the penalty is computed at this generator step."""

@@ -51,6 +51,11 @@ def rows(weight: Tensor, axis: int = 0) -> Tensor:
     return first.movedim(1, -1).flatten(1) if first.dim() == 4 else first
 
 
+def hidden_weights(network: nn.Module) -> list[Tensor]:
+    """The original weights of all layers but the output, (N neurons, D fan-in) each."""
+    return [layer.weight_ND for layer in layer_weights(network) if not layer.is_output]
+
+
 def layer_weights(network: nn.Module) -> list[LayerWeight]:
     """Every layer's original weight; the layer defined last is the output."""
     layers = list(weight_layers(network))

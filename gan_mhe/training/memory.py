@@ -207,7 +207,8 @@ class _Networks:
     def weight_penalty_bytes(self) -> int:
         """Of penalties that have no batch: both kinds of gradients, and as much again for Gram matrices and angles."""
         active = self._config.constraints
-        if not (active.orthonormal or active.mhe or active.official_mhe or active.weight_decay):
+        energies = (active.mhe, active.official_mhe, active.comhe, active.uniformity)
+        if not (active.orthonormal or active.weight_decay or any(energies)):
             return 0
         return 3 * _weight_bytes(self._discriminator)
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from gan_mhe.config import OptimizerConfig, RunConfig
 from gan_mhe.constraints.build import constrain
-from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
+from gan_mhe.constraints.penalty import PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import original_weight, weight_layers
 from gan_mhe.data.loader import BatchOrder
 from gan_mhe.losses import LOSSES
@@ -26,6 +26,7 @@ from gan_mhe.training.engine import Engine, choose_engine
 from gan_mhe.training.noise import Noise
 from gan_mhe.training.precision import Precision
 from gan_mhe.training.schedule import factor
+from gan_mhe.training.strength import Strength
 from gan_mhe.training.watch import FaultDetector, Meter
 
 Gradients = dict[str, Tensor]
@@ -82,7 +83,9 @@ class Trainer:
         self.fault = FaultDetector(device)
         self.adam_generator = self._adam(self.generator, config.optimizer.generator_lr)
         self.adam_discriminator = self._adam(self.discriminator, config.optimizer.discriminator_lr)
-        self._strength = {p.name: torch.zeros((), device=device) for p in self.constraints.penalties}
+        self.strength = Strength(self.constraints.penalties, config.training.steps, device)
+        modules = {p.name: p.function for p in self.constraints.penalties if isinstance(p.function, PenaltyModule)}
+        self.penalties = nn.ModuleDict(modules).to(device, self.precision.dtype)
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
         # Batch statistics of real and generated images must not mix; every other network may see both at once.
         self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
@@ -121,9 +124,10 @@ class Trainer:
         lr_factor = factor(optimizer.schedule, step, total)
         self.adam_generator.param_groups[0]["lr"].fill_(optimizer.generator_lr * lr_factor)
         self.adam_discriminator.param_groups[0]["lr"].fill_(optimizer.discriminator_lr * lr_factor)
+        self.strength.seek(step, self._due)
         for penalty in self._due:
-            strength = penalty.coefficient * penalty.interval * factor(penalty.schedule, step, total)
-            self._strength[penalty.name].fill_(strength)
+            if isinstance(penalty.function, PenaltyModule):
+                penalty.function.seek(step)
 
     def step(self) -> None:
         """Compute the step that `seek` has set. Scalars go to `meter`, non-finite values to `fault`."""
@@ -159,10 +163,19 @@ class Trainer:
 
         inputs = PenaltyInputs(self.discriminator, real, fake, mix_B111)
         for penalty in self._due:
-            raw, weighted, pull = self._penalise(penalty, inputs)
+            with self.precision.island():
+                raw = penalty.function(inputs)
+                pull = _gradients(raw, self.discriminator)
+            raw = raw.detach()
+            strength = self.strength.of(penalty.name, _total(_norms(pull)), faults["d_gradient"])
+            pull = _scaled(pull, strength)
             pull_norms = _norms(pull)
             gradients = _sum(gradients, pull)
-            scalars |= {f"penalty/{penalty.name}": raw, f"penalty_weighted/{penalty.name}": weighted}
+            scalars |= {
+                f"penalty/{penalty.name}": raw,
+                f"penalty_weighted/{penalty.name}": strength * raw,
+                f"strength/{penalty.name}": strength,
+            }
             scalars |= self._ratios(f"gradient_ratio/{penalty.name}", pull_norms, norms)
             faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _total(pull_norms)}
         return Update(gradients, scalars, faults)
@@ -180,13 +193,6 @@ class Trainer:
             parameter.grad = states.laid_out_as(parameter, update.gradients[name])
         adam.step()
         adam.zero_grad()  # with gradients in place, a compiler would take the next step for another function
-
-    def _penalise(self, penalty: Penalty, inputs: PenaltyInputs) -> tuple[Tensor, Tensor, Gradients]:
-        """The raw and the weighted penalty, and the latter's gradient, kept apart from the loss's to compare them."""
-        with self.precision.island():
-            raw = penalty.function(inputs)
-            weighted = self._strength[penalty.name] * raw
-            return raw.detach(), weighted.detach(), _gradients(weighted, self.discriminator)
 
     def _ratios(self, name: str, pull: Norms, gan: Norms) -> dict[str, Tensor]:
         """||lambda grad penalty|| / ||grad GAN||: of all parameters, and of each weight that the penalty pulls."""
@@ -235,12 +241,17 @@ class Trainer:
             **states.prefixed(
                 states.optimizer_state(self.adam_discriminator, self.discriminator), "adam_discriminator"
             ),
+            **states.prefixed(self.penalties.state_dict(), "penalties"),
+            **states.prefixed(self.strength.state(), "strength"),
             **states.prefixed(self.meter.state(), "meter"),
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `state`. CheckpointError when a tensor is missing, left over or of another shape."""
-        sections = {"generator", "discriminator", "adam_generator", "adam_discriminator", "meter"}
+        sections = {
+            *("generator", "discriminator", "adam_generator", "adam_discriminator"),
+            *("penalties", "strength", "meter"),
+        }
         states.refuse_left_over(state, sections | ({"ema"} if self.ema else set()))
         states.load_module(self.generator, state, "generator")
         states.load_module(self.discriminator, state, "discriminator")
@@ -248,6 +259,8 @@ class Trainer:
             states.load_module(self.ema.network, state, "ema")
         states.load_optimizer(self.adam_generator, self.generator, state, "adam_generator")
         states.load_optimizer(self.adam_discriminator, self.discriminator, state, "adam_discriminator")
+        states.load_module(self.penalties, state, "penalties")
+        self.strength.load_state(states.section(state, "strength"))
         self.meter.load_state(states.section(state, "meter"))
         self.engine.forget()  # Adam's moments now lie elsewhere
 
@@ -263,6 +276,10 @@ def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
     names, parameters = zip(*network.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+def _scaled(gradients: Gradients, factor: Tensor) -> Gradients:
+    return dict(zip(gradients, torch._foreach_mul(list(gradients.values()), factor), strict=True))
 
 
 def _norms(gradients: Gradients) -> Norms:

@@ -17,6 +17,7 @@ from gan_mhe.constraints.hyperspherical import (
 from gan_mhe.constraints.normalize import spectral_norm
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
 from gan_mhe.constraints.select import LayerWeight, layer_weights
+from gan_mhe.errors import ConfigError
 from gan_mhe.sphere import hyperspherical_energy, official_gan_energy
 
 
@@ -34,7 +35,7 @@ def test_mhe_is_the_sum_of_the_hidden_layers_energies(
 ) -> None:
     network = mixed_network()
     *hidden, _ = layer_weights(network)
-    (penalty,) = mhe_penalties(MheConfig(lambda_hidden=3.0, **options))
+    (penalty,) = mhe_penalties(MheConfig(lambda_hidden=3.0, **options), network, 0)
     expected = sum(hyperspherical_energy(layer.weight_ND, **options).item() for layer in hidden)
     assert value(penalty, network).item() == pytest.approx(expected, rel=1e-14)
     assert (penalty.name, penalty.coefficient) == ("mhe", 3.0)
@@ -42,7 +43,7 @@ def test_mhe_is_the_sum_of_the_hidden_layers_energies(
 
 def test_mhe_reaches_every_hidden_weight_and_not_the_output(mixed_network: Callable[[], nn.Sequential]) -> None:
     network = mixed_network()
-    (penalty,) = mhe_penalties(MheConfig())
+    (penalty,) = mhe_penalties(MheConfig(), network, 0)
     value(penalty, network).backward()
     reached = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
     assert reached == {"0.weight", "1.weight", "2.weight"}
@@ -52,7 +53,7 @@ def test_the_output_layers_energy_is_a_penalty_of_its_own_in_full_space(
     mixed_network: Callable[[], nn.Sequential],
 ) -> None:
     network = mixed_network()
-    _, penalty = mhe_penalties(MheConfig(lambda_hidden=1.0, lambda_output=0.25, half_space=True))
+    _, penalty = mhe_penalties(MheConfig(lambda_hidden=1.0, lambda_output=0.25, half_space=True), network, 0)
     output = layer_weights(network)[-1].weight_ND
     assert value(penalty, network).item() == pytest.approx(hyperspherical_energy(output).item(), rel=1e-14)
     assert abs(value(penalty, network).item() - hyperspherical_energy(output, half_space=True).item()) > 1e-3
@@ -61,7 +62,7 @@ def test_the_output_layers_energy_is_a_penalty_of_its_own_in_full_space(
 
 def test_a_scalar_output_adds_exactly_nothing(make_discriminator: Callable[..., nn.Module]) -> None:
     network = make_discriminator()
-    _, penalty = mhe_penalties(MheConfig(lambda_output=1.0))
+    _, penalty = mhe_penalties(MheConfig(lambda_output=1.0), network, 0)
     energy = value(penalty, network)
     (gradient,) = torch.autograd.grad(energy, network.dense.weight)
     assert energy.item() == 0.0
@@ -74,7 +75,7 @@ def test_mhe_beside_spectral_normalisation_is_that_of_the_trained_weights(
     network, plain = make_discriminator(), make_discriminator()
     spectral_norm(network, torch.Generator().manual_seed(0))
     buffers = [buffer.clone() for buffer in network.buffers()]
-    (penalty,) = mhe_penalties(MheConfig())
+    (penalty,) = mhe_penalties(MheConfig(), network, 0)
     assert value(penalty, network).item() == value(penalty, plain).item()
     assert all(torch.equal(now, before) for now, before in zip(network.buffers(), buffers, strict=True))
 
@@ -84,7 +85,7 @@ def test_mhe_of_the_trained_and_of_the_normalised_weights_is_the_same_number(
 ) -> None:
     network = make_discriminator()
     spectral_norm(network, torch.Generator().manual_seed(0))
-    (penalty,) = mhe_penalties(MheConfig())
+    (penalty,) = mhe_penalties(MheConfig(), network, 0)
     network.eval()
     used = [network.get_submodule(layer.name).weight.flatten(1) for layer in layer_weights(network)[:-1]]
     expected = sum(hyperspherical_energy(weight).item() for weight in used)
@@ -179,7 +180,7 @@ def test_weight_decay_pulls_every_neuron_towards_the_origin(
 
 def test_scaling_the_weights_changes_the_decay_and_not_the_energy(mixed_network: Callable[[], nn.Sequential]) -> None:
     network = mixed_network()
-    (energy,), decay = mhe_penalties(MheConfig()), weight_decay_penalty(WeightDecayConfig())
+    (energy,), decay = mhe_penalties(MheConfig(), network, 0), weight_decay_penalty(WeightDecayConfig())
     before = value(energy, network).item(), value(decay, network).item()
     for parameter in network.parameters():
         parameter.data *= 3
@@ -191,3 +192,56 @@ def test_layers_without_a_pair_of_neurons_are_found(make_discriminator: Callable
     assert [layer.name for layer in single_neuron_layers(make_discriminator())] == ["dense"]
     narrow = make_discriminator(width=1 / 128)  # 64 channels round to one
     assert "c0_0.conv" in [layer.name for layer in single_neuron_layers(narrow)]
+
+
+@pytest.mark.parametrize("of", ["neurons", "partners"])
+@pytest.mark.parametrize("half_space", [False, True])
+def test_a_minibatch_estimates_the_full_energy_without_bias(
+    make_discriminator: Callable[..., nn.Module], of: str, half_space: bool
+) -> None:
+    network = make_discriminator(width=1 / 8)
+    config = MheConfig(half_space=half_space, minibatch={"of": of, "size": 4})
+    full = value(mhe_penalties(MheConfig(half_space=half_space), network, 0)[0], network).item()
+    (penalty,) = mhe_penalties(config, network, 0)
+    estimates = torch.empty(300)
+    for step in range(len(estimates)):
+        penalty.function.seek(step)
+        estimates[step] = value(penalty, network)
+    error = estimates.std() / len(estimates) ** 0.5
+    assert error > 0
+    assert abs(estimates.mean() - full) < 4 * error
+
+
+def test_a_minibatch_of_all_neurons_is_the_full_energy(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = make_discriminator()
+    (penalty,) = mhe_penalties(MheConfig(half_space=True, minibatch={"size": 1000}), network, 0)
+    penalty.function.seek(3)
+    full = value(mhe_penalties(MheConfig(half_space=True), network, 0)[0], network).item()
+    assert value(penalty, network).item() == pytest.approx(full, rel=1e-10)
+
+
+def test_a_minibatch_is_a_function_of_seed_and_step(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = make_discriminator(width=1 / 8)
+
+    def drawn(seed: int, *steps: int) -> Tensor:
+        (penalty,) = mhe_penalties(MheConfig(minibatch={"size": 4}), network, seed)
+        for step in steps:
+            penalty.function.seek(step)
+        return torch.cat([buffer.flatten() for buffer in penalty.function.buffers()])
+
+    assert torch.equal(drawn(0, 5), drawn(0, 1, 5))
+    assert not torch.equal(drawn(0, 5), drawn(0, 6))
+    assert not torch.equal(drawn(0, 5), drawn(1, 5))
+
+
+def test_layer_factors_weight_the_hidden_layers(make_discriminator: Callable[..., nn.Module]) -> None:
+    network = make_discriminator()
+    (penalty,) = mhe_penalties(MheConfig(layer_factors=(0, 0, 0, 1.5, 0, 0, 0.5)), network, 0)
+    weights = [layer.weight_ND for layer in layer_weights(network)]
+    expected = 1.5 * hyperspherical_energy(weights[3]).item() + 0.5 * hyperspherical_energy(weights[6]).item()
+    assert value(penalty, network).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_wrong_number_of_layer_factors_is_refused(make_discriminator: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ConfigError, match=r"constraints.mhe.layer_factors: expected 7 numbers"):
+        mhe_penalties(MheConfig(layer_factors=(1.0,)), make_discriminator(), 0)

@@ -1,0 +1,179 @@
+"""Compressive MHE (Lin et al. 2020): the energy of a network's neurons after projection to few dimensions.
+
+Four projections, each a `CompressiveEnergy`: random matrices, a matrix trained to preserve angles, a matrix trained
+against the neurons, and blocks of coordinates. As in the authors' code the first layer keeps its full energy unless
+configured otherwise, and the output layer is never projected.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from gan_mhe.config import ComheConfig
+from gan_mhe.constraints.hyperspherical import check_layer_factors, output_penalties, weighted_sum
+from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
+from gan_mhe.constraints.select import hidden_weights
+from gan_mhe.rng import derive_seed, generator
+from gan_mhe.sphere import hyperspherical_energies
+from gan_mhe.sphere.projection import adversarial_step, angle_preserving_step, group_energies, projected_energies
+
+_MATRIX_DECAY = 1e-3 * 5e-4  # of a trained matrix, in the authors' code
+_ADVERSARY_S = 2.0  # the energy that an adversarial matrix raises there, in full space
+
+
+def comhe_penalties(config: ComheConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """lambda_h times the hidden layers' projected energies, summed, and lambda_o times the output layer's full one.
+
+    ConfigError for a wrong number of layer factors.
+    """
+    check_layer_factors("comhe", config, network)
+    return [
+        Penalty.timed("comhe", _KINDS[config.projection](config, network, seed), config.lambda_hidden, config),
+        *output_penalties("comhe_output", config),
+    ]
+
+
+class CompressiveEnergy(PenaltyModule):
+    """Sum over the hidden layers: the first as `first_layer` says, the others by `compress`."""
+
+    def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.seed = seed
+        self.spared = 0 if config.first_layer == "projected" else 1
+        self.fan_ins = [weight_ND.shape[1] for weight_ND in hidden_weights(network)[self.spared :]]
+
+    def compress(self, weights: Sequence[Tensor]) -> Tensor:
+        """Energies (L,) of the layers that are projected, (N, D) each."""
+        raise NotImplementedError
+
+    def forward(self, inputs: PenaltyInputs) -> Tensor:
+        weights, factors = hidden_weights(inputs.discriminator), self.config.layer_factors
+        energies = [self.compress(weights[self.spared :])]
+        if self.config.first_layer == "full":
+            energies = [self._full(weights[:1]), *energies]
+        elif self.config.first_layer == "none":
+            factors = factors[1:]
+        return weighted_sum(torch.cat(energies), factors)
+
+    def _full(self, weights: Sequence[Tensor]) -> Tensor:
+        config = self.config
+        return hyperspherical_energies(weights, s=config.s, distance=config.distance, half_space=config.half_space)
+
+    def project(self, weights: Sequence[Tensor], projections: Sequence[Tensor]) -> Tensor:
+        """Energies (L,) under projections (C, K, D)."""
+        config = self.config
+        return projected_energies(
+            weights, projections, s=config.s, distance=config.distance, half_space=config.half_space
+        )
+
+
+class _Redrawn(CompressiveEnergy):
+    """What is drawn again every `redraw_every_steps`: a function of (seed, step), so that no checkpoint needs it."""
+
+    def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
+        super().__init__(config, network, seed)
+        self._drawn = -1
+
+    def draw(self, rng: torch.Generator) -> None:
+        """Fill the buffers from `rng`, which is on their device."""
+        raise NotImplementedError
+
+    def seek(self, step: int) -> None:
+        turn = step // self.config.redraw_every_steps
+        if turn != self._drawn:
+            device = next(self.buffers()).device
+            self.draw(torch.Generator(device).manual_seed(derive_seed(self.seed, "comhe", turn)))
+            self._drawn = turn
+
+
+class RandomProjection(_Redrawn):
+    """Gaussian matrices, the energy averaged over them (RP-CoMHE)."""
+
+    def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
+        super().__init__(config, network, seed)
+        fan_ins, self._basis_of = self.fan_ins, list(range(len(self.fan_ins)))
+        if config.shared_basis:
+            fan_ins = list(dict.fromkeys(self.fan_ins))
+            self._basis_of = [fan_ins.index(fan_in) for fan_in in self.fan_ins]
+        for index, fan_in in enumerate(fan_ins):
+            self.register_buffer(
+                f"basis_{index}", torch.zeros(config.count, config.dimension, fan_in), persistent=False
+            )
+
+    def draw(self, rng: torch.Generator) -> None:
+        for basis_CKD in self.buffers():
+            basis_CKD.normal_(generator=rng)
+
+    def compress(self, weights: Sequence[Tensor]) -> Tensor:
+        bases = list(self.buffers())
+        return self.project(weights, [bases[index] for index in self._basis_of])
+
+
+class Groups(_Redrawn):
+    """Equal blocks of the coordinates, in an order drawn at random: our reading of group CoMHE."""
+
+    def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
+        super().__init__(config, network, seed)
+        for index, fan_in in enumerate(self.fan_ins):
+            self.register_buffer(f"order_{index}", torch.arange(fan_in), persistent=False)
+
+    def draw(self, rng: torch.Generator) -> None:
+        for order_D in self.buffers():
+            torch.randperm(len(order_D), generator=rng, out=order_D)
+
+    def compress(self, weights: Sequence[Tensor]) -> Tensor:
+        config = self.config
+        return group_energies(
+            weights,
+            list(self.buffers()),
+            groups=config.count,
+            s=config.s,
+            distance=config.distance,
+            half_space=config.half_space,
+        )
+
+
+class TrainedProjection(CompressiveEnergy):
+    """One matrix a layer, moved by gradient steps of its own before each use (AP-CoMHE and adversarial CoMHE).
+
+    The steps stay in the matrix. The energy is then taken under a matrix one step further, through which the gradient
+    reaches the neurons as well where the step is unrolled; that one is not kept. So does the authors' code.
+    """
+
+    def __init__(
+        self, config: ComheConfig, network: nn.Module, seed: int, *, aim: Literal["preserve", "oppose"]
+    ) -> None:
+        super().__init__(config, network, seed)
+        step: Callable[..., Tensor] = angle_preserving_step
+        if aim == "oppose":
+            step = partial(adversarial_step, s=_ADVERSARY_S)
+        self._advance = partial(step, lr=config.inner_lr, weight_decay=_MATRIX_DECAY)
+        rng = generator("cpu", seed, "comhe/matrix")
+        for index, fan_in in enumerate(self.fan_ins):
+            self.register_buffer(f"matrix_{index}", torch.randn(config.dimension, fan_in, generator=rng))
+
+    def compress(self, weights: Sequence[Tensor]) -> Tensor:
+        return self.project(
+            weights,
+            [self._moved(matrix_KD, weight)[None] for matrix_KD, weight in zip(self.buffers(), weights, strict=True)],
+        )
+
+    def _moved(self, matrix_KD: Tensor, weight_ND: Tensor) -> Tensor:
+        constant_ND = weight_ND.detach()
+        with torch.no_grad():
+            for _ in range(self.config.inner_steps):
+                matrix_KD.copy_(self._advance(matrix_KD, constant_ND))
+        # A copy: autograd keeps it for the backward pass, and the next update moves the matrix.
+        return self._advance(matrix_KD.clone(), weight_ND if self.config.unrolled else constant_ND)
+
+
+_KINDS: dict[str, Callable[[ComheConfig, nn.Module, int], CompressiveEnergy]] = {
+    "random": RandomProjection,
+    "angle_preserving": partial(TrainedProjection, aim="preserve"),
+    "adversarial": partial(TrainedProjection, aim="oppose"),
+    "group": Groups,
+}
