@@ -1,37 +1,45 @@
 """Finished runs as one table: by variant, over training seeds, under one protocol.
 
-The unit of a result is the training seed. An interval is the 95 % t-interval of the mean over seeds; with one seed
-there is none, and the table says so. Against a reference variant, differences are taken seed by seed: runs of one seed
-see the same data in the same order, so what they share cancels. Needs no torch.
+The unit of a result is the training seed, and what seeds allow to be said is in `statistics.py`; with one seed there is
+no interval, and the table says so. Against a reference variant, differences are taken seed by seed: runs of one seed
+see the same data in the same order, so what they share cancels. `compare_table.py` shows it. Needs no torch.
 """
 
-import csv
-import io
-import json
-import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite, isnan, nan
 from pathlib import Path
-from typing import Any
-
-from scipy.special import stdtrit
+from typing import Any, Literal, get_args
 
 from gan_mhe.config import RunConfig
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
-from gan_mhe.events import decode_number, encode_number
-from gan_mhe.metrics import METRICS
+from gan_mhe.events import decode_number
+from gan_mhe.metrics import METRICS, PRIMARY_METRIC
 from gan_mhe.rundir import RunDir
+from gan_mhe.statistics import (
+    bootstrap_interval,
+    holm,
+    mean,
+    minimum_detectable_effect,
+    paired_t,
+    rank_stability,
+    sign_flip,
+    std,
+    t_interval,
+)
 from gan_mhe.suggest import nearest
 
-CONFIDENCE = 0.95
+View = Literal["steps", "wall_time"]
 
 
 @dataclass(frozen=True)
 class RunScore:
     """What comparison needs to know of one run. Scores are None where the run did not get that far.
 
-    recipe and budget: digests of the configuration without its seed, and without what a variant owns.
+    variant: what rows are grouped by; a caller may put a label of its own there (`dataclasses.replace`). recipe and
+    budget: digests of the configuration without its seed, and without what a variant owns. evaluations: how many
+    generators `best` was chosen from. steps and train_seconds: how long it trained, evaluation not included; 0 where
+    that is not known. curve: step and scores of every evaluation, in order; empty for results that did not tell.
     """
 
     job: str
@@ -46,15 +54,24 @@ class RunScore:
     final: Mapping[str, float] | None
     best: Mapping[str, float] | None
     real: Mapping[str, float] | None
+    steps: int = 0
+    train_seconds: float = 0.0
+    curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
 
 
 @dataclass(frozen=True)
 class Row:
     """One variant. `n` counts the seeds with a final score; `failed` those without, which no mean can include.
 
+    ci_low, ci_high: 95 % t-interval of the mean; boot_low, boot_high: the bootstrap's. peeks: the most evaluations that
+    a best of this row was chosen from. mean_rank, first_share: see `Standing`, over the seeds that all scored variants
+    have; None where those are fewer than two, and where only one variant is scored.
+
     difference: mean of this variant's final score minus the reference's with the same seed, and its 95 % interval, over
-    the `pairs` of runs whose seed both have a final score of. The four are None in the reference's own row, and in all
-    rows when there is no reference.
+    the `pairs` of runs whose seed both have a final score of. p_value: of the paired t-test; p_permutation: of all
+    flips of signs; p_holm: p_value adjusted by Holm for the tests of the table. detectable: the true difference that
+    such a test, unadjusted, finds four times in five, given these pairs and their standard deviation. All of these are
+    None in the reference's own row, and in all rows when there is no reference.
     """
 
     variant: str
@@ -67,18 +84,29 @@ class Row:
     protocol: str
     jobs: tuple[str, ...]
     failed: int
+    boot_low: float | None = None
+    boot_high: float | None = None
+    peeks: int = 0
+    mean_rank: float | None = None
+    first_share: float | None = None
     difference: float | None = None
     difference_low: float | None = None
     difference_high: float | None = None
     pairs: int | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    p_permutation: float | None = None
+    detectable: float | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
     """The table, the real data's own score under the same protocol, and how many scores each best was chosen from.
 
-    same_budget: whether all runs share data, networks, optimiser, steps and scoring, so that only variants differ.
-    reference: the variant that the differences are to, None when none was named.
+    evaluations: the largest number of them; a row's own is its `peeks`. same_budget: whether all runs share data,
+    networks, optimiser, steps and scoring, so that only variants differ. reference: the variant that the differences
+    are to, None when none was named. view: by what the runs are equal. budget_seconds: the training time that runs are
+    compared at in the view `wall_time`, else None. ranked_seeds: how many seeds ranks are taken over, 0 without ranks.
     """
 
     metric: str
@@ -89,6 +117,9 @@ class Comparison:
     evaluations: int
     same_budget: bool
     reference: str | None = None
+    view: View = "steps"
+    budget_seconds: float | None = None
+    ranked_seeds: int = 0
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunDir]:
@@ -124,6 +155,9 @@ def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> R
         final=_numbers(final["scores"]) if final else None,
         best=_numbers(best["scores"]) if best else None,
         real=_numbers(real) if real else None,
+        steps=result.get("step", 0),
+        train_seconds=result.get("train_seconds", 0.0),
+        curve=tuple((point["step"], _numbers(point["scores"])) for point in result.get("curve", ())),
     )
 
 
@@ -131,21 +165,32 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
     return {name: decode_number(value) for name, value in scores.items()}
 
 
-def compare(scores: Sequence[RunScore], *, metric: str = "inception_score", reference: str | None = None) -> Comparison:
+def compare(
+    scores: Sequence[RunScore], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+) -> Comparison:
     """The comparison of `scores` by `metric`, best variant first, with differences to the variant `reference`.
 
-    Raises ConfigError for an unknown metric, a reference that is not among the variants, or a variant that has a seed
-    twice or several recipes; ProtocolMismatchError when the runs were scored under different protocols; RunDirError
-    when none was scored.
+    view: `steps` takes each run's final generator. `wall_time` takes generators of equal training time: the budget is
+    the time of the scored run that trained the shortest, and each run is represented by the last generator that was
+    scored within it, taking the run's steps to be equally long; a run that had scored none by then counts as without
+    score. Best generators were chosen from whole runs and have no place in that view.
+
+    Raises ConfigError for an unknown metric or view, a reference that is not among the variants, a variant that has a
+    seed twice or several recipes, or the view `wall_time` of runs that do not tell how long they trained;
+    ProtocolMismatchError when the runs were scored under different protocols; RunDirError when none was scored.
     """
     if metric not in METRICS:
         raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
+    if view not in get_args(View):
+        raise ConfigError(f"unknown view {view!r}; expected one of {', '.join(get_args(View))}")
     scored = [score for score in scores if score.final is not None]
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
     protocol, fingerprint = _one_protocol(scored)
-    runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
-    rows = [_row(variant, runs[variant], metric, protocol) for variant in runs]
+    budget_seconds = _shortest(scored) if view == "wall_time" else None
+    shown = scores if budget_seconds is None else [_within(score, budget_seconds) for score in scores]
+    runs = {variant: _of_variant(shown, variant) for variant in _variants(shown)}
+    rows, ranked_seeds = _with_ranks([_row(variant, runs[variant], metric, protocol) for variant in runs], runs, metric)
     if reference is not None:
         rows = _with_differences(rows, runs, metric, reference)
     real = next((score.real[metric] for score in scored if score.real and metric in score.real), None)
@@ -158,7 +203,28 @@ def compare(scores: Sequence[RunScore], *, metric: str = "inception_score", refe
         evaluations=max(score.evaluations for score in scored),
         same_budget=len({score.budget for score in scores}) == 1,
         reference=reference,
+        view=view,
+        budget_seconds=budget_seconds,
+        ranked_seeds=ranked_seeds,
     )
+
+
+def _shortest(scored: Sequence[RunScore]) -> float:
+    """The training time that all of these runs have had, of those that tell it. ConfigError when none does."""
+    seconds = [score.train_seconds for score in scored if score.train_seconds > 0]
+    if not seconds:
+        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {len(scored)} has it")
+    return min(seconds)
+
+
+def _within(score: RunScore, seconds: float) -> RunScore:
+    """The run as it stood after so many seconds of training."""
+    if score.final is None or score.train_seconds <= 0:
+        return replace(score, final=None, best=None)
+    reached = score.steps * (seconds / score.train_seconds)
+    points = [*score.curve, (score.steps, score.final)]
+    shown = [scores for step, scores in points if step <= reached]
+    return replace(score, final=shown[-1] if shown else None, best=None)
 
 
 def _one_protocol(scored: Sequence[RunScore]) -> tuple[str, str]:
@@ -200,18 +266,36 @@ def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> 
     finals = list(_finals(runs, metric).values())
     bests = [run.best[metric] for run in runs if run.best is not None]
     low, high = t_interval(finals)
+    boot_low, boot_high = bootstrap_interval(finals)
     return Row(
         variant=variant,
         n=len(finals),
-        mean=_mean(finals) if finals else None,
-        std=_std(finals) if len(finals) > 1 else None,
+        mean=mean(finals) if finals else None,
+        std=std(finals) if len(finals) > 1 else None,
         ci_low=low,
         ci_high=high,
-        best_mean=_mean(bests) if bests else None,
+        best_mean=mean(bests) if bests else None,
         protocol=protocol,
         jobs=tuple(run.job for run in runs),
         failed=len(runs) - len(finals),
+        boot_low=boot_low,
+        boot_high=boot_high,
+        peeks=max((run.evaluations for run in runs if run.best is not None), default=0),
     )
+
+
+def _with_ranks(rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str) -> tuple[list[Row], int]:
+    """The rows with their ranks over the seeds that all scored variants have, and how many those are."""
+    finals = {variant: found for variant in runs if (found := _finals(runs[variant], metric))}
+    common = sorted(set.intersection(*(set(found) for found in finals.values()))) if finals else []
+    scores = {
+        # A variant that broke down on a seed that others lack has broken down.
+        variant: [found[seed] if all(map(isfinite, found.values())) else nan for seed in common]
+        for variant, found in finals.items()
+    }
+    standings = rank_stability(scores, higher_is_better=METRICS[metric].higher_is_better)
+    ranked = [replace(row, **standings[row.variant]._asdict()) if row.variant in standings else row for row in rows]
+    return ranked, len(common) if standings else 0
 
 
 def _with_differences(
@@ -221,18 +305,26 @@ def _with_differences(
     if reference not in runs:
         raise ConfigError(f"reference {reference!r} is not among the compared variants{nearest(reference, runs)}")
     base = _finals(runs[reference], metric)
-    return [row if row.variant == reference else _with_difference(row, runs[row.variant], metric, base) for row in rows]
+    found = [
+        row if row.variant == reference else _with_difference(row, runs[row.variant], metric, base) for row in rows
+    ]
+    adjusted = holm([row.p_value for row in found])
+    return [replace(row, p_holm=p_holm) for row, p_holm in zip(found, adjusted, strict=True)]
 
 
 def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapping[int, float]) -> Row:
     differences = [final - base[seed] for seed, final in _finals(runs, metric).items() if seed in base]
     low, high = t_interval(differences)
+    pairs = len(differences)
     return replace(
         row,
-        difference=_mean(differences) if differences else None,
+        difference=mean(differences) if differences else None,
         difference_low=low,
         difference_high=high,
-        pairs=len(differences),
+        pairs=pairs,
+        p_value=paired_t(differences),
+        p_permutation=sign_flip(differences),
+        detectable=minimum_detectable_effect(std(differences), pairs) if pairs > 1 else None,
     )
 
 
@@ -241,136 +333,7 @@ def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
     return {run.seed: run.final[metric] for run in runs if run.final is not None}
 
 
-def _mean(values: Sequence[float]) -> float:
-    """Mean; NaN where a value is not finite, because a seed that broke down is not to be averaged away."""
-    return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
-
-
-def _std(values: Sequence[float]) -> float:
-    """Standard deviation with n - 1; NaN where a value is not finite."""
-    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-
-
-def t_interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 95 % t-interval of the mean; (None, None) for fewer than two values."""
-    if len(values) < 2:
-        return None, None
-    half = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * _std(values) / len(values) ** 0.5
-    mean = _mean(values)
-    return float(mean - half), float(mean + half)
-
-
 def _rank(row: Row, metric: str) -> float:
-    if row.mean is None or math.isnan(row.mean):
+    if row.mean is None or isnan(row.mean):
         return float("inf")
     return -row.mean if METRICS[metric].higher_is_better else row.mean
-
-
-def as_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """JSON rows; non-finite numbers by name. The keys of the difference are there only with a reference."""
-    keys = ["variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs", "failed"]
-    if comparison.reference is not None:
-        keys += ["difference", "difference_low", "difference_high", "pairs"]
-    return [
-        {key: list(value) if key == "jobs" else encode_number(value) for key in keys for value in [getattr(row, key)]}
-        for row in comparison.rows
-    ]
-
-
-def as_json(comparison: Comparison) -> str:
-    """The whole comparison as indented JSON."""
-    document = {
-        "metric": comparison.metric,
-        **({} if comparison.reference is None else {"reference": comparison.reference}),
-        "protocol": comparison.protocol,
-        "fingerprint": comparison.fingerprint,
-        "confidence": CONFIDENCE,
-        "real": encode_number(comparison.real),
-        "evaluations": comparison.evaluations,
-        "same_budget": comparison.same_budget,
-        "rows": as_rows(comparison),
-    }
-    return json.dumps(document, indent=2, allow_nan=False)
-
-
-def as_csv(comparison: Comparison) -> str:
-    """One line a variant; an absent number is an empty cell."""
-    out = io.StringIO()
-    rows = [row | {"jobs": " ".join(row["jobs"])} for row in as_rows(comparison)]
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().rstrip("\n")
-
-
-HEADINGS = ("variant", "n", "mean", "std", "95 % interval", "best")
-
-
-def headings(comparison: Comparison) -> tuple[str, ...]:
-    """What stands above `table_cells`."""
-    return HEADINGS if comparison.reference is None else (*HEADINGS, f"difference to {comparison.reference}")
-
-
-def table_cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Cells under `headings`, the real data first."""
-    decimals = METRICS[comparison.metric].decimals
-    cells = [_cells(row, decimals) for row in comparison.rows]
-    differences = [_difference_cell(row, decimals) for row in comparison.rows]
-    if comparison.real is not None:
-        cells = [("real data", "", f"{comparison.real:.{decimals}f}", "", "", ""), *cells]
-        differences = ["", *differences]
-    if comparison.reference is None:
-        return cells
-    return [(*row, difference) for row, difference in zip(cells, differences, strict=True)]
-
-
-def _cells(row: Row, decimals: int) -> tuple[str, ...]:
-    def number(value: float | None) -> str:
-        return "-" if value is None else f"{value:.{decimals}f}"
-
-    interval = "-" if row.ci_low is None else f"{number(row.ci_low)} to {number(row.ci_high)}"
-    count = f"{row.n} (+{row.failed} without score)" if row.failed else str(row.n)
-    return row.variant, count, number(row.mean), number(row.std), interval, number(row.best_mean)
-
-
-def _difference_cell(row: Row, decimals: int) -> str:
-    """Such as "+0.31 (0.02 to 0.60), 5 pairs"; empty for the reference itself."""
-    if row.pairs is None:
-        return ""
-    if row.difference is None:
-        return "-, 0 pairs"
-    difference = "nan" if math.isnan(row.difference) else f"{row.difference:+.{decimals}f}"
-    if row.difference_low is None:
-        return f"{difference}, 1 pair"
-    return f"{difference} ({row.difference_low:.{decimals}f} to {row.difference_high:.{decimals}f}), {row.pairs} pairs"
-
-
-def footnote(comparison: Comparison) -> str:
-    """What the numbers are, in a few sentences."""
-    metric = METRICS[comparison.metric]
-    direction = "higher" if metric.higher_is_better else "lower"
-    note = (
-        f"{metric.title} ({direction} is better) of the final generator under {comparison.protocol} "
-        f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds."
-    )
-    if comparison.reference is not None:
-        better = "positive" if metric.higher_is_better else "negative"
-        note += (
-            f" Difference: final score minus that of {comparison.reference} with the same training seed, mean and "
-            f"t-interval over the seeds that both have; {better} is better."
-        )
-    if any(row.n == 1 for row in comparison.rows):
-        note += " One seed says nothing about the spread between seeds."
-    if comparison.evaluations > 1:
-        note += f" Best: chosen from up to {comparison.evaluations} evaluations, scored again with fresh latents."
-    if not comparison.same_budget:
-        note += " The runs differ in more than the variant: data, networks, optimiser, steps or scoring."
-    return note
-
-
-def as_markdown(comparison: Comparison) -> str:
-    """A Markdown table with its footnote."""
-    titles = headings(comparison)
-    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    lines += [f"| {' | '.join(cells)} |" for cells in table_cells(comparison)]
-    return "\n".join([*lines, "", footnote(comparison)])

@@ -54,7 +54,8 @@ class RunResult:
     status: `completed`, `stopped` or `diverged`. final: the last generator. best: the generator with the best of
     `evaluations` scores, scored again with fresh latents so that the choice does not flatter it. real: the data.
     peak_memory_bytes: the most memory of the device that the run, or one of its processes, has held (see
-    `training.memory.peak_bytes`); None in results of versions that did not say.
+    `training.memory.peak_bytes`); None in results of versions that did not say. curve: every evaluation in order, the
+    last included, rescoring not; all latents but the rescoring's are the same. Empty where a version did not say.
     """
 
     status: str
@@ -72,6 +73,7 @@ class RunResult:
     train_seconds: float
     message: str = ""
     peak_memory_bytes: int | None = None
+    curve: tuple[Score, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """JSON values; non-finite scores by name."""
@@ -83,7 +85,7 @@ class RunResult:
         """Inverse of `document`."""
         values = _decode(document)
         scores = {key: Score(**values[key]) if values[key] else None for key in ("final", "best")}
-        return cls(**values | scores)
+        return cls(**values | scores | {"curve": _curve(values)})
 
 
 @dataclass
@@ -95,6 +97,7 @@ class _Memory:
     evaluations: int = 0
     train_seconds: float = 0.0
     peak_memory_bytes: int = 0
+    curve: tuple[Score, ...] = ()
 
     def notes(self) -> dict[str, Any]:
         notes: dict[str, Any] = _encode(asdict(self))
@@ -102,9 +105,10 @@ class _Memory:
 
     @classmethod
     def from_notes(cls, notes: Mapping[str, Any]) -> "_Memory":
-        best, final = (Score(**_decode(notes[key])) if notes[key] else None for key in ("best", "final"))
-        peak = notes.get("peak_memory_bytes", 0)  # checkpoints of versions that did not say are taken up too
-        return cls(best, final, notes["evaluations"], notes["train_seconds"], peak)
+        values = _decode(notes)
+        best, final = (Score(**values[key]) if values[key] else None for key in ("best", "final"))
+        peak = values.get("peak_memory_bytes", 0)  # checkpoints of versions that did not say are taken up too
+        return cls(best, final, values["evaluations"], values["train_seconds"], peak, _curve(values))
 
 
 def execute(
@@ -281,6 +285,7 @@ class _Run:
         last = self.step == self.config.training.steps
         score = self._score("final" if last else "scheduled")
         self.memory.evaluations += 1
+        self.memory.curve += (score,)
         if last:
             self.memory.final = score
         best = self.memory.best.scores[PRIMARY_METRIC] if self.memory.best else None
@@ -354,6 +359,7 @@ class _Run:
             train_seconds=self.memory.train_seconds,
             message=message,
             peak_memory_bytes=self._peak(),
+            curve=self.memory.curve,
         )
 
     def _last_words(self, reason: str, error: Exception) -> None:
@@ -362,13 +368,21 @@ class _Run:
             self.recorder.emit(Finished(self.step, reason, str(error)))
 
 
+def _curve(values: Mapping[str, Any]) -> tuple[Score, ...]:
+    return tuple(Score(**point) for point in values.get("curve", ()))
+
+
 def _encode(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _encode(entry) for key, entry in value.items()}
+    if isinstance(value, tuple):
+        return [_encode(entry) for entry in value]
     return encode_number(value)
 
 
 def _decode(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _decode(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_decode(entry) for entry in value]
     return decode_number(value)

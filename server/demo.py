@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Self
 
 from gan_mhe import compose
-from gan_mhe.compare import footnote, headings, table_cells
+from gan_mhe.compare_table import footnote, headings, table_cells
 from gan_mhe.console import complain, out, print_table, say
 from gan_mhe.errors import GanMheError
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes

@@ -199,7 +199,7 @@ def test_the_result_file_holds_the_result(scored: Run) -> None:
 
 def test_a_result_with_non_finite_scores_survives_json(scored: Run) -> None:
     scores = {"inception_score": float("nan"), "fid": float("inf"), "kid": float("-inf")}
-    result = replace(scored.result, final=Score(12, scores), best=None)
+    result = replace(scored.result, final=Score(12, scores), best=None, curve=(Score(4, scores), Score(12, scores)))
     document = json.loads(json.dumps(result.document(), allow_nan=False))
     assert repr(RunResult.from_document(document)) == repr(result)
 
@@ -207,6 +207,11 @@ def test_a_result_with_non_finite_scores_survives_json(scored: Run) -> None:
 def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> None:
     document = {key: value for key, value in scored.result.document().items() if key != "peak_memory_bytes"}
     assert RunResult.from_document(document) == replace(scored.result, peak_memory_bytes=None)
+
+
+def test_a_result_of_a_version_that_did_not_tell_the_curve_is_read(scored: Run) -> None:
+    document = {key: value for key, value in scored.result.document().items() if key != "curve"}
+    assert RunResult.from_document(document) == replace(scored.result, curve=())
 
 
 def test_a_run_tells_its_peak_memory_at_every_report_and_in_the_end(plain: Run) -> None:
@@ -245,6 +250,26 @@ def test_a_result_names_protocol_fingerprint_and_the_score_of_real_data(scored: 
     assert {event.fingerprint for event in evaluated} == {result.fingerprint}
     assert result.evaluations == 3
     assert result.real is not None and 9 < result.real["inception_score"] <= 10
+
+
+def test_the_curve_is_every_evaluation_in_order_without_the_rescoring(scored: Run) -> None:
+    evaluated = [event for event in scored.heard if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
+    assert scored.result.curve == tuple(Score(event.step, event.scores) for event in evaluated)
+    assert [score.step for score in scored.result.curve] == [4, 8, 12]
+    assert scored.result.curve[-1] == scored.result.final
+
+
+def test_a_run_that_was_stopped_and_continued_has_the_whole_curve(
+    tiny: Configure, tmp_path: Path, scripted_scores: Callable[[list[float], float], None]
+) -> None:
+    scripted_scores([1.0, 3.0, float("nan"), 2.0], 2.5)
+    config = tiny("training.steps=8", "evaluation.every_steps=2", preset="digits_cnn")
+    stopped = train(config, tmp_path, StopAfter(5))
+    assert [score.step for score in stopped.result.curve] == [2, 4]
+    curve = train(config, tmp_path).result.curve
+    assert repr([(score.step, score.scores["inception_score"]) for score in curve]) == (
+        "[(2, 1.0), (4, 3.0), (6, nan), (8, 2.0)]"
+    )
 
 
 def test_with_one_evaluation_the_best_is_the_final_score_itself(tiny: Configure, tmp_path: Path) -> None:
@@ -313,10 +338,12 @@ def test_the_peak_memory_of_a_continued_run_is_that_of_all_its_processes(
     assert run.result.peak_memory_bytes == 7000
 
 
-def test_a_checkpoint_of_a_version_that_did_not_tell_memory_is_taken_up(tiny: Configure, tmp_path: Path) -> None:
+def test_a_checkpoint_of_a_version_that_told_neither_memory_nor_curve_is_taken_up(
+    tiny: Configure, tmp_path: Path
+) -> None:
     place = train(tiny(), tmp_path, StopAfter(7)).place
     found = checkpoint.load(place.checkpoint(7))
-    notes = {key: value for key, value in found.notes.items() if key != "peak_memory_bytes"}
+    notes = {key: value for key, value in found.notes.items() if key not in ("peak_memory_bytes", "curve")}
     checkpoint.save(place.checkpoint(7), replace(found, notes=notes))
     assert train(tiny(), tmp_path).heard[0] == Started(7, 12, resumed=True)
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gan_mhe.compare import View
 from server.api.requests import Body, Labels
 from server.api.schemas import Number, Row
 from server.clock import optional_rfc3339, rfc3339
@@ -275,10 +276,21 @@ class ComparedRow(BaseModel):
     protocol: str
     jobs: list[str]
     failed: int = Field(description="Jobs without a final score, which no mean can include.")
+    boot_low: Number | None = Field(description="Of the 95 % bootstrap interval of the mean, too narrow for few seeds.")
+    boot_high: Number | None
+    peeks: int = Field(description="Evaluations that a best was chosen from, at most.")
+    mean_rank: Number | None = Field(description="Among all designs, over the seeds that all of them have.")
+    first_share: Number | None = Field(description="Of resamples of those seeds, in which this mean is the best.")
     difference: Number | None = Field(default=None, description="Mean difference to the reference, seed by seed.")
     difference_low: Number | None = None
     difference_high: Number | None = None
     pairs: int | None = Field(default=None, description="Seeds that this design and the reference share.")
+    p_value: Number | None = Field(default=None, description="Of the paired t-test, two-sided.")
+    p_holm: Number | None = Field(default=None, description="The same, adjusted by Holm for the tests of the table.")
+    p_permutation: Number | None = Field(default=None, description="Under all flips of the differences' signs.")
+    detectable: Number | None = Field(
+        default=None, description="True difference that such a test finds four times in five, given the spread seen."
+    )
 
 
 class Unfinished(BaseModel):
@@ -293,12 +305,15 @@ class ComparisonTable(BaseModel):
 
     metric: str
     reference: str | None = None
+    view: View
+    budget_seconds: float | None = Field(default=None, description="Training time that jobs are compared at.")
     protocol: str
     fingerprint: str
     confidence: float
     real: Number | None = Field(description="Of the real images themselves.")
     evaluations: int = Field(description="Scores that each best was chosen from, at most.")
     same_budget: bool = Field(description="Whether the jobs differ in nothing but their variants.")
+    ranked_seeds: int = Field(description="Seeds that ranks are taken over; 0 where there are none.")
     rows: list[ComparedRow]
     unfinished: list[Unfinished]
 

@@ -29,7 +29,7 @@ from server.client.records import (
 if TYPE_CHECKING:  # loaded when they are used
     from PIL.Image import Image
 
-    from gan_mhe.compare import Comparison
+    from gan_mhe.compare import Comparison, View
 
 SERVER_VARIABLE, KEY_VARIABLE = "GAN_MHE_SERVER", "GAN_MHE_KEY"
 _RENDER_SECONDS = 90.0  # the service gives up after 60
@@ -313,10 +313,19 @@ class Client:
     # Comparisons.
 
     def compare(
-        self, ids: str | Sequence[str], *, metric: str = "inception_score", reference: str | None = None
+        self,
+        ids: str | Sequence[str],
+        *,
+        metric: str = "inception_score",
+        reference: str | None = None,
+        view: "View" = "steps",
     ) -> "Comparison":
-        """Jobs and experiments as one table. reference: the variant that the others are set against."""
-        params = self._selected(ids) | {"metric": metric, "reference": reference}
+        """Jobs and experiments as one table.
+
+        reference: the variant that the others are set against. view: `steps` takes final generators, `wall_time` those
+        of roughly equal training time.
+        """
+        params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view}
         return _comparison(self._connection.get("/v1/compare", **params))
 
     def compare_text(
@@ -326,9 +335,10 @@ class Client:
         format: Literal["json", "csv", "markdown"],
         metric: str = "inception_score",
         reference: str | None = None,
+        view: "View" = "steps",
     ) -> str:
         """The same table as text."""
-        params = self._selected(ids) | {"metric": metric, "reference": reference, "format": format}
+        params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view, "format": format}
         return self._connection.get_bytes("/v1/compare", **params).decode()
 
 

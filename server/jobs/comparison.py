@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from gan_mhe.compare import Comparison, RunScore, as_json, compare, score_of
+from gan_mhe.compare import Comparison, RunScore, View, compare, score_of
+from gan_mhe.compare_table import as_json
 from gan_mhe.config import RunConfig
 from gan_mhe.metrics import PRIMARY_METRIC
 from server.jobs.errors import FieldError, InvalidRequest, NotReady
@@ -15,11 +16,14 @@ from server.jobs.queue import TRAIN, Row
 _OWN_KEYS = frozenset({"variant", "seed"})
 
 
-def compare_jobs(jobs: Sequence[Row], *, metric: str = PRIMARY_METRIC, reference: str | None = None) -> Comparison:
+def compare_jobs(
+    jobs: Sequence[Row], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+) -> Comparison:
     """The comparison of training jobs by their results; jobs without one count among their row's `failed`.
 
     In an experiment that sweeps more than variant and seed, every combination is a row of its own, labelled such as
-    `mhe [constraints.mhe.lambda_hidden=10]`. reference: such a label, or a variant that has one row.
+    `mhe [constraints.mhe.lambda_hidden=10]`. reference: such a label, or a variant that has one row. view: as for
+    `gan_mhe.compare.compare`.
 
     Raises InvalidRequest for a job that is no training, or that changed its recipe on the way; NotReady when none is
     scored; ConfigError and ProtocolMismatchError as `gan_mhe.compare.compare` does.
@@ -30,7 +34,7 @@ def compare_jobs(jobs: Sequence[Row], *, metric: str = PRIMARY_METRIC, reference
         raise NotReady(f"none of the {len(jobs)} jobs has a final score yet")
     if reference is not None:
         reference = _label(reference, scores)
-    return compare(scores, metric=metric, reference=reference)
+    return compare(scores, metric=metric, reference=reference, view=view)
 
 
 def unfinished(jobs: Sequence[Row]) -> list[Row]:

@@ -109,7 +109,8 @@ class Training:
         self.stop = stop
         self.behaviour = behaviour
         self.step = 0
-        self.notes: dict[str, Any] = {"best": None, "final": None, "evaluations": 0, "train_seconds": 0.0}
+        self.notes: dict[str, Any] = {"best": None, "final": None, "evaluations": 0, "curve": []}
+        self.notes["train_seconds"] = 0.0
 
     def run(self) -> tuple[str, dict[str, Any]]:
         """Outcome and result document."""
@@ -211,6 +212,7 @@ class Training:
         last = self.step == self.config.training.steps
         score: dict[str, Any] = {"step": self.step, "scores": scores(self.config, self.step)}
         self.notes["evaluations"] += 1
+        self.notes["curve"].append(score)
         best = self.notes["best"]
         if best is None or score["scores"]["inception_score"] > best["scores"]["inception_score"]:
             self.notes["best"] = score
@@ -254,6 +256,7 @@ class Training:
             "final": self.notes["final"] if status == "completed" else None,
             "best": self.notes["best"] if status == "completed" else None,
             "evaluations": self.notes["evaluations"],
+            "curve": self.notes["curve"],
             "real": REAL if scored else None,
             "train_seconds": self.notes["train_seconds"],
             "peak_memory_bytes": 0,

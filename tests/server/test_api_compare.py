@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -48,15 +49,16 @@ def train(
     state: State = State.SUCCEEDED,
     project: str = "default",
     fingerprint: str = "f" * 64,
+    told: Mapping[str, Any] | None = None,
     **attributes: Any,
 ) -> str:
-    """A job that has ended with a score, or in another state without one."""
+    """A job that has ended with a score, or in another state without one. told: more of what its result tells."""
     config = RunConfig.model_validate(merge({"variant": variant, "seed": seed}, overrides or {}))
 
     def work(connection: Any) -> str:
         job = queue.create(connection, admission.new_job(config, project, **attributes), state)
         if score is not None:
-            values = {"result": result(config, score, fingerprint)}
+            values = {"result": result(config, score, fingerprint) | (told or {})}
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job["id"]).values(values))
         return str(job["id"])
 
@@ -91,7 +93,10 @@ def test_jobs_become_a_row_a_variant_with_the_spread_over_seeds(client: TestClie
     assert mhe["jobs"] == jobs[:3]
     assert mhe["ci_low"] < 8.0 < mhe["ci_high"]
     assert (none["variant"], none["n"], none["mean"]) == ("none", 2, 6.0)
-    assert "difference" not in mhe
+    assert mhe["boot_low"] < 8.0 < mhe["boot_high"]
+    assert (mhe["peeks"], mhe["mean_rank"], mhe["first_share"], table["ranked_seeds"]) == (0, 1.0, 1.0, 2)
+    assert (none["boot_low"], none["mean_rank"]) == (None, 2.0)
+    assert "difference" not in mhe and "p_value" not in mhe
 
 
 def test_differences_to_a_reference_are_taken_seed_by_seed(client: TestClient, service: Service) -> None:
@@ -100,6 +105,48 @@ def test_differences_to_a_reference_are_taken_seed_by_seed(client: TestClient, s
     [mhe, none] = compare(client, *jobs, reference="none")["rows"]
     assert (mhe["difference"], mhe["pairs"]) == (1.0, 3)
     assert none["difference"] is None
+
+
+def test_differences_are_tested_and_what_could_be_found_is_told(client: TestClient, service: Service) -> None:
+    jobs = [train(service, "mhe", seed, score) for seed, score in enumerate((7.3, 7.5, 7.3, 7.2, 7.2))]
+    jobs += [train(service, "none", seed, score) for seed, score in enumerate((7.0, 7.4, 6.8, 7.1, 6.9))]
+    [mhe, none] = compare(client, *jobs, reference="none")["rows"]
+    # Differences 0.3, 0.1, 0.5, 0.1, 0.3: t = 3.4744 with 4 degrees of freedom; 1.682 * 0.16733.
+    assert mhe["p_value"] == mhe["p_holm"] == pytest.approx(0.02548, abs=1e-5)
+    assert (mhe["p_permutation"], mhe["detectable"]) == (0.0625, pytest.approx(0.28145, abs=1e-5))
+    assert [none[key] for key in ("p_value", "p_holm", "p_permutation", "detectable")] == [None] * 4
+
+
+def timed(seconds: float, *curve: tuple[int, float]) -> dict[str, Any]:
+    points = [{"step": step, "scores": {"inception_score": score}} for step, score in curve]
+    return {"step": 1000, "train_seconds": seconds, "curve": points}
+
+
+def test_jobs_are_compared_after_equal_training_time(client: TestClient, service: Service) -> None:
+    jobs = [train(service, "none", 0, 6.0, told=timed(100.0, (500, 5.0)))]
+    jobs += [train(service, "mhe", 0, 8.0, told=timed(200.0, (500, 7.0), (1000, 8.0)))]
+    jobs += [train(service, "mhe_sn", 0, 9.0, told=timed(300.0, (500, 7.5)))]
+    table = compare(client, *jobs, view="wall_time")
+    assert (table["view"], table["budget_seconds"], table["unfinished"]) == ("wall_time", 100.0, [])
+    assert [(row["variant"], row["mean"], row["failed"]) for row in table["rows"]] == [
+        ("mhe", 7.0, 0),
+        ("none", 6.0, 0),
+        ("mhe_sn", None, 1),
+    ]
+    by_steps = compare(client, *jobs)
+    assert by_steps["view"] == "steps" and "budget_seconds" not in by_steps
+    assert [row["mean"] for row in by_steps["rows"]] == [9.0, 8.0, 6.0]
+
+
+def test_jobs_that_tell_no_training_time_are_not_compared_by_it(client: TestClient, service: Service) -> None:
+    job = train(service, "none", 0, 6.0, told={"train_seconds": 0.0})
+    detail = problem(client.get("/v1/compare", params={"job": job, "view": "wall_time"}), 422, "config_invalid")
+    assert "train_seconds" in detail
+
+
+def test_an_unknown_view_is_refused(client: TestClient, service: Service) -> None:
+    job = train(service, "none", 0, 6.0)
+    problem(client.get("/v1/compare", params={"job": job, "view": "time"}), 422, "invalid_request")
 
 
 def test_another_metric_is_compared_its_own_way(client: TestClient, service: Service) -> None:

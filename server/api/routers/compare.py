@@ -6,7 +6,8 @@ from fastapi import APIRouter, Query
 from fastapi.requests import Request
 from fastapi.responses import Response
 
-from gan_mhe.compare import as_csv, as_markdown
+from gan_mhe.compare import View
+from gan_mhe.compare_table import as_csv, as_markdown
 from gan_mhe.metrics import PRIMARY_METRIC
 from server.api.artifact_schemas import ComparisonTable
 from server.api.deps import ReadJobs, ServiceDep
@@ -39,14 +40,18 @@ def compare_jobs(
     reference: Annotated[
         str | None, Query(max_length=500, description="Variant to which differences are taken, seed by seed.")
     ] = None,
+    view: Annotated[
+        View, Query(description="After equal steps, or, roughly, after equal seconds of training.")
+    ] = "steps",
     format: Annotated[Format | None, Query(description="Wins over the Accept header.")] = None,
 ) -> dict[str, Any] | Response:
     """Final scores by design, over training seeds, with intervals. Refuses what cannot be compared, and says why.
 
     The unit is the training seed. Jobs must have been scored under one protocol; jobs without a score are listed.
+    `view=wall_time` shows each job by the last generator it had scored in the training time of the shortest job.
     """
     jobs = service.store.read(lambda connection: selection.rows(connection, principal.project))
-    compared = comparison.compare_jobs(jobs, metric=metric, reference=reference)
+    compared = comparison.compare_jobs(jobs, metric=metric, reference=reference, view=view)
     match format or _accepted(request):
         case "csv":
             return Response(as_csv(compared) + "\n", media_type="text/csv")
