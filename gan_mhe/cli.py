@@ -6,12 +6,12 @@ Modules that load torch are imported inside the commands that need them, so that
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from gan_mhe import compare as comparisons
-from gan_mhe import compose
+from gan_mhe import compare_table, compose
 from gan_mhe.config import merge
 from gan_mhe.console import complain, out, print_table, say
 from gan_mhe.errors import ConfigError, GanMheError, RunDirError
@@ -19,6 +19,9 @@ from gan_mhe.metrics import METRICS
 from gan_mhe.rundir import RunDir
 from gan_mhe.variants import VARIANTS
 from server import commands, operator_commands
+
+if TYPE_CHECKING:
+    from gan_mhe.study import Study
 
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -35,6 +38,10 @@ app.add_typer(scorer_app, name="scorer")
 ConfigFile = Annotated[Path, typer.Argument(help="TOML file, or the name of a preset such as digits_cnn.")]
 RunPath = Annotated[Path, typer.Argument(help="Run directory.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one key; repeatable.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Runs at once, sharing the cores; one a core, or one on a GPU, unless given."),
+]
 Step = Annotated[int | None, typer.Option(help="Checkpoint to use; the newest unless given.")]
 Ema = Annotated[bool, typer.Option("--ema", help="Use the moving average of the generator.")]
 
@@ -96,10 +103,7 @@ def sweep(
     seeds: Annotated[str, typer.Option(help="Comma-separated training seeds.")] = "0",
     set_: Set = None,
     root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/CONFIG unless given.")] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(min=1, help="Runs at once, sharing the cores; one a core, or one on a GPU, unless given."),
-    ] = None,
+    jobs: Jobs = None,
 ) -> None:
     """Train variants x seeds, skipping what is done, and compare them."""
     _sweep(
@@ -110,6 +114,39 @@ def sweep(
         root=root or Path("runs") / config.stem,
         jobs=jobs,
     )
+
+
+@app.command()
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What is compared, on what, and why.")],
+    root: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the study; runs/studies/NAME unless given.")
+    ] = None,
+    jobs: Jobs = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", help="End after whole seeds within this time; as the study says unless given."),
+    ] = None,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing; report on what is there.")] = False,
+    server: Annotated[
+        str | None, typer.Option(metavar="URL", help="Run it as jobs of this service, and report on them here.")
+    ] = None,
+) -> None:
+    """Run a study, arms x seeds on one configuration, and write its report; the same command goes on with it."""
+    from gan_mhe import study as studies
+
+    definition = studies.load(file)
+    place = root or Path("runs") / "studies" / definition.name
+    if budget is not None and not budget > 0:
+        raise ConfigError(f"--budget {budget:g}: expected minutes, more than 0")
+    if server is not None and (jobs, budget, report_only) != (None, None, False):
+        raise ConfigError("--jobs, --budget and --report-only are for runs here; a service has limits of its own")
+    if report_only:
+        studies.kept(place)
+    studies.keep(definition, place)
+    code = 0 if report_only else _run_study(definition, place, jobs=jobs, budget=budget, server=server)
+    _report_study(definition, place)
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -172,6 +209,9 @@ def compare(
     reference: Annotated[
         str | None, typer.Option(metavar="VARIANT", help="Show the other variants' differences to it, seed by seed.")
     ] = None,
+    view: Annotated[
+        comparisons.View, typer.Option(help="Compare after equal steps, or after equal seconds of training.")
+    ] = "steps",
     format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
     server: Annotated[
         str | None,
@@ -183,10 +223,10 @@ def compare(
         from server.client import Client
 
         with Client(server) as client:
-            comparison = client.compare(runs, metric=metric, reference=reference)
+            comparison = client.compare(runs, metric=metric, reference=reference, view=view)
     else:
         scores = [comparisons.read_score(run) for run in comparisons.find_runs(map(Path, runs))]
-        comparison = comparisons.compare(scores, metric=metric, reference=reference)
+        comparison = comparisons.compare(scores, metric=metric, reference=reference, view=view)
     _print_comparison(comparison, format_)
 
 
@@ -288,24 +328,51 @@ def _sweep(
         document, variants=list(dict.fromkeys(variants)), seeds=list(dict.fromkeys(seeds)), overrides=overrides
     )
     shared = sweeps.plan(configs, jobs)
-    if left := len(sweeps.unfinished(configs, root)):
-        say(f"{left} of {len(configs)} runs to do: {shared}")
+    runs = sweeps.runs_below(root, configs)
+    if left := len(sweeps.unfinished(runs)):
+        say(f"{left} of {len(runs)} runs to do: {shared}")
     with stop_on_signals(say) as control, sinks_for(out) as make_sink:
-        failures = sweeps.sweep(configs, root, make_sink, control, shared)
+        failures = sweeps.sweep(runs, make_sink, control, shared)
     if control.should_stop():
         say("stopped; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
-    for config, error in failures:
-        complain(f"{config.variant} seed {config.seed}: {error}")
-    runs = [RunDir(sweeps.run_directory(root, config)) for config in configs]
-    scores = [comparisons.read_score(run) for run in runs if run.exists()]
-    if any(score.final for score in scores):
-        _print_comparison(comparisons.compare(scores), Format.table)
-    else:
-        say("no scores to compare")
+    for run, error in failures:
+        complain(f"{run.title}: {error}")
+    places = [RunDir(run.directory) for run in runs]
+    _print_scored([comparisons.read_score(place) for place in places if place.exists()])
     say(f"runs: {root}")
     if failures:
         raise typer.Exit(FAILURE)
+
+
+def _run_study(study: "Study", root: Path, *, jobs: int | None, budget: float | None, server: str | None) -> int:
+    """Here or at a service; the exit code."""
+    if server is not None:
+        from server.studying import run as run_at_service
+
+        return run_at_service(server, study, root)
+    from gan_mhe import study_command
+
+    return study_command.run(study, root, jobs=jobs, minutes=study.wall_time_minutes if budget is None else budget)
+
+
+def _report_study(study: "Study", root: Path) -> None:
+    from gan_mhe.report import write_report
+    from gan_mhe.study import scores
+
+    path = write_report(study, root)
+    found = scores(study, root)
+    there = {score.variant for score in found}
+    _print_scored(found, metric=study.metric, reference=study.reference if study.reference in there else None)
+    say(f"report: {path}")
+
+
+def _print_scored(scores: list[comparisons.RunScore], **how: Any) -> None:
+    """The comparison of what has scores. how: parameters of `compare`."""
+    if any(score.final for score in scores):
+        _print_comparison(comparisons.compare(scores, **how), Format.table)
+    else:
+        say("no scores to compare")
 
 
 def _print_scores(result: dict[str, Any]) -> None:
@@ -330,14 +397,14 @@ def _number(value: Any) -> str:
 def _print_comparison(comparison: comparisons.Comparison, format_: Format) -> None:
     match format_:
         case Format.table:
-            print_table(comparisons.headings(comparison), comparisons.table_cells(comparison))
-            say(comparisons.footnote(comparison))
+            print_table(compare_table.headings(comparison), compare_table.table_cells(comparison))
+            say(compare_table.footnote(comparison))
         case Format.json:
-            say(comparisons.as_json(comparison))
+            say(compare_table.as_json(comparison))
         case Format.csv:
-            say(comparisons.as_csv(comparison))
+            say(compare_table.as_csv(comparison))
         case Format.markdown:
-            say(comparisons.as_markdown(comparison))
+            say(compare_table.as_markdown(comparison))
 
 
 operator_commands.register(app)

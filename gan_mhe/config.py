@@ -293,7 +293,7 @@ class WeightDecayConfig(PenaltyTiming):
 
 
 class SphereConvConfig(Section):
-    """SphereNet, Liu et al. 2017: every convolution gives g(theta), a function of the angle between filter and patch."""
+    """SphereNet, Liu et al. 2017: every convolution gives g(theta), theta the angle of filter and patch."""
 
     operator: Literal["cosine", "linear", "sigmoid", "learnable"] = "sigmoid"
     """g: the cosine, 1 - 2 theta / pi, a sigmoid of slope k, or one whose k is trained for each filter."""

@@ -1,7 +1,8 @@
-"""Variants x seeds of one configuration, resumable: what is done is not done again."""
+"""Many runs, resumable: what is done is not done again. Those of a sweep are variants x seeds of one configuration."""
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from gan_mhe import parallel
 from gan_mhe.config import RunConfig
 from gan_mhe.errors import GanMheError
 from gan_mhe.events import RunControl
-from gan_mhe.parallel import SinkFactory
+from gan_mhe.parallel import Run, SinkFactory
 from gan_mhe.run import begun, execute
 from gan_mhe.rundir import RunDir
 
@@ -53,46 +54,76 @@ def run_directory(root: Path, config: RunConfig) -> Path:
     return root / config.variant / f"seed_{config.seed}"
 
 
-def unfinished(configs: Sequence[RunConfig], root: Path) -> list[RunConfig]:
-    """Those that a sweep below `root` has not completed as they are now."""
-    return [config for config in configs if not _is_completed(config, RunDir(run_directory(root, config)))]
+def runs_below(root: Path, configs: Sequence[RunConfig]) -> list[Run]:
+    """The runs of a sweep below `root`."""
+    return [Run(config, run_directory(root, config), f"{config.variant} seed {config.seed}") for config in configs]
+
+
+def unfinished(runs: Sequence[Run]) -> list[Run]:
+    """Those that are not completed as they are now."""
+    return [run for run in runs if not _is_completed(run.config, RunDir(run.directory))]
 
 
 def sweep(
-    configs: Sequence[RunConfig],
-    root: Path,
-    make_sink: SinkFactory,
-    control: RunControl,
-    shared: Plan = Plan(jobs=1, threads=1),
-) -> list[tuple[RunConfig, GanMheError]]:
-    """Execute `configs` in order until all are finished or `control` asks to stop; several at once where so planned.
+    runs: Sequence[Run], make_sink: SinkFactory, control: RunControl, shared: Plan = Plan(jobs=1, threads=1)
+) -> list[tuple[Run, GanMheError]]:
+    """Execute `runs` in order until all are finished or `control` asks to stop; several at once where so planned.
 
-    A run that fails does not take the others with it: failures are returned, with the run's configuration.
+    A run that fails does not take the others with it: failures are returned, each with its run.
     """
     if shared.jobs == 1:
-        return _one_after_another(configs, root, make_sink, control)
-    runs = [parallel.Run(config, run_directory(root, config), _title(config)) for config in unfinished(configs, root)]
-    failures = parallel.execute_all(runs, make_sink, control, jobs=shared.jobs, threads=shared.threads)
-    return [(run.config, error) for run, error in failures]
+        return _one_after_another(runs, make_sink, control)
+    left = unfinished(runs)
+    return parallel.execute_all(left, make_sink, control, jobs=shared.jobs, threads=shared.threads)
 
 
 def _one_after_another(
-    configs: Sequence[RunConfig], root: Path, make_sink: SinkFactory, control: RunControl
-) -> list[tuple[RunConfig, GanMheError]]:
-    failures: list[tuple[RunConfig, GanMheError]] = []
-    for config in configs:
+    runs: Sequence[Run], make_sink: SinkFactory, control: RunControl
+) -> list[tuple[Run, GanMheError]]:
+    failures: list[tuple[Run, GanMheError]] = []
+    for run in runs:
         if control.should_stop():
             break
         try:
-            with make_sink(_title(config)) as sink:
-                execute(config, run_directory(root, config), sink, control)
+            with make_sink(run.title) as sink:
+                execute(run.config, run.directory, sink, control)
         except GanMheError as error:
-            failures.append((config, error))
+            failures.append((run, error))
     return failures
 
 
-def _title(config: RunConfig) -> str:
-    return f"{config.variant} seed {config.seed}"
+class Budget:
+    """A `RunControl` that asks to stop when another does, or when `seconds` are over. `clock` is monotonic."""
+
+    def __init__(self, control: RunControl, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._control, self._clock = control, clock
+        self._end = clock() + seconds
+
+    def left(self) -> float:
+        """Seconds until the end; negative after it."""
+        return self._end - self._clock()
+
+    def should_stop(self) -> bool:
+        return self._control.should_stop() or self.left() <= 0
+
+
+def sweep_in_waves(
+    waves: Sequence[Sequence[Run]], make_sink: SinkFactory, budget: Budget, shared: Plan
+) -> list[tuple[Run, GanMheError]]:
+    """Execute one wave after another, so that what the budget ends is whole waves wherever that can be foreseen.
+
+    A wave is not begun when less time is left than it would need at the pace of the one before. The first is begun in
+    any case; runs that the end finds in the middle save and stop. Failures are returned as by `sweep`.
+    """
+    failures: list[tuple[Run, GanMheError]] = []
+    seconds_a_run = 0.0
+    for wave in filter(None, map(unfinished, waves)):
+        before = budget.left()
+        if budget.should_stop() or before < seconds_a_run * len(wave):
+            break
+        failures += sweep(wave, make_sink, budget, shared)
+        seconds_a_run = (before - budget.left()) / len(wave)
+    return failures
 
 
 def _is_completed(config: RunConfig, place: RunDir) -> bool:

@@ -21,7 +21,7 @@ from gan_mhe.rundir import RunDir
 from gan_mhe.variants import VARIANTS
 
 COMMANDS = [
-    *("train", "sweep", "sample", "score", "compare", "info", "variants", "scorer", "scorer train", "demo"),
+    *("train", "sweep", "study", "sample", "score", "compare", "info", "variants", "scorer", "scorer train", "demo"),
     *("serve", "submit", "watch", "jobs", "cancel", "pause", "resume", "retry", "fetch"),
     *("keys", "keys create", "keys list", "keys revoke"),
 ]
@@ -286,6 +286,15 @@ def test_compare_refuses_scores_of_different_protocols(gan_mhe: Command, sweep_r
 def test_compare_by_a_distance_puts_the_lowest_first(gan_mhe: Command, sweep_root: Path) -> None:
     rows = json.loads(gan_mhe("compare", str(sweep_root), "--metric", "fid", "--format", "json").out)["rows"]
     assert [row["mean"] for row in rows] == sorted(row["mean"] for row in rows)
+
+
+def test_compare_after_equal_training_time_says_at_what_time(gan_mhe: Command, sweep_root: Path) -> None:
+    said = gan_mhe("compare", str(sweep_root), "--view", "wall_time", "--format", "json")
+    document = json.loads(said.out)
+    seconds = [json.loads(path.read_text())["train_seconds"] for path in sweep_root.rglob("result.json")]
+    assert (said.code, document["view"], document["budget_seconds"]) == (0, "wall_time", min(seconds))
+    assert sum(row["n"] for row in document["rows"]) == 1  # scored at their ends alone, only the shortest has a score
+    assert "evaluation.every_steps must be set" in gan_mhe("compare", str(sweep_root), "--view", "wall_time").out
 
 
 def test_a_scorer_can_be_trained_and_used_by_name(gan_mhe: Command, cache_dir: Path) -> None:
