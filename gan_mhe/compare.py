@@ -156,7 +156,7 @@ def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> R
         best=_numbers(best["scores"]) if best else None,
         real=_numbers(real) if real else None,
         steps=result.get("step", 0),
-        train_seconds=result.get("train_seconds", 0.0),
+        train_seconds=result.get("train_seconds") or 0.0,
         curve=tuple((point["step"], _numbers(point["scores"])) for point in result.get("curve", ())),
     )
 

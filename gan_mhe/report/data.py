@@ -44,8 +44,8 @@ class CellReport:
 
     status: the result's (`completed`, `stopped`, `diverged`); `failed` by its last event; `unfinished` when it has
     neither; `missing` without a configuration; `unreadable`; `foreign` when it was made with another configuration
-    than the study's, and then nothing else of it is taken. energy, angle: means over layers. ratios, strengths: by
-    penalty, means over the run's reports.
+    than the study's, and then nothing else of it is taken. energy, angle: means over layers. ratios, strengths: of the
+    gradients, and what the penalty was multiplied by, by penalty.
     """
 
     arm: str
@@ -59,8 +59,8 @@ class CellReport:
     curve: tuple[Point, ...] = ()
     energy: tuple[Point, ...] = ()
     angle: tuple[Point, ...] = ()
-    ratios: Mapping[str, float] = field(default_factory=dict)
-    strengths: Mapping[str, float] = field(default_factory=dict)
+    ratios: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    strengths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     grid: Path | None = None
 
     @property
@@ -94,12 +94,17 @@ class ArmReport:
         return across_seeds(cell.angle for cell in self.cells)
 
     def ratios(self) -> dict[str, float]:
-        """Mean gradient ratio over seeds, by penalty."""
-        return _mean_by_name([cell.ratios for cell in self.cells])
+        """Mean gradient ratio over reports, then over seeds, by penalty."""
+        return _mean_by_name([means(cell.ratios) for cell in self.cells])
 
     def strengths(self) -> dict[str, float]:
-        """Mean effective factor over seeds, by penalty."""
-        return _mean_by_name([cell.strengths for cell in self.cells])
+        """Mean effective factor over reports, then over seeds, by penalty."""
+        return _mean_by_name([means(cell.strengths) for cell in self.cells])
+
+    def pulls(self) -> dict[str, list[Spread]]:
+        """Gradient ratio against generator step, by penalty."""
+        names = dict.fromkeys(name for cell in self.cells for name in cell.ratios)
+        return {name: across_seeds(cell.ratios.get(name, ()) for cell in self.cells) for name in names}
 
     def train_seconds(self) -> float | None:
         """Mean over the completed runs."""
@@ -163,6 +168,11 @@ def _spread(step: int, values: Sequence[float]) -> Spread:
     centre = mean(values)
     low, high = (math.nan, math.nan) if math.isnan(centre) else (min(values), max(values))
     return Spread(step, centre, low, high, len(values))
+
+
+def means(by_name: Mapping[str, Sequence[Point]]) -> dict[str, float]:
+    """Mean over the points of each series."""
+    return {name: mean([point.value for point in points]) for name, points in by_name.items()}
 
 
 def _mean_by_name(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -234,8 +244,8 @@ def _read_run(run: RunDir, empty: CellReport, metric: str) -> CellReport:
         curve=tuple(Point(event.step, event.scores[metric]) for event in evaluated if metric in event.scores),
         energy=tuple(_mean_over_layers(events, "energy")),
         angle=tuple(_mean_over_layers(events, "angle")),
-        ratios=_means_over_reports(events, "gradient_ratio"),
-        strengths=_means_over_reports(events, "strength"),
+        ratios=_by_penalty(events, "gradient_ratio"),
+        strengths=_by_penalty(events, "strength"),
         grid=max(run.samples.glob("step_*.png"), default=None),
     )
 
@@ -255,16 +265,16 @@ def _mean_over_layers(events: Iterable[Event], kind: str) -> Iterable[Point]:
                 yield Point(event.step, mean(layers))
 
 
-def _means_over_reports(events: Iterable[Event], kind: str) -> dict[str, float]:
-    """By penalty; names with a layer behind the penalty's are left out."""
-    values: dict[str, list[float]] = {}
+def _by_penalty(events: Iterable[Event], kind: str) -> dict[str, list[Point]]:
+    """Names with a layer behind the penalty's are left out."""
+    found: dict[str, list[Point]] = {}
     for event in events:
         if isinstance(event, Scalars):
             for name, value in event.values.items():
                 prefix, _, penalty = name.partition("/")
                 if prefix == kind and "/" not in penalty:
-                    values.setdefault(penalty, []).append(value)
-    return {penalty: mean(numbers) for penalty, numbers in values.items()}
+                    found.setdefault(penalty, []).append(Point(event.step, value))
+    return found
 
 
 def _environment(study: Study, root: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from gan_mhe.compare import Comparison
 from gan_mhe.events import encode_number
-from gan_mhe.report.data import ArmReport, CellReport, Spread, StudyReport
+from gan_mhe.report.data import ArmReport, CellReport, Spread, StudyReport, means
 from gan_mhe.statistics import ALPHA, CONFIDENCE
 
 _OWN_KEYS = ("seed", "variant")
@@ -79,8 +79,8 @@ def _cell(cell: CellReport) -> dict[str, Any]:
         "evaluations": score.evaluations if score else None,
         "fingerprint": score.fingerprint if score else None,
         "curve": [asdict(point) for point in cell.curve],
-        "gradient_ratio": cell.ratios,
-        "strength": cell.strengths,
+        "gradient_ratio": means(cell.ratios),
+        "strength": means(cell.strengths),
         "grid": f"{cell.place}/samples/{cell.grid.name}" if cell.grid else None,
     }
 
@@ -93,6 +93,7 @@ def _arm(arm: ArmReport, reference: ArmReport) -> dict[str, Any]:
         "gradient_ratio_mean": arm.ratios(),
         "strength_mean": arm.strengths(),
         "curve": _spreads(arm.curve()),
+        "gradient_ratio": {name: _spreads(curve) for name, curve in arm.pulls().items()},
         "energy": _spreads(arm.energy()),
         "angle_radians": _spreads(arm.angle()),
     }

@@ -172,8 +172,37 @@ def geometry(report: StudyReport) -> Figure | None:
     for axes in (left, right):
         axes.set_xlabel("generator step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_ROUND))
-    handles, labels = left.get_legend_handles_labels()
+    _legend_below(figure, left)
+    return figure
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False, handlelength=3.5)
+
+
+def pulls(report: StudyReport) -> Figure | None:
+    """Gradient ratio of every penalty against step, on a logarithmic axis, where a ratio of 0 has no place."""
+    curves = {
+        (arm.arm.name, penalty): [spread for spread in _finite(curve) if spread.mean > 0]
+        for arm in report.arms
+        for penalty, curve in arm.pulls().items()
+    }
+    curves = {key: curve for key, curve in curves.items() if curve}
+    if not curves:
+        return None
+    figure = Figure(figsize=(_WIDTH, 2.9 + 0.17 * math.ceil(len(curves) / _LEGEND_COLUMNS)), layout="constrained")
+    axes = figure.subplots()
+    axes.set_yscale("log")
+    looks, arms = _looks(report), [arm for arm, _ in curves]
+    for index, ((arm, penalty), curve) in enumerate(curves.items()):
+        every = max(1, len(curve) // 6)
+        label = arm if arms.count(arm) == 1 else f"{arm}: {penalty}"
+        _mean_line(axes, curve, **looks[arm].of_line(), label=label, markevery=(index % every, every))
+    axes.set_xlabel("generator step")
+    axes.set_ylabel("gradient ratio")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_ROUND))
+    _legend_below(figure, axes)
     return figure
 
 
@@ -236,5 +265,6 @@ _FIGURES: Mapping[str, Callable[[StudyReport], Figure | None]] = {
     "score.svg": scores,
     "strength.svg": strengths,
     "geometry.svg": geometry,
+    "pull.svg": pulls,
     "differences.svg": differences,
 }

@@ -120,6 +120,11 @@ def _captions(report: StudyReport) -> dict[str, tuple[str, str]]:
             "Left: hyperspherical energy (s = 0, mean over pairs); right: smallest angle between two filters. Both are "
             "means over layers, then over seeds.",
         ),
+        "pull.svg": (
+            "How strongly the penalties pull, against generator step",
+            "Norm of the weighted penalty's gradient over that of the adversarial loss, in the discriminator: mean of "
+            "the seeds, on a logarithmic axis.",
+        ),
         "differences.svg": (
             f"Differences to {reference}, paired by training seed",
             "Dots: mean, filled where it can be told from seed noise after Holm's correction; whiskers: 95 % "

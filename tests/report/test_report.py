@@ -281,6 +281,13 @@ class TestFigures:
         assert re.findall(r"\]\((\w+\.svg)\)", said) == ["differences.svg"]
         assert [path.name for path in folder.glob("*.svg")] == ["differences.svg"]
 
+    def test_how_hard_a_penalty_pulls_is_drawn_where_its_runs_tell_it(self, make: Any) -> None:
+        made = make(["none", "mhe"])
+        made.ratios = {"mhe": 0.125}
+        report = read(fill(made, BETTER))
+        assert [(spread.mean, spread.n) for spread in report.arm("mhe").pulls()["mhe"]] == [(0.125, 3)] * 6
+        assert "pull.svg" in draw_all(report)
+
     def test_scores_that_are_not_finite_are_drawn_as_gaps(self, make: Any) -> None:
         made = fill(make(["none", "mhe"]), {"none": (7.0, 7.1), "mhe": (math.nan, 7.0)})
         report = read(made)
