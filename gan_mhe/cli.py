@@ -82,7 +82,7 @@ def train(
     from gan_mhe.sweep import run_directory
 
     settings = compose.compose(
-        _document(config), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
+        compose.find_document(str(config)), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
     )
     place = run_dir or run_directory(Path("runs") / config.stem, settings)
     if begun(RunDir(place)) and not resume:
@@ -107,7 +107,7 @@ def sweep(
 ) -> None:
     """Train variants x seeds, skipping what is done, and compare them."""
     _sweep(
-        _document(config),
+        compose.find_document(str(config)),
         variants=[name.strip() for name in variants.split(",")],
         seeds=compose.parse_seeds(seeds),
         overrides=compose.parse_overrides(set_ or []),
@@ -298,17 +298,6 @@ def scorer_train(
     )
     say(f"held-out accuracy {accuracy:.4f}: {path}")
     say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))
-
-
-def _document(config: Path) -> dict[str, Any]:
-    """A TOML file, or the preset of that name."""
-    preset = compose.PRESETS / f"{config}.toml"
-    if not config.exists() and preset.exists():
-        return compose.load_document(preset)
-    if not config.exists():
-        names = ", ".join(sorted(path.stem for path in compose.PRESETS.glob("*.toml")))
-        raise ConfigError(f"cannot read configuration {config}: no such file, and no preset either; presets: {names}")
-    return compose.load_document(config)
 
 
 def _sweep(

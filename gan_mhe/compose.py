@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from gan_mhe.config import RunConfig, merge
+from gan_mhe.config import RunConfig, merge, unflatten
 from gan_mhe.errors import ConfigError
 from gan_mhe.suggest import nearest
 from gan_mhe.variants import VARIANTS
@@ -29,6 +29,20 @@ def load_document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read configuration {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+
+
+def find_document(name: str, folder: Path = Path()) -> dict[str, Any]:
+    """A TOML file by its path from `folder`, or the preset of that name. ConfigError when there is neither."""
+    path = folder / name
+    if path.exists():
+        return load_document(path)
+    presets = {preset.stem: preset for preset in PRESETS.glob("*.toml")}
+    if name not in presets:
+        raise ConfigError(
+            f"cannot read configuration {path}: no such file, and no preset either; "
+            f"presets: {', '.join(sorted(presets))}"
+        )
+    return load_document(presets[name])
 
 
 def parse(document: Mapping[str, Any]) -> RunConfig:
@@ -79,10 +93,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """`["training.steps=300"]` as nested tables."""
     tables: dict[str, Any] = {}
     for key, value in map(parse_assignment, assignments):
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        tables = merge(tables, nested)
+        tables = merge(tables, unflatten({key: value}))
     return tables
 
 

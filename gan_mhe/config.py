@@ -63,6 +63,17 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Inverse of `flatten`: every dotted key as nested tables, in tables within it too; a later key wins."""
+    tables: dict[str, Any] = {}
+    for key, value in flat.items():
+        nested: Any = unflatten(value) if isinstance(value, Mapping) else value
+        for part in reversed(key.split(".")):
+            nested = {part: nested}
+        tables = merge(tables, nested)
+    return tables
+
+
 class Section(BaseModel):
     """A closed, immutable group of fields: an unknown key is an error."""
 

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from gan_mhe import compose
 from gan_mhe.compare import RunScore, read_score
-from gan_mhe.config import NonNegative, Positive, RunConfig, Section, merge
+from gan_mhe.config import NonNegative, Positive, RunConfig, Section, merge, unflatten
 from gan_mhe.errors import ConfigError, RunDirError
 from gan_mhe.files import canonical_json, write_json
 from gan_mhe.metrics import METRICS, PRIMARY_METRIC
@@ -144,7 +144,11 @@ def load(path: Path) -> Study:
         study = Study.model_validate(document)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from error
-    study = study.model_copy(update={"base": _base(study.config, path.parent)})
+    try:
+        base = compose.find_document(study.config, path.parent)
+    except ConfigError as error:
+        raise ConfigError(f"config: {error}") from error
+    study = study.model_copy(update={"base": base})
     _check_fair(study)
     return study
 
@@ -172,7 +176,7 @@ def scores(study: Study, root: Path) -> list[RunScore]:
 
 def overrides(study: Study, arm: Arm) -> dict[str, Any]:
     """What an arm lays over the base besides its variant: the study's overrides, and its own on top, as tables."""
-    return merge(as_tables(study.set), as_tables(arm.set))
+    return merge(unflatten(study.set), unflatten(arm.set))
 
 
 def keep(study: Study, root: Path) -> None:
@@ -258,28 +262,6 @@ def _budget_differences(first: str, base: RunConfig, name: str, config: RunConfi
         for key in sorted(was.keys() & now.keys())
         if was[key] != now[key] and key.split(".")[0] not in (*_TAKEN, "loss", "constraints")
     ]
-
-
-def _base(name: str, folder: Path) -> dict[str, Any]:
-    """The document that a study in `folder` means by the name of a preset or the path of a file."""
-    path = folder / name
-    if path.is_file():
-        return compose.load_document(path)
-    presets = {preset.stem: preset for preset in compose.PRESETS.glob("*.toml")}
-    if name not in presets:
-        raise ConfigError(f"config: no file {path} and no preset {name!r}; presets: {', '.join(sorted(presets))}")
-    return compose.load_document(presets[name])
-
-
-def as_tables(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Overrides with every dotted key as nested tables."""
-    tables: dict[str, Any] = {}
-    for key, value in overrides.items():
-        nested: Any = as_tables(value) if isinstance(value, Mapping) else value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        tables = merge(tables, nested)
-    return tables
 
 
 def _once(values: Sequence[Any]) -> None:

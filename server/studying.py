@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from gan_mhe.config import unflatten
 from gan_mhe.console import complain, out, say
 from gan_mhe.errors import ConfigError
 from gan_mhe.events import CheckpointSaved, Evaluated, Finished, Progress, SampleGrid, effective, encode, encode_number
@@ -13,7 +14,7 @@ from gan_mhe.events import Event as RunEvent
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes, sha256_file, write_json
 from gan_mhe.metrics import PRIMARY_METRIC
 from gan_mhe.rundir import RunDir
-from gan_mhe.study import Arm, Cell, Study, as_tables, cell_directory, cells, overrides
+from gan_mhe.study import Arm, Cell, Study, cell_directory, cells, overrides
 from server import fetching
 from server.client import Client, Job, Score
 from server.console import Board, run_events
@@ -82,7 +83,7 @@ def _set_going(client: Client, job: Job) -> Job:
 
 def _submit(client: Client, study: Study, arm: Arm, seeds: Sequence[int], **options: Any) -> list[str]:
     """One experiment. What is the arm's own is in the matrix, so that the service's comparison tells the arms apart."""
-    every, own = _leaves(overrides(study, arm)), _leaves(as_tables(arm.set))
+    every, own = _leaves(overrides(study, arm)), _leaves(unflatten(arm.set))
     matrix = {"variant": [arm.variant], "seed": seeds} | {key: [every[key]] for key in own if key in every}
     shared = {key: value for key, value in every.items() if key not in matrix}
     name = f"{study.name} {arm.name}"

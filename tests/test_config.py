@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,13 +21,23 @@ from gan_mhe.evaluation import protocol as protocols
 from gan_mhe.evaluation.protocol import protocol_settings
 from gan_mhe.variants import VARIANTS
 
-# Two documents that together have every key there is: what contradicts the one stands in the other.
+# Documents that together have every key there is: what contradicts the one stands in another.
+FOLLOWED = {"ratio": {}}
 FULL = {
     "generator": {"ema_halflife_steps": 100.0},
     "evaluation": {"protocol": "none"},
-    "constraints": {"clipping": {}, "gradient_penalty": {}, "orthonormal": {}, "mhe": {}, "weight_decay": {}},
+    "constraints": {
+        "clipping": {},
+        "gradient_penalty": FOLLOWED,
+        "orthonormal": FOLLOWED,
+        "mhe": {**FOLLOWED, "minibatch": {}},
+        "weight_decay": FOLLOWED,
+    },
 }
-OFFICIAL = {"constraints": {"normalization": "spectral", "official_mhe": {}}}
+OFFICIAL = {"constraints": {"normalization": "spectral", "official_mhe": FOLLOWED}}
+COMHE = {"constraints": {"comhe": FOLLOWED}}
+UNIFORM = {"constraints": {"uniformity": FOLLOWED, "sphere_conv": {"operator": "cosine"}}}
+DOCUMENTS = {"FULL": FULL, "OFFICIAL": OFFICIAL, "COMHE": COMHE, "UNIFORM": UNIFORM}
 
 # Enough values of every type that one of them is valid at each key and differs from what is there.
 CANDIDATES = {
@@ -34,6 +45,7 @@ CANDIDATES = {
     "str": ["cpu", "inception-2015", "mhe"],
     "number": [0.25, 1.5, 2, 3, 48],
     "unset": [8, "/elsewhere"],
+    "list": [[0.5]],
 }
 
 
@@ -63,15 +75,15 @@ SECTIONS = dict(sections())
 
 def leaves() -> list[tuple[str, str]]:
     """(document, key) of every leaf that a document can have, found in the models rather than listed here."""
-    in_full, in_official = (set(flatten(parse(document).document())) for document in (FULL, OFFICIAL))
+    present = {name: set(flatten(parse(document).document())) for name, document in DOCUMENTS.items()}
     wanted = {
         f"{path}.{name}".lstrip(".")
         for path, model in SECTIONS.items()
         for name, field in model.model_fields.items()
         if not models_in(field.annotation)
     }
-    assert wanted <= in_full | in_official
-    return [("FULL" if key in in_full else "OFFICIAL", key) for key in sorted(wanted)]
+    assert wanted <= set.union(*present.values())
+    return [(next(name for name in DOCUMENTS if key in present[name]), key) for key in sorted(wanted)]
 
 
 def changed(document: dict[str, Any], key: str) -> RunConfig:
@@ -96,7 +108,6 @@ def choices(key: str) -> list[Any]:
 
 
 LEAVES = leaves()
-DOCUMENTS = {"FULL": FULL, "OFFICIAL": OFFICIAL}
 
 
 class TestDocumentation:
@@ -129,9 +140,9 @@ class TestClosedness:
 
     @pytest.mark.parametrize("path", list(SECTIONS))
     def test_no_section_can_be_changed_after_it_was_checked(self, path: str) -> None:
-        section = parse(FULL if "official" not in path else OFFICIAL)
-        for part in filter(None, path.split(".")):
-            section = getattr(section, part)
+        keys = [key for key in path.split(".") if key]
+        found = [reduce(lambda at, key: at and getattr(at, key), keys, parse(each)) for each in DOCUMENTS.values()]
+        section = next(filter(None, found))
         with pytest.raises(ValidationError, match="frozen"):
             setattr(section, next(iter(type(section).model_fields)), 1)
 
@@ -296,6 +307,12 @@ class TestRefusals:
             ({"variant": "spectral_norm", "constraints": {"clipping": {}}}, ["constraints", "clipping", "'spectral'"]),
             ({"constraints": {"mhe": {}, "official_mhe": {}}}, ["constraints", "mhe", "official_mhe"]),
             ({"variant": "mhe", "constraints": {"official_mhe": {}}}, ["constraints", "mhe", "official_mhe"]),
+            ({"constraints": {"comhe": {}, "uniformity": {}}}, ["comhe", "uniformity", "expected one"]),
+            ({"constraints": {"sphere_conv": {}, "normalization": "weight"}}, ["sphere_conv", "'weight'"]),
+            ({"constraints": {"sphere_conv": {}, "normalization": "spectral"}}, ["sphere_conv", "'spectral'"]),
+            ({"constraints": {"sphere_conv": {}, "clipping": {}}}, ["sphere_conv", "clipping"]),
+            ({"constraints": {"sphere_conv": {"rescale": True}}}, ["sphere_conv.rescale", "'sigmoid'"]),
+            ({"constraints": {"sphere_conv": {"operator": "learnable", "k": 0.05}}}, ["sphere_conv.k", "0.05"]),
             ({"evaluation": {"ema": True}}, ["evaluation.ema", "generator.ema_halflife_steps", "0"]),
             ({"data": {"name": "image_folder"}}, ["data.root", "image_folder"]),
             ({"data": {"image_size": 48}}, ["evaluation.protocol", "digits-v1", "data.image_size", "48"]),

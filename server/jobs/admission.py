@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from gan_mhe.compose import PRESETS, compose, load_document
-from gan_mhe.config import DataConfig, RunConfig, merge
+from gan_mhe.config import DataConfig, RunConfig, merge, unflatten
 from gan_mhe.errors import ConfigError
 from gan_mhe.evaluation.protocol import protocol_settings
 from gan_mhe.suggest import nearest
@@ -126,17 +126,12 @@ def resolve(operator: Operator, source: Source) -> RunConfig:
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys as nested tables. InvalidRequest when one key lies within another, since either might win."""
-    tables: dict[str, Any] = {}
-    for key, value in overrides.items():
+    for key in overrides:
         inner = next((other for other in overrides if other.startswith(f"{key}.")), None)
         if inner is not None:
             message = f"{key}: also set by {inner!r}; expected one of the two"
             raise InvalidRequest(FieldError(pointer("overrides", key), "ambiguous", message))
-        nested: Any = value
-        for part in reversed(key.split(".")):
-            nested = {part: nested}
-        tables = merge(tables, nested)
-    return tables
+    return unflatten(overrides)
 
 
 def _field_errors(source: Source, error: ConfigError) -> list[FieldError]:

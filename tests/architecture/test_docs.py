@@ -39,17 +39,16 @@ def documented_keys() -> set[str]:
 
 
 def all_keys() -> set[str]:
-    """The dotted keys of all leaves, from two documents, because `mhe` and `official_mhe` exclude each other."""
-    penalties: dict[str, Any] = {
-        "clipping": {},
-        "gradient_penalty": {},
-        "orthonormal": {},
-        "mhe": {},
-        "weight_decay": {},
-    }
+    """The dotted keys of all leaves, from several documents, because the energies exclude each other."""
+    followed: dict[str, Any] = {"ratio": {}}
+    documents: list[dict[str, Any]] = [
+        {"clipping": {}, "gradient_penalty": followed, "orthonormal": followed, "weight_decay": followed},
+        {"mhe": {**followed, "minibatch": {}}, "sphere_conv": {}},
+        *({name: followed} for name in ("official_mhe", "comhe", "uniformity")),
+    ]
     found = {
         key
-        for constraints in (penalties, {"official_mhe": {}})
+        for constraints in documents
         for key in flatten(RunConfig.model_validate({"constraints": constraints}).document())
     }
     return {key for key in found if not any(other.startswith(f"{key}.") for other in found)}
