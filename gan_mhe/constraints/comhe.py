@@ -16,6 +16,7 @@ from gan_mhe.config import ComheConfig
 from gan_mhe.constraints.hyperspherical import check_layer_factors, output_penalties, weighted_sum
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import hidden_weights
+from gan_mhe.errors import ConfigError
 from gan_mhe.rng import derive_seed, generator
 from gan_mhe.sphere import hyperspherical_energies
 from gan_mhe.sphere.projection import adversarial_step, angle_preserving_step, group_energies, projected_energies
@@ -27,7 +28,7 @@ _ADVERSARY_S = 2.0  # the energy that an adversarial matrix raises there, in ful
 def comhe_penalties(config: ComheConfig, network: nn.Module, seed: int) -> list[Penalty]:
     """lambda_h times the hidden layers' projected energies, summed, and lambda_o times the output layer's full one.
 
-    ConfigError for a wrong number of layer factors.
+    ConfigError for a wrong number of layer factors, or more groups than a layer has coordinates.
     """
     check_layer_factors("comhe", config, network)
     return [
@@ -118,6 +119,11 @@ class Groups(_Redrawn):
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
         super().__init__(config, network, seed)
+        if config.count > min(self.fan_ins):
+            raise ConfigError(
+                f"constraints.comhe.count: expected at most {min(self.fan_ins)} groups, the coordinates of the "
+                f"narrowest layer, got {config.count}"
+            )
         for index, fan_in in enumerate(self.fan_ins):
             self.register_buffer(f"order_{index}", torch.arange(fan_in), persistent=False)
 

@@ -151,3 +151,8 @@ def test_layer_factors_weight_the_layers(make_discriminator: Make) -> None:
 def test_layer_factors_of_another_number_are_refused_with_the_layers_names(make_discriminator: Make) -> None:
     with pytest.raises(ConfigError, match=r"comhe.layer_factors: expected 7 numbers.*c0_0.conv.*got 2"):
         build(make_discriminator(), layer_factors=(1.0, 1.0))
+
+
+def test_more_groups_than_coordinates_are_refused(make_discriminator: Make) -> None:
+    with pytest.raises(ConfigError, match=r"comhe.count: expected at most 18 groups.*got 19"):
+        build(make_discriminator(), projection="group", count=19)
