@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test soak bench check format golden docs clean
+.PHONY: demo test soak bench study check format golden docs clean
 
 demo: $(READY)
 	$(BIN)/gan-mhe demo
@@ -18,9 +18,13 @@ soak: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/constraints.py
 	$(BIN)/python benchmarks/evaluation.py
 	$(BIN)/python benchmarks/parallel.py
 	$(BIN)/python benchmarks/service.py
+
+study: $(READY)
+	$(BIN)/gan-mhe study configs/studies/digits_variants.toml
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -194,6 +194,7 @@ def pulls(report: StudyReport) -> Figure | None:
     figure = Figure(figsize=(_WIDTH, 2.9 + 0.17 * math.ceil(len(curves) / _LEGEND_COLUMNS)), layout="constrained")
     axes = figure.subplots()
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")  # that of logarithmic axes writes mathematics
     looks, arms = _looks(report), [arm for arm, _ in curves]
     for index, ((arm, penalty), curve) in enumerate(curves.items()):
         every = max(1, len(curve) // 6)
