@@ -168,7 +168,12 @@ class PenaltyTiming(Section):
     schedule: Schedule = Schedule()
     """Factor on the coefficient over the generator steps."""
     ratio: RatioConfig | None = None
-    """In place of the coefficient, which then has no effect: a target ratio of gradient norms."""
+    """A target ratio of gradient norms in place of the coefficient, unless that is 0; `false` removes a variant's."""
+
+    @field_validator("ratio", mode="before")
+    @classmethod
+    def _false_is_none(cls, ratio: Any) -> Any:
+        return None if ratio is False else ratio
 
 
 class ClippingConfig(Section):
@@ -238,14 +243,14 @@ class ComheConfig(EnergyConfig):
     """Count w and -w as the same direction in the hidden layers; on in the authors' code."""
     projection: Literal["random", "angle_preserving", "adversarial", "group"] = "random"
     """Gaussian matrices; one matrix trained to keep the angles, or to raise the energy; blocks of coordinates."""
-    dimension: Count = 40
+    dimension: Annotated[int, Field(ge=2)] = 40
     """Dimension to project to; 40 (random) and 30 (trained) in the authors' code. Without effect for groups."""
     count: Count = 20
-    """Random matrices, or groups, that the energy is averaged over; a trained matrix is one."""
+    """Random matrices that the energy is averaged over, or groups (at most one for two coordinates)."""
     redraw_every_steps: Count = 10
     """Generator steps between two draws of random matrices or groups; 1 in the authors' code."""
     shared_basis: bool = True
-    """Layers of equal fan-in share their random matrices, as equal seeds make them in the authors' code."""
+    """Layers of equal fan-in share their random matrices; so do those of one kernel size in the authors' code."""
     first_layer: Literal["full", "projected", "none"] = "full"
     """The first layer: its full energy as in the authors' code, projected as the others, or left out."""
     inner_steps: Count = 1

@@ -73,7 +73,8 @@ TIMING_INTRODUCTION = """\
 
 Each `constraints` section with a coefficient or a lambda has these keys too; its name stands in place of `*`. With any
 of the `ratio` keys, or an empty `ratio` table, the strength is that ratio of gradient norms, and the coefficient has no
-effect; both the ratio and the lambda that it takes are among the run's metrics (`gradient_ratio/`, `strength/`).
+effect unless it is 0; `ratio = false` takes away the ratio that a variant sets. Both the ratio and the lambda that it
+takes are among the run's metrics (`gradient_ratio/`, `strength/`).
 """
 
 FIELD_HEADINGS = ("key", "type", "default", "range", "meaning")

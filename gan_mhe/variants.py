@@ -140,12 +140,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "comhe_angle": Variant(
             "energy under one projection to 30 dimensions that is trained to preserve the angles, ratio 0.1",
-            "Lin et al. 2020 (AP-CoMHE), as in the authors' code",
+            "Lin et al. 2020 (AP-CoMHE), as in the authors' code but for the strength",
             _constraints(**_comhe(projection="angle_preserving", dimension=30)),
         ),
         "comhe_adversarial": Variant(
-            "energy under one projection to 30 dimensions that is trained to raise it, ratio 0.1",
-            "Lin et al. 2020 (adversarial CoMHE), as in the authors' code",
+            "energy under one projection to 30 dimensions that is slowly trained to raise it, ratio 0.1",
+            "Lin et al. 2020 (adversarial CoMHE), as in the authors' code but for the strength",
             _constraints(**_comhe(projection="adversarial", dimension=30, inner_steps=10)),
         ),
         "comhe_group": Variant(
@@ -180,12 +180,12 @@ VARIANTS: Mapping[str, Variant] = MappingProxyType(
         ),
         "sphere_conv": Variant(
             "sigmoid SphereConv, k = 0.3: convolutions of angles, with the orthogonality term 2e-4 / 2",
-            "Liu et al. 2017 (SphereNet), as in the authors' code, without its batch normalisation",
+            "Liu et al. 2017 (SphereNet); their code adds batch normalisation, has no bias, and spares the output",
             _constraints(sphere_conv={"operator": "sigmoid", "k": 0.3}, **_SPHERE_ORTHOGONALITY),
         ),
         "sphere_conv_learnable": Variant(
             "sigmoid SphereConv with k trained for each filter, with the orthogonality term",
-            "Liu et al. 2017 (SphereNet), as in the authors' code, without its batch normalisation",
+            "Liu et al. 2017 (SphereNet); their code adds batch normalisation, has no bias, and spares the output",
             _constraints(sphere_conv={"operator": "learnable", "k": 0.75}, **_SPHERE_ORTHOGONALITY),
         ),
         "sphere_norm": Variant(

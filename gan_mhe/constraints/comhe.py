@@ -16,7 +16,6 @@ from gan_mhe.config import ComheConfig
 from gan_mhe.constraints.hyperspherical import check_layer_factors, output_penalties, weighted_sum
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import hidden_weights
-from gan_mhe.errors import ConfigError
 from gan_mhe.rng import derive_seed, generator
 from gan_mhe.sphere import hyperspherical_energies
 from gan_mhe.sphere.projection import adversarial_step, angle_preserving_step, group_energies, projected_energies
@@ -28,7 +27,7 @@ _ADVERSARY_S = 2.0  # the energy that an adversarial matrix raises there, in ful
 def comhe_penalties(config: ComheConfig, network: nn.Module, seed: int) -> list[Penalty]:
     """lambda_h times the hidden layers' projected energies, summed, and lambda_o times the output layer's full one.
 
-    ConfigError for a wrong number of layer factors, or more groups than a layer has coordinates.
+    ConfigError for a wrong number of layer factors.
     """
     check_layer_factors("comhe", config, network)
     return [
@@ -115,15 +114,13 @@ class RandomProjection(_Redrawn):
 
 
 class Groups(_Redrawn):
-    """Equal blocks of the coordinates, in an order drawn at random: our reading of group CoMHE."""
+    """Equal blocks of the coordinates, in an order drawn at random: our reading of group CoMHE.
+
+    As many as configured, but of two coordinates at least: in one dimension all neurons coincide or oppose each other.
+    """
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
         super().__init__(config, network, seed)
-        if config.count > min(self.fan_ins):
-            raise ConfigError(
-                f"constraints.comhe.count: expected at most {min(self.fan_ins)} groups, the coordinates of the "
-                f"narrowest layer, got {config.count}"
-            )
         for index, fan_in in enumerate(self.fan_ins):
             self.register_buffer(f"order_{index}", torch.arange(fan_in), persistent=False)
 
@@ -132,11 +129,14 @@ class Groups(_Redrawn):
             torch.randperm(len(order_D), generator=rng, out=order_D)
 
     def compress(self, weights: Sequence[Tensor]) -> Tensor:
+        return torch.cat(list(map(self._energy, weights, self.buffers())))
+
+    def _energy(self, weight_ND: Tensor, order_D: Tensor) -> Tensor:
         config = self.config
         return group_energies(
-            weights,
-            list(self.buffers()),
-            groups=config.count,
+            [weight_ND],
+            [order_D],
+            groups=max(1, min(config.count, len(order_D) // 2)),
             s=config.s,
             distance=config.distance,
             half_space=config.half_space,
@@ -147,7 +147,9 @@ class TrainedProjection(CompressiveEnergy):
     """One matrix a layer, moved by gradient steps of its own before each use (AP-CoMHE and adversarial CoMHE).
 
     The steps stay in the matrix. The energy is then taken under a matrix one step further, through which the gradient
-    reaches the neurons as well where the step is unrolled; that one is not kept. So does the authors' code.
+    reaches the neurons as well where the step is unrolled; that one is not kept. So does the authors' code. From its
+    N(0, 1) start a step turns the matrix by 1e-5 to 1e-6 of its length, so that it follows the neurons over thousands
+    of steps, not within one.
     """
 
     def __init__(

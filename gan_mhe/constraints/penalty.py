@@ -54,8 +54,8 @@ class Penalty:
 
     @classmethod
     def timed(cls, name: str, function: PenaltyFunction, coefficient: float, timing: PenaltyTiming) -> "Penalty":
-        """A penalty with the interval and schedule of its configuration section."""
-        return cls(name, function, coefficient, timing.interval, timing.schedule, timing.ratio)
+        """A penalty with the timing of its configuration section. A coefficient of 0 is 0 beside a ratio too."""
+        return cls(name, function, coefficient, timing.interval, timing.schedule, timing.ratio if coefficient else None)
 
     def due(self, step: int) -> bool:
         """Whether the penalty is computed at this generator step."""

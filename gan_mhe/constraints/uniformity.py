@@ -44,7 +44,11 @@ def _sum(inputs: PenaltyInputs, *, measure: Measure) -> Tensor:
 
 
 class PoleUniformity(PenaltyModule):
-    """Polarization or covering: a pole a layer seeks the worst direction by momentum steps, the neurons answer it."""
+    """Polarization or covering: a pole a layer seeks the worst direction by momentum steps, the neurons answer it.
+
+    From its N(0, 1) start, that of the authors' code, it moves by 1e-2 to 1e-5 rad in an update, the less the more
+    inputs a layer has.
+    """
 
     def __init__(self, config: UniformityConfig, network: nn.Module, seed: int) -> None:
         super().__init__()

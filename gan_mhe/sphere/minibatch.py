@@ -1,4 +1,7 @@
-"""Mini-batch forms of the mean pair energy (Liu et al. 2018, section 3.6): unbiased, and cheaper or only noisier.
+"""Mini-batch forms of the mean pair energy: unbiased, and cheaper or only noisier.
+
+The form by labels is that of Liu et al. 2018 (SphereFace+). Their paper proposes mini-batches for hidden layers too,
+but its text was not at hand, and the other two forms are ours.
 
 Each averages, over all draws, to `hyperspherical_energy` with the mean reduction, and so does its gradient. In half
 space that takes a weight: the full mean is [(N-1) A + f_s(own)] / (2N-1), where A is the mean over unordered pairs of

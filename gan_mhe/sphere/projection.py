@@ -112,7 +112,7 @@ def angle_preserving_step(
     """P' = P - lr dL/dP, L = ||cos(P Wᵀ) - cos(W)||_F + weight_decay/2 ||P||_F²: AP-CoMHE's inner step, (K, D).
 
     The Frobenius norm, not squared, over all N x N cosines, as in the official code (its weight decay: 1e-3 * 5e-4);
-    the paper has squared differences of angles. With G = (cos(P Wᵀ) - cos(W)) / ||.||_F and unit rows ẑ_i of
+    the authors' slides have squared differences of angles. With G = (cos(P Wᵀ) - cos(W)) / ||.||_F and unit rows ẑ_i of
     z_i = P w_i: dL/dz_i = (I - ẑ_i ẑ_iᵀ) 2 (G ẑ)_i / ||z_i||, dL/dP = (dL/dZ)ᵀ W.
 
     Where the cosines differ by 1e-6 or less, root mean square, they count as preserved: there the norm's gradient, 0/0

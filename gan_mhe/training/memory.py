@@ -6,7 +6,7 @@ and no generator moves. A ledger of the tensors alive at the same time gives the
 
 import resource
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from gan_mhe.config import ConstraintsConfig, RunConfig
 from gan_mhe.constraints.build import constrain
 from gan_mhe.constraints.gradient import gradient_penalty
 from gan_mhe.constraints.penalty import PenaltyInputs
+from gan_mhe.constraints.select import hidden_weights
 from gan_mhe.errors import MemoryLimitError
 from gan_mhe.losses import LOSSES
 from gan_mhe.networks.build import build_discriminator, build_generator
@@ -138,15 +139,31 @@ def bound_bytes(config: RunConfig) -> int:
     """More than `step_bytes`, without a dry run: most runs need a small part of what is free, and start at once.
 
     No pair of networks takes more than 16 KiB for each pixel of the batch at width 1, with a gradient penalty, nor
-    1/2 GiB for its weights, those of the latents apart; both are doubled here. Widths below 1/8 are counted as that,
-    because channels are whole.
+    1/2 GiB for its weights, those of the latents apart; both are doubled here, the former once more for SphereConv.
+    Widths below 1/8 are counted as that, because channels are whole.
     """
     width = max(config.generator.width, config.discriminator.width, 1 / 8)
     pixels = config.data.image_size**2
+    sphere = 2 if config.constraints.sphere_conv else 1  # elementwise maps beside those of the convolutions
+    channels, fan_in = 512 * width, 4608 * width
     of_batch = 2**15 * width * pixels * config.training.batch_size
     of_latents = 2**8 * width * pixels * config.generator.latent_dim
     weights = 2**30 * width * max(width, 1 / 4)
-    return int(of_batch + of_latents + weights) * (2 if config.training.precision == "float64" else 1)
+    of_network = int(of_batch * sphere + of_latents + weights) * (2 if config.training.precision == "float64" else 1)
+    return of_network + 2 * projection_bytes(config.constraints, [(channels, fan_in)] * 7)
+
+
+def projection_bytes(config: ConstraintsConfig, layers: Iterable[tuple[float, float]]) -> int:
+    """What CoMHE adds in a step to the gradients, by the neurons and the fan-in of each projected layer.
+
+    Of every projection some 13 float64 matrices over pairs are alive at once, off the CPU those of all layers; the
+    matrices themselves are kept, and widened.
+    """
+    if config.comhe is None:
+        return 0
+    trained = config.comhe.projection in ("angle_preserving", "adversarial")
+    copies, rows = (1, config.comhe.dimension) if trained else (config.comhe.count, config.comhe.dimension)
+    return int(sum(13 * 8 * copies * count**2 + 24 * copies * rows * fan_in for count, fan_in in layers))
 
 
 def step_bytes(config: RunConfig, batch_size: int) -> int:
@@ -154,9 +171,9 @@ def step_bytes(config: RunConfig, batch_size: int) -> int:
 
     Weights, gradients and both moments of Adam of both networks, the moving average, and the most that is alive during
     an update: activations, the gradient penalty's second graph, and new gradients beside those of the step before.
-    Penalties of the weights are not run, but taken to hold three times what these do. With bfloat16 the networks'
-    passes are counted in it whole. What kernels take for themselves is not seen, and each further step that an engine
-    keeps recorded, because other penalties are due in it, holds its activations once more.
+    Penalties of the weights are not run, but taken to hold three times what these do, and what `projection_bytes` says.
+    With bfloat16 the networks' passes are counted in it whole. What kernels take for themselves is not seen, and each
+    further step that an engine keeps recorded, because other penalties are due in it, holds its activations once more.
     """
     made = min(batch_size, _LARGEST_DRY_BATCH)
     with torch.device("meta"):
@@ -210,7 +227,10 @@ class _Networks:
         energies = (active.mhe, active.official_mhe, active.comhe, active.uniformity)
         if not (active.orthonormal or active.weight_decay or any(energies)):
             return 0
-        return 3 * _weight_bytes(self._discriminator)
+        layers = [
+            (float(len(weight_ND)), float(weight_ND.shape[1])) for weight_ND in hidden_weights(self._discriminator)
+        ]
+        return 3 * _weight_bytes(self._discriminator) + projection_bytes(active, layers[1:])
 
     def update_discriminator(self, batch_size: int) -> None:
         real = torch.empty(batch_size, 3, self._side, self._side, dtype=self._dtype)

@@ -153,6 +153,22 @@ def test_layer_factors_of_another_number_are_refused_with_the_layers_names(make_
         build(make_discriminator(), layer_factors=(1.0, 1.0))
 
 
-def test_more_groups_than_coordinates_are_refused(make_discriminator: Make) -> None:
-    with pytest.raises(ConfigError, match=r"comhe.count: expected at most 18 groups.*got 19"):
-        build(make_discriminator(), projection="group", count=19)
+def test_groups_have_two_coordinates_at_least(make_discriminator: Make) -> None:
+    network = make_discriminator("resnet")  # its first shortcut has three inputs: one group
+    function = build(network, projection="group", count=8)
+    expected = energy(hidden_weights(network)[0])
+    for weight, order_D in zip(hidden_weights(network)[1:], function.buffers(), strict=True):
+        groups = min(8, weight.shape[1] // 2)
+        size = weight.shape[1] // groups
+        parts = weight[:, order_D][:, : groups * size].split(size, dim=1)
+        expected += sum(map(energy, parts)) / groups
+    assert value(function, network).item() == pytest.approx(expected, rel=1e-10)
+
+
+@pytest.mark.parametrize("architecture", ["cnn_miyato", "cnn_official", "resnet"])
+@pytest.mark.parametrize("projection", KINDS)
+def test_every_architecture_has_a_finite_pull(make_discriminator: Make, architecture: str, projection: str) -> None:
+    network = make_discriminator(architecture, width=1 / 16)
+    result = value(build(network, projection=projection), network)
+    gradients = torch.autograd.grad(result, [weight for weight in network.parameters() if weight.dim() == 4])
+    assert 0 < sum(gradient.norm().item() for gradient in gradients) < 1e9

@@ -23,6 +23,21 @@ TINY: Mapping[str, Any] = {
 }
 
 
+# What no variant has: draws and inner steps within a step, beside intervals and several updates.
+OPTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    "subset": ("mhe", {"constraints": {"mhe": {"minibatch": {"of": "neurons", "size": 2}}}}),
+    "partners": ("half_mhe", {"constraints": {"mhe": {"minibatch": {"of": "partners", "size": 2}}}}),
+    "redrawn": ("comhe", {"constraints": {"comhe": {"redraw_every_steps": 2, "interval": 3}}}),
+    "adversary": ("comhe_adversarial", {"constraints": {"comhe": {"interval": 2}}, "training": {"n_dis": 2}}),
+}
+
+
+@pytest.fixture(params=OPTIONS)
+def option(request: pytest.FixtureRequest) -> tuple[str, Mapping[str, Any]]:
+    """A variant, and sections laid over it."""
+    return OPTIONS[request.param]
+
+
 @pytest.fixture(scope="session")
 def images() -> Tensor:
     """32 of the synthetic images."""

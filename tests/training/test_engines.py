@@ -126,9 +126,33 @@ def test_a_traced_step_computes_what_the_eager_one_does(
     assert largest_difference(traced, advance(make(variant, **DOUBLE), range(STEPS))) < 1e-9
 
 
+def test_draws_and_inner_steps_replay_to_the_bits_of_the_eager_ones(
+    make: Callable[..., Trainer],
+    advance: Callable[..., Trainer],
+    assert_same: Callable[..., None],
+    option: tuple[str, Mapping[str, Any]],
+) -> None:
+    variant, sections = option
+    recorded = advance(make(variant, CudaGraph(record=record), **sections), range(12))
+    eager = advance(make(variant, **sections), range(12))
+    assert_same(recorded.state(), eager.state())
+
+
+def test_draws_and_inner_steps_are_traced_as_the_eager_ones(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer], option: tuple[str, Mapping[str, Any]]
+) -> None:
+    variant, sections = option
+    sections = merge(sections, DOUBLE)
+    traced = advance(make(variant, Compiled(backend="aot_eager"), **sections), range(8))
+    assert largest_difference(traced, advance(make(variant, **sections), range(8))) < 1e-9
+
+
 @pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("variant", ["batch_norm", "gan_gp", "half_angular_mhe", "mhe_sn", "weight_norm"])
+@pytest.mark.parametrize(
+    "variant",
+    ["batch_norm", "comhe_angle", "gan_gp", "half_angular_mhe", "mgd", "mhe_sn", "sphere_conv", "weight_norm"],
+)
 def test_a_compiled_step_computes_what_the_eager_one_does(
     make: Callable[..., Trainer], advance: Callable[..., Trainer], variant: str
 ) -> None:

@@ -154,13 +154,20 @@ def test_an_estimate_draws_nothing_and_holds_nothing(make_config: Configure) -> 
 @pytest.mark.parametrize(
     ("width", "batch_size", "latent_dim"), [(0.01, 2, 8), (0.1, 64, 5000), (1, 2, 128), (3, 64, 8)]
 )
+@pytest.mark.parametrize("own", [{"mhe": {}}, {"comhe": {}, "sphere_conv": {"operator": "learnable", "k": 0.75}}])
 def test_the_bound_is_above_every_estimate(
-    make_config: Configure, generator: str, discriminator: str, width: float, batch_size: int, latent_dim: int
+    make_config: Configure,
+    generator: str,
+    discriminator: str,
+    width: float,
+    batch_size: int,
+    latent_dim: int,
+    own: dict[str, Any],
 ) -> None:
     sections = {
         "generator": {"architecture": generator, "width": width, "latent_dim": latent_dim, "ema_halflife_steps": 1},
         "discriminator": {"architecture": discriminator, "width": width},
-        "constraints": {"gradient_penalty": {}, "normalization": "layer", "mhe": {}},
+        "constraints": {"gradient_penalty": {}, "normalization": "layer", **own},
         "training": {"batch_size": batch_size},
     }
     config = make_config(**sections)

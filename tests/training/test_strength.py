@@ -9,10 +9,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gan_mhe.config import RatioConfig, Schedule
+from gan_mhe.config import RatioConfig, RunConfig, Schedule
 from gan_mhe.constraints.penalty import Penalty
 from gan_mhe.errors import CheckpointError
-from gan_mhe.training.strength import Strength, weight_of
+from gan_mhe.training.strength import Strength
 from gan_mhe.training.trainer import Trainer
 
 QUOTIENTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
@@ -68,14 +68,41 @@ def test_a_quotient_without_a_logarithm_leaves_the_strength_alone(quotient: floa
     assert followed(RatioConfig(target=1.0), [3.0, quotient]) == pytest.approx([3.0, 3.0])
 
 
-def test_the_first_quotient_has_all_the_weight() -> None:
-    assert weight_of(RatioConfig(horizon=1, mode="calibrate"), 0) == 1.0
+def test_what_has_no_logarithm_at_first_leaves_no_trace_in_the_mean() -> None:
+    assert followed(RatioConfig(target=1.0), [math.inf, 1000.0]) == pytest.approx([1.0, 1000.0], rel=1e-4)
+
+
+def test_a_horizon_of_one_calibrates_by_the_first_quotient_alone() -> None:
+    assert followed(RatioConfig(target=1.0, mode="calibrate", horizon=1), [2.0, 50.0]) == pytest.approx([2.0, 2.0])
 
 
 def test_a_missing_mean_is_a_checkpoint_error() -> None:
     penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, 1, Schedule(), RatioConfig())
     with pytest.raises(CheckpointError, match="strengths"):
         Strength([penalty], 1, torch.device("cpu")).load_state({})
+
+
+def test_every_update_of_a_step_is_one_computation() -> None:
+    penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, 1, Schedule(), RatioConfig(target=1.0))
+    strength = Strength([penalty], 10, torch.device("cpu"))
+    found = []
+    for step, quotients in enumerate([(1.0, 4.0), (16.0, 64.0)]):
+        strength.seek(step, [penalty])
+        found += [float(strength.of("p", torch.tensor(1.0), torch.tensor(quotient))) for quotient in quotients]
+    assert found == pytest.approx([1.0, 2.0, 4.0, 8.0], rel=1e-5)
+
+
+def test_a_coefficient_of_0_is_0_beside_a_ratio_too(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("comhe", constraints={"comhe": {"lambda_hidden": 0.0}})
+    trainer.seek(0)
+    trainer.step()
+    read = trainer.meter.read()
+    assert (read["strength/comhe"], read["gradient_ratio/comhe"]) == (0.0, 0.0)
+
+
+def test_false_takes_the_ratio_of_a_variant_away(make_config: Callable[..., RunConfig]) -> None:
+    comhe = make_config("comhe", constraints={"comhe": {"ratio": False, "lambda_hidden": 0.5}}).constraints.comhe
+    assert comhe is not None and (comhe.ratio, comhe.lambda_hidden) == (None, 0.5)
 
 
 def with_ratio(**ratio: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Putting a run down and taking it up again, bit for bit; and refusing what belongs elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -31,6 +32,22 @@ def test_a_resumed_run_continues_bit_for_bit(
         advance(trainer, range(3, 6))
     assert_same(snapshot(resumed), snapshot(unbroken))
     assert resumed.meter.read() == unbroken.meter.read()
+
+
+def test_draws_and_inner_steps_are_resumed_bit_for_bit(
+    make_trainer: Callable[..., Trainer],
+    advance: Callable[..., Trainer],
+    snapshot: Callable[[Trainer], State],
+    assert_same: Callable[[State, State], None],
+    option: tuple[str, Mapping[str, Any]],
+) -> None:
+    variant, sections = option
+    unbroken = advance(make_trainer(variant, **sections), range(4))
+    resumed = advance(make_trainer(variant, **sections), range(9, 12))
+    resumed.load_state(snapshot(unbroken))
+    for trainer in (unbroken, resumed):
+        advance(trainer, range(4, 8))
+    assert_same(snapshot(resumed), snapshot(unbroken))
 
 
 def test_a_run_resumed_before_its_first_step_starts_afresh(
