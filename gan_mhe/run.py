@@ -369,7 +369,9 @@ class _Run:
 
 
 def _curve(values: Mapping[str, Any]) -> tuple[Score, ...]:
-    return tuple(Score(**point) for point in values.get("curve", ()))
+    """Empty rather than torn, where a version that kept no curve has made a part of the evaluations."""
+    points = tuple(Score(**point) for point in values.get("curve", ()))
+    return points if len(points) == values["evaluations"] else ()
 
 
 def _encode(value: Any) -> Any:

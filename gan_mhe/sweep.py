@@ -1,5 +1,6 @@
 """Many runs, resumable: what is done is not done again. Those of a sweep are variants x seeds of one configuration."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -60,8 +61,8 @@ def runs_below(root: Path, configs: Sequence[RunConfig]) -> list[Run]:
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:
-    """Those that are not completed as they are now."""
-    return [run for run in runs if not _is_completed(run.config, RunDir(run.directory))]
+    """Those that have not come to an end as they are now: completed, or diverged, which they would do again."""
+    return [run for run in runs if not _has_ended(run.config, RunDir(run.directory))]
 
 
 def sweep(
@@ -71,9 +72,9 @@ def sweep(
 
     A run that fails does not take the others with it: failures are returned, each with its run.
     """
-    if shared.jobs == 1:
-        return _one_after_another(runs, make_sink, control)
     left = unfinished(runs)
+    if shared.jobs == 1:
+        return _one_after_another(left, make_sink, control)
     return parallel.execute_all(left, make_sink, control, jobs=shared.jobs, threads=shared.threads)
 
 
@@ -112,25 +113,30 @@ def sweep_in_waves(
 ) -> list[tuple[Run, GanMheError]]:
     """Execute one wave after another, so that what the budget ends is whole waves wherever that can be foreseen.
 
-    A wave is not begun when less time is left than it would need at the pace of the one before. The first is begun in
-    any case; runs that the end finds in the middle save and stop. Failures are returned as by `sweep`.
+    A wave is not begun when less time is left than it would need at the slowest pace so far, that of waves whose runs
+    were all begun anew; before there is one, it is begun in any case. Runs that the end finds in the middle save and
+    stop. Failures are returned as by `sweep`.
     """
     failures: list[tuple[Run, GanMheError]] = []
-    seconds_a_run = 0.0
+    seconds_a_round = 0.0  # of as many runs as go on at once
     for wave in filter(None, map(unfinished, waves)):
-        before = budget.left()
-        if budget.should_stop() or before < seconds_a_run * len(wave):
+        rounds, before = math.ceil(len(wave) / shared.jobs), budget.left()
+        if budget.should_stop() or before < seconds_a_round * rounds:
             break
+        anew = not any(begun(RunDir(run.directory)) for run in wave)
         failures += sweep(wave, make_sink, budget, shared)
-        seconds_a_run = (before - budget.left()) / len(wave)
+        if anew:
+            seconds_a_round = max(seconds_a_round, (before - budget.left()) / rounds)
     return failures
 
 
-def _is_completed(config: RunConfig, place: RunDir) -> bool:
-    """Whether executing it would change nothing; no where its directory is damaged, so that the run says how."""
+def _has_ended(config: RunConfig, place: RunDir) -> bool:
+    """Whether there is nothing to go on with; no where its directory is damaged, so that the run says how."""
     try:
         result = place.read_result() if begun(place) else None
-        if result is None or result["status"] != "completed" or result["step"] < config.training.steps:
+        if result is None or result["status"] not in ("completed", "diverged"):
+            return False
+        if result["status"] == "completed" and result["step"] < config.training.steps:
             return False
         return not config.changes_on_resume(place.read_config())
     except (GanMheError, OSError):

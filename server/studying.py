@@ -9,14 +9,24 @@ from typing import Any
 from gan_mhe.config import unflatten
 from gan_mhe.console import complain, out, say
 from gan_mhe.errors import ConfigError
-from gan_mhe.events import CheckpointSaved, Evaluated, Finished, Progress, SampleGrid, effective, encode, encode_number
+from gan_mhe.events import (
+    CheckpointSaved,
+    Evaluated,
+    Finished,
+    Progress,
+    SampleGrid,
+    Started,
+    effective,
+    encode,
+    encode_number,
+)
 from gan_mhe.events import Event as RunEvent
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes, sha256_file, write_json
 from gan_mhe.metrics import PRIMARY_METRIC
 from gan_mhe.rundir import RunDir
 from gan_mhe.study import Arm, Cell, Study, cell_directory, cells, overrides
 from server import fetching
-from server.client import Client, Job, Score
+from server.client import Client, Job, NotFound, Score
 from server.console import Board, run_events
 
 DONE, FAILURE, INTERRUPTED = 0, 1, 130
@@ -28,12 +38,15 @@ _REASONS = {"succeeded": "completed", "failed": "failed", "cancelled": "stopped"
 def run(url: str, study: Study, root: Path) -> int:
     """Have the service at `url` do the study, and fetch what its report needs into `root`; return the exit code.
 
-    One experiment an arm. The same command again finds its jobs, goes on with those that are paused or failed, and
-    submits only what is not there. Ctrl-C leaves the jobs running and fetches what there is. ConfigError when `root`
-    holds runs that were made here; ServerError when the service cannot be reached or does not accept the study.
+    One experiment an arm. The same command again finds its jobs, goes on with those that are paused or failed, other
+    than by divergence, and submits only what is not there. The study's own budget of time has no effect. Ctrl-C leaves
+    the jobs running and fetches what there is. ConfigError when `root` holds runs that were made here; ServerError when
+    the service cannot be reached or does not accept the study.
     """
     planned = cells(study)
     _refuse_own_runs(planned, root)
+    if study.wall_time_minutes is not None:
+        say("a service takes as long as it takes: wall_time_minutes has no effect there")
     with Client(url) as client:
         jobs = [job for arm in study.arms for job in _jobs(client, study, arm)]
         interrupted = not _wait(client, jobs)
@@ -68,17 +81,28 @@ def _jobs(client: Client, study: Study, arm: Arm) -> list[Job]:
     jobs = {_seed(job): _set_going(client, job) for job in found if job.id not in cancelled}
     missing = [seed for seed in study.seeds if seed not in jobs]
     if missing:
-        key = sha256_bytes(canonical_json([labels, missing, cancelled]))
-        for job_id in _submit(client, study, arm, missing, labels=labels, idempotency_key=key):
-            job = client.job(job_id)
-            jobs[_seed(job)] = job
+        made = _submit_once(client, study, arm, missing, labels, void=cancelled)
+        jobs |= {_seed(job): job for job in made}
     return [jobs[seed] for seed in study.seeds]
+
+
+def _submit_once(
+    client: Client, study: Study, arm: Arm, seeds: Sequence[int], labels: Mapping[str, str], *, void: Sequence[str]
+) -> list[Job]:
+    """New jobs, or those of a submission whose answer was lost. void: ids of jobs that these take the place of."""
+    request = [study.base, study.set, arm.model_dump(mode="json"), labels, list(seeds), list(void)]
+    key = sha256_bytes(canonical_json(request))
+    ids = _submit(client, study, arm, seeds, labels=labels, idempotency_key=key)
+    try:
+        return [client.job(id_) for id_ in ids]
+    except NotFound:  # the answer is that of a submission whose jobs were deleted since
+        return _submit_once(client, study, arm, seeds, labels, void=[*void, *ids])
 
 
 def _set_going(client: Client, job: Job) -> Job:
     if job.state == "paused":
         return client.resume(job.id)
-    return client.retry(job.id) if job.state == "failed" else job
+    return client.retry(job.id) if job.state == "failed" and job.reason != "diverged" else job
 
 
 def _submit(client: Client, study: Study, arm: Arm, seeds: Sequence[int], **options: Any) -> list[str]:
@@ -189,16 +213,27 @@ def _result(job: Job, said: Sequence[RunEvent]) -> dict[str, Any]:
 
 
 def _train_seconds(said: Sequence[RunEvent]) -> float:
-    """As the run's reports of its speed have it: the service does not tell."""
-    seconds, step = 0.0, 0
-    for event in _progress(said):
-        seconds += (event.step - step) / event.steps_per_second
-        step = event.step
+    """As the run's reports have it, whose speed is the mean since their attempt began: the service does not tell."""
+    seconds = 0.0
+    for first, last in _attempts(said):
+        seconds += (last.step - first) / last.steps_per_second
     return seconds
 
 
+def _attempts(said: Sequence[RunEvent]) -> Iterator[tuple[int, Progress]]:
+    """Of each attempt that reported its speed: the step it began at, and its last report."""
+    first, last = 0, None
+    for event in (*said, Started(0, 0, resumed=False)):
+        if isinstance(event, Started):
+            if last is not None:
+                yield first, last
+            first, last = event.step, None
+        elif isinstance(event, Progress) and event.steps_per_second > 0:
+            last = event
+
+
 def _progress(said: Sequence[RunEvent]) -> list[Progress]:
-    return [event for event in said if isinstance(event, Progress) and event.steps_per_second > 0]
+    return [event for event in said if isinstance(event, Progress)]
 
 
 def _score(score: Score | Evaluated | None) -> dict[str, Any] | None:

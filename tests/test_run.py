@@ -199,9 +199,15 @@ def test_the_result_file_holds_the_result(scored: Run) -> None:
 
 def test_a_result_with_non_finite_scores_survives_json(scored: Run) -> None:
     scores = {"inception_score": float("nan"), "fid": float("inf"), "kid": float("-inf")}
-    result = replace(scored.result, final=Score(12, scores), best=None, curve=(Score(4, scores), Score(12, scores)))
+    curve = (Score(4, scores), Score(12, scores))
+    result = replace(scored.result, final=Score(12, scores), best=None, curve=curve, evaluations=2)
     document = json.loads(json.dumps(result.document(), allow_nan=False))
     assert repr(RunResult.from_document(document)) == repr(result)
+
+
+def test_a_curve_that_lacks_evaluations_is_none(scored: Run) -> None:
+    document = replace(scored.result, curve=scored.result.curve[1:]).document()
+    assert RunResult.from_document(document).curve == ()
 
 
 def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> None:

@@ -12,6 +12,7 @@ from gan_mhe import sweep as sweeps
 from gan_mhe.config import RunConfig
 from gan_mhe.errors import DeviceError
 from gan_mhe.events import Event, EventSink, Finished, Started
+from gan_mhe.files import write_json
 from gan_mhe.parallel import Run
 from gan_mhe.rundir import RunDir
 from gan_mhe.sweep import Budget, Plan, plan, run_directory, runs_below, sweep, sweep_in_waves, unfinished
@@ -220,6 +221,15 @@ def test_a_wave_of_which_runs_were_done_before_tells_the_pace_of_those_that_were
     assert within(six, tmp_path, budget, *[10.0] * 5) == finished
 
 
+def test_a_run_that_was_nearly_done_before_does_not_make_the_pace_look_faster(
+    six: list[RunConfig], tmp_path: Path
+) -> None:
+    sweep(runs_below(tmp_path, six[2:4]), Listener(), Control(Listener(), 99))
+    RunDir(run_directory(tmp_path, six[2])).result.unlink()  # as if killed between its last step and its result
+    # 20 s for the first wave, 1 s for what is left of the second; 15 s are left for the third, which needs 20.
+    assert within(six, tmp_path, 36.0, 10.0, 10.0, 1.0, 10.0, 10.0) == ORDER[:3]
+
+
 def test_a_run_in_the_middle_of_which_the_budget_ends_is_saved_and_gone_on_with(
     six: list[RunConfig], tmp_path: Path
 ) -> None:
@@ -268,6 +278,14 @@ def left(configs: list[RunConfig], root: Path) -> list[RunConfig]:
 def completed(configs: list[RunConfig], tmp_path: Path) -> RunConfig:
     sweep(runs_below(tmp_path, configs[:1]), Listener(), Control(Listener(), 99))
     return configs[0]
+
+
+def test_a_diverged_run_is_not_left_because_it_would_do_so_again(
+    completed: RunConfig, configs: list[RunConfig], tmp_path: Path
+) -> None:
+    place = RunDir(run_directory(tmp_path, completed))
+    write_json(place.result, {**(place.read_result() or {}), "status": "diverged", "step": 1, "final": None})
+    assert left(configs, tmp_path) == configs[1:]
 
 
 def test_a_completed_run_is_not_left(completed: RunConfig, configs: list[RunConfig], tmp_path: Path) -> None:

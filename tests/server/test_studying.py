@@ -173,6 +173,14 @@ def test_the_result_of_a_run_is_made_again_from_what_the_service_tells(
         assert result["curve"][-1] == truth["final"]
 
 
+def test_the_training_time_is_that_of_each_attempts_last_report() -> None:
+    def speed(step: int, rate: float) -> Progress:
+        return Progress(step, 100, rate, rate, 0.0)
+
+    said = [Started(0, 100, resumed=False), speed(10, 5.0), speed(20, 4.0), Started(15, 100, resumed=True)]
+    assert studying._train_seconds([*said, speed(20, 2.0), speed(30, 3.0)]) == 20 / 4 + 15 / 3
+
+
 def test_the_first_and_the_newest_grid_are_fetched(client: Client, done: Done) -> None:
     study, root = done
     for job in jobs(client, study):
