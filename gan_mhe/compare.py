@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, isnan, nan
 from pathlib import Path
+from statistics import median
 from typing import Any, Literal, get_args
 
 from gan_mhe.config import RunConfig
@@ -61,11 +62,14 @@ class RunScore:
 
 @dataclass(frozen=True)
 class Row:
-    """One variant. `n` counts the seeds with a final score; `failed` those without, which no mean can include.
+    """One variant. `n` counts the seeds with a final score; `failed` those without, which no mean can include, and
+    `diverged` those of them that ended because a number stopped being finite. step: the generator step that the
+    variant is shown at, rounded; None where no result tells it.
 
     ci_low, ci_high: 95 % t-interval of the mean; boot_low, boot_high: the bootstrap's. peeks: the most evaluations that
-    a best of this row was chosen from. mean_rank, first_share: see `Standing`, over the seeds that all scored variants
-    have; None where those are fewer than two, and where only one variant is scored.
+    a best of this row was chosen from. mean_rank, first_share: see `Standing`, over the seeds that all variants
+    have whose scores are all finite; NaN for a variant with a score that is not, or a seed that diverged; None where
+    those seeds are fewer than two, and where only one variant is scored.
 
     difference: mean of this variant's final score minus the reference's with the same seed, and its 95 % interval, over
     the `pairs` of runs whose seed both have a final score of. p_value: of the paired t-test; p_permutation: of all
@@ -84,6 +88,8 @@ class Row:
     protocol: str
     jobs: tuple[str, ...]
     failed: int
+    diverged: int = 0
+    step: int | None = None
     boot_low: float | None = None
     boot_high: float | None = None
     peeks: int = 0
@@ -170,36 +176,35 @@ def compare(
 ) -> Comparison:
     """The comparison of `scores` by `metric`, best variant first, with differences to the variant `reference`.
 
-    view: `steps` takes each run's final generator. `wall_time` takes generators of equal training time: the budget is
-    the time of the scored run that trained the shortest, and each run is represented by the last generator that was
-    scored within it, taking the run's steps to be equally long; a run that had scored none by then counts as without
-    score. Best generators were chosen from whole runs and have no place in that view.
+    view: `steps` takes each run's final generator. `wall_time` takes generators of equal training time, that of the
+    variant that trains the shortest: all seeds of a variant are shown at the step that it reaches by then at the median
+    of its runs' seconds per step, for a single run's carry the noise of its machine. A score there is linear in steps
+    between the scored generators on either side; a run without one before that step counts as without score. Best
+    generators were chosen from whole runs and have no place in that view.
 
     Raises ConfigError for an unknown metric or view, a reference that is not among the variants, a variant that has a
     seed twice or several recipes, or the view `wall_time` of runs that do not tell how long they trained;
     ProtocolMismatchError when the runs were scored under different protocols; RunDirError when none was scored.
     """
-    if metric not in METRICS:
-        raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
-    if view not in get_args(View):
-        raise ConfigError(f"unknown view {view!r}; expected one of {', '.join(get_args(View))}")
+    _check_names(metric, view)
     scored = [score for score in scores if score.final is not None]
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
     protocol, fingerprint = _one_protocol(scored)
-    budget_seconds = _shortest(scored) if view == "wall_time" else None
-    shown = scores if budget_seconds is None else [_within(score, budget_seconds) for score in scores]
-    runs = {variant: _of_variant(shown, variant) for variant in _variants(shown)}
-    rows, ranked_seeds = _with_ranks([_row(variant, runs[variant], metric, protocol) for variant in runs], runs, metric)
+    runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
+    budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
+    if budget_seconds is not None:
+        runs = {name: [_shown_at(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
+    rows = [_row(variant, own, metric, protocol, steps.get(variant)) for variant, own in runs.items()]
+    rows, ranked_seeds = _with_ranks(rows, runs, metric)
     if reference is not None:
         rows = _with_differences(rows, runs, metric, reference)
-    real = next((score.real[metric] for score in scored if score.real and metric in score.real), None)
     return Comparison(
         metric=metric,
         protocol=protocol,
         fingerprint=fingerprint,
         rows=tuple(sorted(rows, key=lambda row: _rank(row, metric))),
-        real=real,
+        real=next((score.real[metric] for score in scored if score.real and metric in score.real), None),
         evaluations=max(score.evaluations for score in scored),
         same_budget=len({score.budget for score in scores}) == 1,
         reference=reference,
@@ -209,22 +214,59 @@ def compare(
     )
 
 
-def _shortest(scored: Sequence[RunScore]) -> float:
-    """The training time that all of these runs have had, of those that tell it. ConfigError when none does."""
-    seconds = [score.train_seconds for score in scored if score.train_seconds > 0]
-    if not seconds:
-        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {len(scored)} has it")
-    return min(seconds)
+def _check_names(metric: str, view: str) -> None:
+    if metric not in METRICS:
+        raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
+    if view not in get_args(View):
+        raise ConfigError(f"unknown view {view!r}; expected one of {', '.join(get_args(View))}")
 
 
-def _within(score: RunScore, seconds: float) -> RunScore:
-    """The run as it stood after so many seconds of training."""
-    if score.final is None or score.train_seconds <= 0:
-        return replace(score, final=None, best=None)
-    reached = score.steps * (seconds / score.train_seconds)
-    points = [*score.curve, (score.steps, score.final)]
-    shown = [scores for step, scores in points if step <= reached]
-    return replace(score, final=shown[-1] if shown else None, best=None)
+def _last_steps(runs: Mapping[str, Sequence[RunScore]]) -> dict[str, float]:
+    """By variant the step of its final generators, where results tell it."""
+    return {variant: float(max(run.steps for run in told)) for variant, own in runs.items() if (told := _placed(own))}
+
+
+def _placed(runs: Iterable[RunScore]) -> list[RunScore]:
+    """Those that were scored and tell at what step."""
+    return [run for run in runs if run.final is not None and run.steps > 0]
+
+
+def _equal_time(runs: Mapping[str, Sequence[RunScore]]) -> tuple[float, dict[str, float]]:
+    """The seconds that the variant that trains the shortest takes, and the steps that each variant reaches in them."""
+    last, seconds_per_step = _last_steps(runs), {}
+    for variant, own in runs.items():
+        told = [run.train_seconds / run.steps for run in _placed(own) if run.train_seconds > 0]
+        if told:
+            seconds_per_step[variant] = median(told)
+    if not seconds_per_step:
+        count = sum(run.final is not None for own in runs.values() for run in own)
+        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {count} has it")
+    whole = {variant: seconds * last[variant] for variant, seconds in seconds_per_step.items()}
+    budget = min(whole.values())
+    reached = {
+        # Of the shortest the quotient may round to less than its last step, which is its only score without a curve.
+        variant: last[variant] if whole[variant] == budget else min(last[variant], budget / seconds)
+        for variant, seconds in seconds_per_step.items()
+    }
+    return budget, reached
+
+
+def _shown_at(run: RunScore, step: float | None, metric: str) -> RunScore:
+    """The run as it stood at a step; without score where `step` is None or the run was not scored by then."""
+    score = None
+    if step is not None and run.final is not None and run.steps > 0:
+        points = {at: scores[metric] for at, scores in (*run.curve, (run.steps, run.final)) if metric in scores}
+        score = _interpolated(sorted(points.items()), step)
+    return replace(run, final=None if score is None else {metric: score}, best=None)
+
+
+def _interpolated(points: Sequence[tuple[int, float]], step: float) -> float | None:
+    """The value at `step`, linear between the points on either side; None where there is none on one side."""
+    before, after = [point for point in points if point[0] <= step], [point for point in points if point[0] >= step]
+    if not before or not after:
+        return None
+    (left, low), (right, high) = before[-1], after[0]
+    return low if left == right else low + (high - low) * (step - left) / (right - left)
 
 
 def _one_protocol(scored: Sequence[RunScore]) -> tuple[str, str]:
@@ -262,7 +304,7 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
     return runs
 
 
-def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> Row:
+def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, step: float | None) -> Row:
     finals = list(_finals(runs, metric).values())
     bests = [run.best[metric] for run in runs if run.best is not None]
     low, high = t_interval(finals)
@@ -278,6 +320,8 @@ def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> 
         protocol=protocol,
         jobs=tuple(run.job for run in runs),
         failed=len(runs) - len(finals),
+        diverged=sum(_has_diverged(run) for run in runs),
+        step=None if step is None else round(step),
         boot_low=boot_low,
         boot_high=boot_high,
         peeks=max((run.evaluations for run in runs if run.best is not None), default=0),
@@ -285,13 +329,13 @@ def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str) -> 
 
 
 def _with_ranks(rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str) -> tuple[list[Row], int]:
-    """The rows with their ranks over the seeds that all scored variants have, and how many those are."""
-    finals = {variant: found for variant in runs if (found := _finals(runs[variant], metric))}
-    common = sorted(set.intersection(*(set(found) for found in finals.values()))) if finals else []
+    """The rows with their ranks over the seeds that all ranked variants have, and how many those are."""
+    found = {variant: table for variant, own in runs.items() if (table := _with_diverged(own, metric))}
+    # A variant that broke down on a seed, even one that others lack, has broken down; it costs the others no seed.
+    whole = {variant: table for variant, table in found.items() if all(map(isfinite, table.values()))}
+    common = sorted(set.intersection(*map(set, (whole or found).values()))) if found else []
     scores = {
-        # A variant that broke down on a seed that others lack has broken down.
-        variant: [found[seed] if all(map(isfinite, found.values())) else nan for seed in common]
-        for variant, found in finals.items()
+        variant: [table[seed] if variant in whole else nan for seed in common] for variant, table in found.items()
     }
     standings = rank_stability(scores, higher_is_better=METRICS[metric].higher_is_better)
     ranked = [replace(row, **standings[row.variant]._asdict()) if row.variant in standings else row for row in rows]
@@ -331,6 +375,15 @@ def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapp
 def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
     """Final scores by training seed."""
     return {run.seed: run.final[metric] for run in runs if run.final is not None}
+
+
+def _with_diverged(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
+    """Final scores by training seed, NaN for a seed that diverged."""
+    return _finals(runs, metric) | {run.seed: nan for run in runs if _has_diverged(run)}
+
+
+def _has_diverged(run: RunScore) -> bool:
+    return run.final is None and run.status == "diverged"
 
 
 def _rank(row: Row, metric: str) -> float:

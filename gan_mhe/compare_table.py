@@ -92,7 +92,7 @@ def as_markdown(comparison: Comparison) -> str:
 
 
 def _wide_headings(comparison: Comparison) -> tuple[str, ...]:
-    titles = (*HEADINGS, "peeks", "bootstrap interval", "mean rank", "ranked first")
+    titles = (*HEADINGS, "at step", "peeks", "bootstrap interval", "mean rank", "ranked first")
     if comparison.reference is None:
         return titles
     return (*titles, f"difference to {comparison.reference}", "p", "p (Holm)", "p (sign flips)", "detectable")
@@ -103,7 +103,9 @@ def _wide_cells(comparison: Comparison) -> list[tuple[str, ...]]:
     cells = []
     for row in comparison.rows:
         bootstrap = "-" if row.boot_low is None else f"{row.boot_low:.{decimals}f} to {row.boot_high:.{decimals}f}"
-        wide = (*_cells(row, decimals), str(row.peeks), bootstrap, _number(row.mean_rank, 2), _share(row.first_share))
+        step = "-" if row.step is None else str(row.step)
+        wide = (*_cells(row, decimals), step, str(row.peeks), bootstrap)
+        wide += (_number(row.mean_rank, 2), _share(row.first_share))
         if comparison.reference is not None:
             wide += (_difference_cell(row, decimals),)
             wide += tuple("" if row.pairs is None else _p(p) for p in (row.p_value, row.p_holm, row.p_permutation))
@@ -171,6 +173,7 @@ def footnote(comparison: Comparison) -> str:
         f"{metric.title} ({direction} is better) of the {generator} under {comparison.protocol} "
         f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds.",
         *_view_notes(comparison),
+        *_seed_notes(comparison),
         *_difference_notes(comparison),
         *_rank_notes(comparison),
     ]
@@ -186,16 +189,34 @@ def _view_notes(comparison: Comparison) -> list[str]:
     if comparison.budget_seconds is None:
         return []
     notes = [
-        f"Equal training time: each run is shown by the last generator that it scored within its first "
-        f"{comparison.budget_seconds:.4g} s of training, which is all that the shortest run had; a run's steps are "
-        "taken to be equally long. Seconds measured on a shared machine are a rough thing."
+        f"Equal training time: each variant is shown at the step that it reaches in {comparison.budget_seconds:.4g} s, "
+        "which is what the fastest takes for its whole run, given the median over seeds of its time per step; scores "
+        "between evaluations are interpolated linearly. Where the learning rate decays, only the fastest variant has "
+        "seen its end, and seconds measured on a shared machine are rough."
     ]
-    if any(row.failed for row in comparison.rows):
+    early = [f"{row.variant} (step {row.step})" for row in comparison.rows if row.step is not None and not row.n]
+    if early:
         notes.append(
-            "A run that had scored no generator by then counts as without score: evaluation.every_steps must be set, "
-            "and small enough."
+            f"Not scored by then: {', '.join(early)}; evaluation.every_steps must be set, and small enough, for a "
+            "first score before that step."
         )
     return notes
+
+
+def _seed_notes(comparison: Comparison) -> list[str]:
+    rest = "unfinished" if comparison.view == "steps" else "unfinished, untimed or not scored by then"
+    return [without_score(row, row.variant, rest) for row in comparison.rows if row.failed]
+
+
+def without_score(row: Row, name: str, rest: str = "unfinished") -> str:
+    """Such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are those of the others.".
+
+    rest: what the seeds are that have no score and did not diverge.
+    """
+    total, others = row.n + row.failed, row.failed - row.diverged
+    causes = [f"{count} {cause}" for count, cause in ((row.diverged, "diverged"), (others, rest)) if count]
+    lack = f"{row.failed} of {total} seed{'s' if total > 1 else ''} {'have' if row.failed > 1 else 'has'} no score"
+    return f"{name}: {lack} ({', '.join(causes)})" + ("; its numbers are those of the others." if row.n else ".")
 
 
 def _difference_notes(comparison: Comparison) -> list[str]:
@@ -208,8 +229,19 @@ def _difference_notes(comparison: Comparison) -> list[str]:
     ]
     tested = [row for row in comparison.rows if row.p_holm is not None and not math.isnan(row.p_holm)]
     if tested:
-        return [*notes, _verdict(comparison.reference, tested), _detectable(comparison, tested)]
-    return [*notes, f"No difference to {comparison.reference} can be tested: that takes two seeds that both have."]
+        notes += [_verdict(comparison.reference, tested), _detectable(comparison, tested)]
+    return [*notes, *_untested(comparison, tested)]
+
+
+def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
+    """The variants without a test, by what they lack for one."""
+    causes: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.pairs is not None and row not in tested:
+            cause = "fewer than two common seeds" if row.pairs < 2 else "a score is not finite"
+            causes.setdefault(cause, []).append(row.variant)
+    named = "; ".join(f"{', '.join(names)} ({cause})" for cause, names in causes.items())
+    return [f"Not tested against {comparison.reference}: {named}."] if named else []
 
 
 def _verdict(reference: str, tested: list[Row]) -> str:
@@ -218,7 +250,7 @@ def _verdict(reference: str, tested: list[Row]) -> str:
     level = f"at the {100 * ALPHA:.0f} % level"
     if found:
         return f"Different from {reference} {level}: {', '.join(found)}."
-    return f"No variant differs from {reference} {level} (smallest Holm-adjusted p {_p(by_p[0][0])})."
+    return f"No difference to {reference} could be shown {level} (smallest Holm-adjusted p {_p(by_p[0][0])})."
 
 
 def _detectable(comparison: Comparison, tested: list[Row]) -> str:
@@ -243,7 +275,7 @@ def _rank_notes(comparison: Comparison) -> list[str]:
         return []
     share, variant = max(ranked, key=lambda entry: entry[0])
     return [
-        f"In {_share(share)} of resamples of the {comparison.ranked_seeds} seeds that all scored variants have, "
+        f"In {_share(share)} of resamples of the {comparison.ranked_seeds} seeds that all ranked variants have, "
         f"{variant} has the best mean."
     ]
 
@@ -259,8 +291,8 @@ def _best_notes(comparison: Comparison) -> list[str]:
 def _legend(comparison: Comparison) -> str:
     notes = [
         "Peeks: evaluations that the best was chosen from. Bootstrap interval: BCa, of the mean; of 5 normal values it "
-        "holds the true mean 84 times in 100 instead of 95. Mean rank and ranked first: over the seeds that all scored "
-        "variants have, and the share of 10,000 resamples of them."
+        "holds the true mean 84 times in 100 instead of 95. Mean rank and ranked first: over the seeds that all ranked "
+        "variants have, and the share of 10,000 resamples of them; nan for a variant that broke down on a seed."
     ]
     if comparison.reference is not None:
         notes.append(

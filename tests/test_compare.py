@@ -253,10 +253,10 @@ class TestTests:
 
 
 class TestRanks:
-    def test_ranks_are_taken_over_the_seeds_that_all_scored_variants_have(self) -> None:
+    def test_ranks_are_taken_over_the_seeds_that_all_ranked_variants_have(self) -> None:
         scores = {"none": {0: 5.0, 1: 1.0, 2: 1.0, 3: 90.0}, "mhe": {0: 1.0, 1: 2.0, 2: 2.0}, "sn": {0: 0, 1: 0, 2: 0}}
         runs = [scored(name, seed, score) for name, row in scores.items() for seed, score in row.items()]
-        comparison = compare([*runs, unscored("gan_gp", 0)])
+        comparison = compare([*runs, unscored("gan_gp", 0, "unfinished")])
         rows = {row.variant: row for row in comparison.rows}
         assert comparison.ranked_seeds == 3
         assert [rows[name].mean_rank for name in scores] == pytest.approx([5 / 3, 4 / 3, 3.0])
@@ -282,6 +282,24 @@ class TestRanks:
         assert repr((rows["torn"].mean_rank, rows["torn"].first_share)) == "(nan, nan)"
         assert [(rows[name].mean_rank, rows[name].first_share) for name in ("mhe", "none")] == [(1.0, 1.0), (2.0, 0.0)]
 
+    def test_a_variant_with_a_diverged_seed_stands_like_one_with_a_score_that_is_not_finite(self) -> None:
+        runs = [scored(name, seed, seed) for name in ("torn", "mhe", "none") for seed in range(3)]
+        torn = [scored("torn", 2, math.nan), unscored("torn", 2)]
+        standings = []
+        for last in torn:
+            comparison = compare([*runs[:2], last, *runs[3:]])
+            rows = {row.variant: row for row in comparison.rows}
+            standings.append(repr([comparison.ranked_seeds, *((rows[n].mean_rank, rows[n].first_share) for n in rows)]))
+            assert repr((rows["torn"].mean_rank, rows["torn"].first_share)) == "(nan, nan)"
+        assert standings[0] == standings[1]
+
+    def test_a_variant_that_diverged_on_its_only_seed_costs_the_others_no_seed(self) -> None:
+        runs = [scored(name, seed, score) for name, score in (("mhe", 2.0), ("none", 1.0)) for seed in range(3)]
+        comparison = compare([*runs, unscored("gan_gp", 0)])
+        rows = {row.variant: row for row in comparison.rows}
+        assert (comparison.ranked_seeds, rows["mhe"].mean_rank, rows["none"].mean_rank) == (3, 1.0, 2.0)
+        assert repr(rows["gan_gp"].mean_rank) == "nan"
+
 
 def timed(variant: str, seconds: float, curve: Mapping[int, float], seed: int = 0, steps: int = 1000) -> RunScore:
     """A run of 1,000 steps with a score at some of them; the final one is 9."""
@@ -294,22 +312,70 @@ class TestEqualTime:
     def means(*runs: RunScore, view: View = "wall_time") -> dict[str, float | None]:
         return {row.variant: row.mean for row in compare(runs, view=view).rows}
 
-    def test_each_run_is_shown_by_its_last_score_within_the_shortest_runs_time(self) -> None:
+    def test_each_variant_is_shown_where_it_stands_when_the_fastest_is_done(self) -> None:
         curve = {250: 1.0, 500: 5.0, 750: 3.0, 1000: 9.0}
-        runs = timed("fast", 100.0, curve), timed("exact", 200.0, curve), timed("slow", 210.0, curve)
-        assert self.means(*runs) == {"fast": 9.0, "exact": 5.0, "slow": 1.0}
+        runs = timed("fast", 100.0, curve), timed("exact", 200.0, curve), timed("slow", 250.0, curve)
+        # The slow one has made 400 steps: 150 of the 250 between its scores 1 and 5.
+        assert self.means(*runs) == {"fast": 9.0, "exact": 5.0, "slow": pytest.approx(3.4)}
         assert self.means(*runs, view="steps") == {"fast": 9.0, "exact": 9.0, "slow": 9.0}
+        steps = {row.variant: row.step for row in compare(runs, view="wall_time").rows}
+        assert steps == {"fast": 1000, "exact": 500, "slow": 400}
 
-    def test_the_shortest_run_is_shown_by_its_final_generator_even_without_curve(self) -> None:
-        comparison = compare([timed("fast", 98.7, {}, steps=999), timed("slow", 300.0, {250: 4.0})], view="wall_time")
-        assert (comparison.view, comparison.budget_seconds) == ("wall_time", 98.7)
-        assert {row.variant: row.mean for row in comparison.rows} == {"fast": 9.0, "slow": 4.0}
+    def test_noise_in_the_seconds_of_equal_variants_makes_no_difference(self) -> None:
+        """The same training under two names, timed with the noise of a shared machine."""
+        curve = {250: 3.0, 500: 5.0, 750: 7.0}
+        runs = [timed("a", seconds, curve, seed) for seed, seconds in enumerate((90.0, 100.0, 135.0))]
+        runs += [timed("b", seconds, curve, seed) for seed, seconds in enumerate((140.0, 101.0, 95.0))]
+        a, b = sorted(compare(runs, reference="a", view="wall_time").rows, key=lambda row: row.variant)
+        assert (a.step, a.mean, b.step) == (1000, 9.0, 990)
+        assert b.difference == pytest.approx(-2 / 250 * 1000 / 101)  # the last steps that it lacks, at 2 in 250
+
+    def test_all_seeds_of_a_variant_share_the_median_of_their_seconds_a_step(self) -> None:
+        runs = [timed("fast", 100.0, {}, seed) for seed in range(3)]
+        runs += [timed("slow", seconds, {100: 1.0}, seed) for seed, seconds in enumerate((150.0, 200.0, 900.0))]
+        row = compare(runs, view="wall_time").rows[-1]
+        halfway = 1.0 + 8.0 * (500 - 100) / 900
+        assert (row.variant, row.step, row.n, row.std) == ("slow", 500, 3, 0.0)
+        assert row.mean == pytest.approx(halfway)
+
+    def test_a_score_between_two_evaluations_is_numpys_interpolation(self) -> None:
+        curve = {100: 1.0, 250: 7.0, 700: -2.0}
+        steps, scores = [*curve, 1000], [*curve.values(), 9.0]
+        for seconds in (110.0, 137.0, 333.0, 999.0):
+            slow = self.means(timed("fast", 100.0, {}), timed("slow", seconds, curve))["slow"]
+            assert slow == pytest.approx(np.interp(1000 * 100 / seconds, steps, scores))
+
+    def test_a_score_that_is_not_finite_is_not_interpolated_away(self) -> None:
+        runs = timed("fast", 100.0, {}), timed("slow", 200.0, {400: math.nan, 600: 5.0})
+        assert repr(self.means(*runs)["slow"]) == "nan"
+        hit = timed("slow", 200.0, {400: math.nan, 500: 4.0, 600: math.inf})
+        assert self.means(runs[0], hit)["slow"] == 4.0
+
+    @settings(deadline=None, derandomize=True, max_examples=200)
+    @given(st.floats(1e-3, 1e6), st.integers(1, 10**6))
+    def test_the_fastest_is_shown_by_its_final_generator_even_without_curve(self, seconds: float, steps: int) -> None:
+        runs = [timed("fast", seconds, {}, steps=steps), timed("slow", 3 * seconds, {1: 4.0}, steps=steps)]
+        comparison = compare(runs, view="wall_time")
+        assert comparison.budget_seconds == pytest.approx(seconds, rel=1e-12)
+        [fast] = [row for row in comparison.rows if row.variant == "fast"]
+        assert (fast.mean, fast.step) == (9.0, steps)
+
+    def test_variants_of_unequal_length_are_compared_at_the_shortest_whole_training(self) -> None:
+        runs = timed("long", 100.0, {500: 3.0}), timed("short", 80.0, {}, steps=200)
+        comparison = compare(runs, view="wall_time")
+        assert comparison.budget_seconds == pytest.approx(80.0)
+        assert {row.variant: row.step for row in comparison.rows} == {"long": 800, "short": 200}
+        assert self.means(*runs)["long"] == pytest.approx(3.0 + 6.0 * 300 / 500)
+
+    def test_at_equal_steps_a_row_tells_its_last_step_where_results_do(self) -> None:
+        rows = compare([timed("mhe", 100.0, {}), scored("none", 0, 7.0), unscored("gan_gp", 0)]).rows
+        assert {row.variant: row.step for row in rows} == {"mhe": 1000, "none": None, "gan_gp": None}
 
     def test_a_run_that_had_scored_nothing_by_then_counts_as_without_score(self) -> None:
         comparison = compare([timed("fast", 100.0, {}), timed("slow", 300.0, {500: 4.0})], view="wall_time")
         row = comparison.rows[-1]
-        assert (row.variant, row.n, row.failed, row.mean) == ("slow", 0, 1, None)
-        assert "evaluation.every_steps must be set" in footnote(comparison)
+        assert (row.variant, row.n, row.failed, row.mean, row.step) == ("slow", 0, 1, None, 333)
+        assert "Not scored by then: slow (step 333); evaluation.every_steps must be set" in footnote(comparison)
 
     def test_a_run_without_final_score_sets_no_budget_and_is_not_shown(self) -> None:
         stopped = unscored("mhe", 1, "stopped")
@@ -336,7 +402,13 @@ class TestEqualTime:
 
     def test_the_footnote_states_the_protocol_of_equal_time(self) -> None:
         note = footnote(compare([timed("fast", 123.4, {}), timed("slow", 300.0, {250: 4.0})], view="wall_time"))
-        for part in ("within its first 123.4 s of training", "steps are taken to be equally long", "a rough thing"):
+        for part in (
+            "the step that it reaches in 123.4 s",
+            "the median over seeds of its time per step",
+            "scores between evaluations are interpolated",
+            "only the fastest variant has seen its end",
+            "seconds measured on a shared machine are rough",
+        ):
             assert part in note
         assert "of the generator shown" in note and "evaluation.every_steps" not in note
 
@@ -370,6 +442,22 @@ class TestHonesty:
         assert (none.variant, none.n, none.failed, none.mean, none.best_mean) == ("none", 0, 1, None, None)
         assert mhe.jobs == ("runs/mhe/seed_0", "runs/mhe/seed_1", "runs/mhe/seed_2")
         assert table_cells(compare(runs))[1][1] == "1 (+2 without score)"
+
+    def test_seeds_that_diverged_are_counted_apart_and_named_in_the_footnote(self) -> None:
+        runs = [scored("mhe", 0, 7.0), scored("none", 0, 7.0), unscored("none", 1), unscored("gan_gp", 0)]
+        runs += [unscored("mhe", seed) for seed in (1, 2)] + [unscored("mhe", 3, "unfinished")]
+        comparison = compare(runs)
+        found = {row.variant: (row.failed, row.diverged) for row in comparison.rows}
+        assert found == {"mhe": (3, 2), "none": (1, 1), "gan_gp": (1, 1)}
+        lines = footnote(comparison).splitlines()
+        assert (
+            "mhe: 3 of 4 seeds have no score (2 diverged, 1 unfinished); its numbers are those of the others." in lines
+        )
+        assert "none: 1 of 2 seeds has no score (1 diverged); its numbers are those of the others." in lines
+        assert "gan_gp: 1 of 1 seed has no score (1 diverged)." in lines
+
+    def test_where_every_seed_has_a_score_the_footnote_speaks_of_none_without(self) -> None:
+        assert "no score" not in footnote(compare([scored("mhe", 0, 7.0)]))
 
     def test_a_seed_that_occurs_twice_is_refused_with_both_runs_named(self) -> None:
         runs = [scored("mhe", 0, 7.0), scored("mhe", 0, 7.5, job="elsewhere"), scored("none", 0, 6.0)]
@@ -451,7 +539,7 @@ def markdown_table(comparison: Comparison) -> list[tuple[str, ...]]:
 @pytest.fixture
 def comparison() -> Comparison:
     """A row of every kind: several seeds, one seed, a broken seed, none at all."""
-    runs = [scored("mhe", seed, score, rescored=score + 0.5) for seed, score in enumerate((7.0, 7.5, 8.0))]
+    runs = [scored("mhe", seed, 7 + seed / 2, rescored=7.5 + seed / 2, steps=1000) for seed in range(3)]
     runs += [scored("none", 0, 6.0), scored("wgan_gp", 0, math.nan), scored("wgan_gp", 1, 5.0), unscored("gan_gp", 0)]
     return compare(runs)
 
@@ -496,20 +584,21 @@ class TestForms:
                 value = getattr(row, key)
                 assert written[key] == "" if value is None else repr(float(written[key])) == repr(value)
             assert (int(written["n"]), int(written["failed"])) == (row.n, row.failed)
-            assert int(written["peeks"]) == row.peeks
+            assert (int(written["peeks"]), int(written["diverged"])) == (row.peeks, row.diverged)
+            assert written["step"] == ("" if row.step is None else str(row.step))
             assert tuple(written["jobs"].split()) == row.jobs
 
     def test_markdown_has_the_cells_and_then_the_other_numbers(self, comparison: Comparison) -> None:
         table = markdown_table(comparison)
-        assert table[0] == (*HEADINGS, "peeks", "bootstrap interval", "mean rank", "ranked first")
+        assert table[0] == (*HEADINGS, "at step", "peeks", "bootstrap interval", "mean rank", "ranked first")
         assert set(table[1]) == {"---"} and {len(row) for row in table} == {len(table[0])}
         assert [row[: len(HEADINGS)] for row in table[2:]] == table_cells(comparison)
         low, high = bootstrap_interval([7.0, 7.5, 8.0])
         assert [row[len(HEADINGS) :] for row in table[2:]] == [
-            ("", "", "", ""),
-            ("4", f"{low:.2f} to {high:.2f}", "-", "-"),
-            *[("4", "-", "-", "-")] * 2,
-            ("0", "-", "-", "-"),
+            ("", "", "", "", ""),
+            ("1000", "4", f"{low:.2f} to {high:.2f}", "-", "-"),
+            *[("-", "4", "-", "-", "-")] * 2,
+            ("-", "0", "-", "-", "-"),
         ]
         assert f"\n\n{footnote(comparison)}\n\nPeeks: evaluations that" in as_markdown(comparison)
 
@@ -636,16 +725,17 @@ class TestFootnoteOfDifferences:
     def note(self, **scores: Mapping[int, float]) -> str:
         return footnote(against("none", {"none": self.BASE, **scores}))
 
-    def test_it_says_plainly_that_no_variant_differs(self) -> None:
+    def test_it_says_plainly_that_no_difference_could_be_shown(self) -> None:
         p = stats.ttest_rel([*self.UNSURE.values()], [*self.BASE.values()]).pvalue
-        assert f"No variant differs from none at the 5 % level (smallest Holm-adjusted p {p:.2f})." in self.note(
-            mhe=self.UNSURE
+        assert (
+            f"No difference to none could be shown at the 5 % level (smallest Holm-adjusted p {p:.2f})."
+            in self.note(mhe=self.UNSURE)
         )
 
     def test_it_names_the_variants_that_differ_and_no_other(self) -> None:
         note = self.note(mhe=self.SURE, half_mhe=self.UNSURE)
         assert "Different from none at the 5 % level: mhe (Holm-adjusted p <0.001)." in note
-        assert "No variant differs" not in note
+        assert "No difference" not in note and "Not tested" not in note
 
     def test_it_says_what_difference_these_seeds_can_show(self) -> None:
         # 1.682 standard deviations of the differences, 0.05 * sqrt(0.8) and 0.2302.
@@ -653,12 +743,28 @@ class TestFootnoteOfDifferences:
             mhe=self.SURE, half_mhe=self.UNSURE
         )
 
-    def test_without_two_common_seeds_it_says_that_nothing_can_be_tested(self) -> None:
+    def test_variants_that_could_not_be_tested_are_named_with_the_reason(self) -> None:
+        few = {"one": {0: 7.0}, "other": {9: 7.0}}
+        note = self.note(mhe=self.SURE, torn=self.UNSURE | {3: math.nan}, **few)
+        reasons = "one, other (fewer than two common seeds)", "torn (a score is not finite)"
+        [line] = [line for line in note.splitlines() if line.startswith("Not tested against none: ")]
+        assert sorted(line.removeprefix("Not tested against none: ").removesuffix(".").split("; ")) == sorted(reasons)
+
+    def test_where_nothing_could_be_tested_there_is_no_verdict(self) -> None:
         note = self.note(mhe={0: 7.0})
-        assert "No difference to none can be tested" in note and "four times in five" not in note
+        assert "Not tested against none: mhe (fewer than two common seeds)." in note
+        assert "could be shown" not in note and "four times in five" not in note
+
+    def test_a_reference_that_broke_down_is_not_called_a_want_of_common_seeds(self) -> None:
+        note = footnote(against("none", {"none": self.BASE | {0: math.nan}, "mhe": self.SURE}))
+        assert "Not tested against none: mhe (a score is not finite)." in note
+        assert "seeds that both have" not in note.split("Not tested")[1] and "common seeds" not in note
+
+    def test_a_reference_alone_leaves_nothing_untested(self) -> None:
+        assert "Not tested" not in self.note()
 
     def test_it_says_how_firm_the_first_place_is(self) -> None:
-        assert "In 100 % of resamples of the 5 seeds that all scored variants have, mhe has the best mean." in (
+        assert "In 100 % of resamples of the 5 seeds that all ranked variants have, mhe has the best mean." in (
             self.note(mhe=self.SURE)
         )
 

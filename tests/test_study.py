@@ -149,7 +149,11 @@ def test_a_configuration_is_found_beside_the_studys_file(write: Write, tmp_path:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("debug_cpu", "debug_gpu", r"^config: cannot read configuration .*debug_gpu: no such file, .*; presets: .*debug_cpu"),
+        (
+            "debug_cpu",
+            "debug_gpu",
+            r"^config: cannot read configuration .*debug_gpu: no such file, .*; presets: .*debug_cpu",
+        ),
         ("seeds = [3, 1]", "seeds = [3, 1, 3]", "^seeds: expected each once, but 3 comes again$"),
         ("seeds = [3, 1]", "seeds = []", "^seeds: expected at least one$"),
         ("seeds = [3, 1]", "seeds = [-1]", r"^seeds\.0: .*greater than or equal to 0, but it is -1$"),

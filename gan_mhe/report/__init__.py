@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gan_mhe.files import atomic_directory, write_json
+from gan_mhe.files import atomic_directory, remove_temporaries, write_json
 from gan_mhe.report import plots, text
 from gan_mhe.report.data import read_study
 from gan_mhe.report.document import document
@@ -22,6 +22,7 @@ def write_report(study: Study, root: Path) -> Path:
     on the study and its run directories alone: the same give the same bytes on one installation. Raises
     ProtocolMismatchError when runs were scored under different protocols, StorageError when the disk refuses.
     """
+    remove_temporaries(root)
     report = read_study(study, root)
     files = plots.draw_all(report)
     sheet = sample_sheet(report)

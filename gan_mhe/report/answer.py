@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from gan_mhe.compare import Row
+from gan_mhe.compare_table import without_score
 from gan_mhe.metrics import METRICS
 from gan_mhe.report.data import FINISHED, CellReport, StudyReport, is_told
 
@@ -68,18 +69,35 @@ def _because(cell: CellReport) -> str:
 
 def answer(report: StudyReport) -> str:
     """One paragraph. A difference counts as told from seed noise by its p-value after Holm's correction alone."""
-    reference = code([report.study.reference])
     if report.by_steps is None:
+        return _unscored(report)
+    return " ".join([*_verdict(report), *_without_score(report)])
+
+
+def _unscored(report: StudyReport) -> str:
+    if report.reference().config.evaluation.protocol != "none":
         return "No run has a final score, so this study says nothing about its question yet."
+    said = "Nothing is scored in this study"
+    if any(cell.ratios or cell.strengths for cell in report.cells()):
+        return f"{said}; the section on how strongly the penalties pull says what was measured."
+    return f"{said}."
+
+
+def _verdict(report: StudyReport) -> list[str]:
+    reference, rows = code([report.study.reference]), report.compared()
     if len(report.study.arms) == 1:
-        return f"There is only one arm, {reference}, so nothing is compared. {_alone(report)}"
+        return [f"There is only one arm, {reference}, so nothing is compared. {_alone(report)}"]
     if not report.reference().finals(report.study.metric):
-        return f"The reference, {reference}, has no final score, so nothing can be compared with it yet."
-    rows = report.compared()
+        return [f"The reference, {reference}, has no final score, so nothing can be compared with it yet."]
     if not rows:
-        return f"No arm has a finite final score with a seed that {reference} has one with, so nothing is compared."
-    sentences = [_opening(report, rows), *_findings(report, rows), *_limits(report, rows), *_left_out(report, rows)]
-    return " ".join(sentences)
+        return [f"No arm has a finite final score with a seed that {reference} has one with, so nothing is compared."]
+    return [_opening(report, rows), *_findings(report, rows), *_limits(report, rows), *_left_out(report, rows)]
+
+
+def _without_score(report: StudyReport) -> list[str]:
+    """In the order of the arms; a seed that was not begun is named by `lacking` alone."""
+    rows = {row.variant: row for row in report.rows() if row.failed}
+    return [without_score(rows[arm.name], code([arm.name])) for arm in report.study.arms if arm.name in rows]
 
 
 def _alone(report: StudyReport) -> str:

@@ -1,6 +1,5 @@
 """What the run directories of a study say, read once. Every table, sentence and figure is made from this alone."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from gan_mhe.config import RunConfig
 from gan_mhe.errors import RunDirError
 from gan_mhe.events import Evaluated, Event, Finished, Scalars, effective
 from gan_mhe.metrics import METRICS
+from gan_mhe.report.environment import read_environment
 from gan_mhe.rundir import RunDir
 from gan_mhe.statistics import ALPHA, mean
 from gan_mhe.study import Arm, Cell, Study, cell_directory, cells
@@ -45,7 +45,7 @@ class CellReport:
     status: the result's (`completed`, `stopped`, `diverged`); `failed` by its last event; `unfinished` when it has
     neither; `missing` without a configuration; `unreadable`; `foreign` when it was made with another configuration
     than the study's, and then nothing else of it is taken. energy, angle: means over layers. ratios, strengths: of the
-    gradients, and what the penalty was multiplied by, by penalty.
+    gradients, and what the penalty was multiplied by, by penalty. environment: what the run says it was made with.
     """
 
     arm: str
@@ -62,6 +62,7 @@ class CellReport:
     ratios: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     strengths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
     grid: Path | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def final(self) -> Mapping[str, float] | None:
@@ -120,11 +121,14 @@ class StudyReport:
     arms: tuple[ArmReport, ...]
     by_steps: Comparison | None
     by_time: Comparison | None
-    environment: Mapping[str, Any]
 
     def cells(self) -> list[CellReport]:
         """All runs, arm by arm."""
         return [cell for arm in self.arms for cell in arm.cells]
+
+    def environments(self) -> list[Mapping[str, Any]]:
+        """What the runs say that they were made with, of those that say it."""
+        return [cell.environment for cell in self.cells() if cell.environment]
 
     def reference(self) -> ArmReport:
         """The arm that differences are to."""
@@ -197,7 +201,7 @@ def read_study(study: Study, root: Path) -> StudyReport:
         for arm in study.arms
     )
     scores = [cell.score for arm in arms for cell in arm.cells if cell.score is not None]
-    return StudyReport(study, arms, *_compare(study, scores), _environment(study, root))
+    return StudyReport(study, arms, *_compare(study, scores))
 
 
 def _compare(study: Study, scores: Sequence[RunScore]) -> tuple[Comparison | None, Comparison | None]:
@@ -247,6 +251,7 @@ def _read_run(run: RunDir, empty: CellReport, metric: str) -> CellReport:
         ratios=_by_penalty(events, "gradient_ratio"),
         strengths=_by_penalty(events, "strength"),
         grid=max(run.samples.glob("step_*.png"), default=None),
+        environment=read_environment(run),
     )
 
 
@@ -275,15 +280,3 @@ def _by_penalty(events: Iterable[Event], kind: str) -> dict[str, list[Point]]:
                 if prefix == kind and "/" not in penalty:
                     found.setdefault(penalty, []).append(Point(event.step, value))
     return found
-
-
-def _environment(study: Study, root: Path) -> dict[str, Any]:
-    """What the first run that says it was made with; empty where none does."""
-    for cell in cells(study):
-        path = RunDir(cell_directory(root, cell.arm.name, cell.seed)).environment
-        try:
-            document: dict[str, Any] = json.loads(path.read_text())
-        except (OSError, ValueError):
-            continue
-        return {key: value for key, value in document.items() if key != "command"}
-    return {}

@@ -7,6 +7,7 @@ from typing import Any
 from gan_mhe.compare import Comparison
 from gan_mhe.events import encode_number
 from gan_mhe.report.data import ArmReport, CellReport, Spread, StudyReport, means
+from gan_mhe.report.environment import distinct
 from gan_mhe.statistics import ALPHA, CONFIDENCE
 
 _OWN_KEYS = ("seed", "variant")
@@ -21,7 +22,7 @@ def document(report: StudyReport) -> dict[str, Any]:
         "comparison": _comparison(report.by_steps),
         "comparison_at_equal_wall_time": _comparison(report.by_time),
         "arms": {arm.arm.name: _arm(arm, report.reference()) for arm in report.arms},
-        "environment": dict(report.environment),
+        "environment": distinct(report.environments()),
     }
     encoded: dict[str, Any] = _encode(contents)
     return encoded
@@ -73,6 +74,7 @@ def _cell(cell: CellReport) -> dict[str, Any]:
         "message": cell.message,
         "place": cell.place,
         "config_digest": cell.digest,
+        "source_revision": cell.environment.get("source_revision"),
         "train_seconds": cell.train_seconds,
         "final": score.final if score else None,
         "best": score.best if score else None,

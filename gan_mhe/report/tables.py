@@ -16,13 +16,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def scores(comparison: Comparison) -> str:
-    """By arm, the best first: the final scores, and how firmly the arm leads."""
+    """The real data's score, and by arm, the best first: the final scores, and how firmly the arm leads."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "n", "mean", "sd", "95 % t", "95 % bootstrap", "best (chosen from)", "mean rank", "first")
-    rows = [_scores(row, decimals) for row in comparison.rows]
-    if comparison.real is not None:
-        rows.append(("real data", "", number(comparison.real, decimals), *[""] * 6))
-    return table(headings, rows)
+    real = [] if comparison.real is None else [("real data", "", number(comparison.real, decimals), *[""] * 6)]
+    return table(headings, [*real, *(_scores(row, decimals) for row in comparison.rows)])
 
 
 def _scores(row: Row, decimals: int) -> tuple[str, ...]:
@@ -78,13 +76,14 @@ def penalties(report: StudyReport) -> str | None:
 
 
 def at_equal_time(report: StudyReport, comparison: Comparison) -> str:
-    """By arm: how long it trains, and the scores of what it has when the fastest run is done."""
+    """By arm: how long it trains, and where it stands when the fastest arm is done."""
     decimals = METRICS[comparison.metric].decimals
-    headings = ("arm", "training, s", "n", "mean", "95 % t", "difference", "95 % t", "Holm p")
+    headings = ("arm", "training, s", "at step", "n", "mean", "95 % t", "difference", "95 % t", "Holm p")
     rows = [
         (
             row.variant,
             number(report.arm(row.variant).train_seconds(), 1),
+            number(row.step, 0),
             counted(row),
             number(row.mean, decimals),
             interval(row.ci_low, row.ci_high, decimals),

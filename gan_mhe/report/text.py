@@ -9,6 +9,7 @@ from gan_mhe.report import tables
 from gan_mhe.report.answer import answer, code, lacking, number
 from gan_mhe.report.data import StudyReport
 from gan_mhe.report.document import changes, protocol
+from gan_mhe.report.environment import made_with
 from gan_mhe.statistics import ALPHA
 
 SAMPLES = "samples.png"
@@ -65,7 +66,7 @@ def _about_scores(comparison: Comparison) -> str:
         text += " The bootstrap interval is too narrow for few seeds and is to be read beside the t-interval."
     if comparison.ranked_seeds:
         text += (
-            f" Mean rank: from 1, the best, over the {comparison.ranked_seeds} seeds that all scored arms have. First: "
+            f" Mean rank: from 1, the best, over the {comparison.ranked_seeds} seeds that all ranked arms have. First: "
             "share of resamples of these seeds in which the arm's mean is the best."
         )
     if any(row.n == 1 for row in comparison.rows):
@@ -85,11 +86,16 @@ def _about_differences(comparison: Comparison) -> str:
 
 
 def _about_time(comparison: Comparison) -> str:
-    return (
-        "Scores as above, but of the last generator that each run had scored when the shortest run was done, after "
-        f"{number(comparison.budget_seconds, 1)} s of training. Training: mean of the completed runs, without "
-        "evaluation. Times depend on the machine and on what else it did."
+    text = (
+        f"Scores as above, but of each arm at the step that it reaches in {number(comparison.budget_seconds, 1)} s, "
+        "which is what the fastest takes for its whole run, given the median over seeds of its time per step; scores "
+        "between evaluations are interpolated linearly. Where the learning rate decays, only the fastest arm has seen "
+        "its end, and seconds measured on a shared machine are rough. Training: mean of the completed runs, without "
+        "evaluation."
     )
+    if any(row.step is not None and not row.n for row in comparison.rows):
+        text += " An arm with a step but no score had not been scored by then."
+    return text
 
 
 def _figures(report: StudyReport, figures: Collection[str]) -> Iterator[str]:
@@ -160,18 +166,7 @@ def _shared(report: StudyReport) -> Iterator[str]:
     yield f"scoring: {facts['scoring']}" + (f", fingerprint `{facts['fingerprint']}`" if facts["fingerprint"] else "")
     if facts["evaluations"]:
         yield f"evaluations per run: {facts['evaluations']}"
-    yield from _made_with(report)
-
-
-def _made_with(report: StudyReport) -> Iterator[str]:
-    """Versions of the program and its libraries, and the device, where a run told them."""
-    told = report.environment
-    named = {"gan-mhe": told.get("gan_mhe"), "source": told.get("source_revision"), "Python": told.get("python")}
-    versions = [f"{name} {version}" for name, version in (named | dict(told.get("packages") or {})).items() if version]
-    if versions:
-        yield f"made with: {', '.join(versions)}"
-    if told.get("device"):
-        yield f"device: {', '.join(filter(None, (told['device'], told.get('device_name'))))}"
+    yield from made_with(report.environments())
 
 
 def _changed(report: StudyReport) -> Iterator[str]:

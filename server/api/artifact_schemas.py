@@ -276,10 +276,12 @@ class ComparedRow(BaseModel):
     protocol: str
     jobs: list[str]
     failed: int = Field(description="Jobs without a final score, which no mean can include.")
+    diverged: int = Field(description="Those of them that ended because a number stopped being finite.")
+    step: int | None = Field(description="Generator step that the design is shown at; null where no result tells it.")
     boot_low: Number | None = Field(description="Of the 95 % bootstrap interval of the mean, too narrow for few seeds.")
     boot_high: Number | None
     peeks: int = Field(description="Evaluations that a best was chosen from, at most.")
-    mean_rank: Number | None = Field(description="Among all designs, over the seeds that all of them have.")
+    mean_rank: Number | None = Field(description="Over the seeds that all ranked designs have; NaN after a breakdown.")
     first_share: Number | None = Field(description="Of resamples of those seeds, in which this mean is the best.")
     difference: Number | None = Field(default=None, description="Mean difference to the reference, seed by seed.")
     difference_low: Number | None = None

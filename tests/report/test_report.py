@@ -16,6 +16,7 @@ from scipy import stats
 
 from gan_mhe.errors import ProtocolMismatchError
 from gan_mhe.events import Evaluated, Finished, Scalars, Started
+from gan_mhe.files import write_json
 from gan_mhe.report import write_report
 from gan_mhe.report.answer import answer, lacking
 from gan_mhe.report.data import StudyReport, read_study
@@ -125,13 +126,32 @@ class TestNumbers:
         made.begin("none", 0, events)
         assert [point["n"] for point in document(read(made))["arms"]["none"]["curve"]] == [1]
 
-    def test_at_equal_training_time_a_slow_run_has_its_last_score_within_it(self, make: Any) -> None:
-        made = fill(make(["none"]), {"none": (7.0,)})
-        made.end("none", 1, 7.0, train_seconds=120.0)
+    def test_at_equal_training_time_a_slow_arm_stands_where_it_was_by_then(self, make: Any) -> None:
+        made = make(["none", "mhe"], seeds=(0, 1))
+        for seed, (fast, slow) in enumerate([(50.0, 110.0), (70.0, 130.0)]):
+            made.end("none", seed, 7.0, train_seconds=fast)
+            made.end("mhe", seed, 7.0, train_seconds=slow)
         comparison = document(read(made))["comparison_at_equal_wall_time"]
+        rows = {row["variant"]: row for row in comparison["rows"]}
         halfway = 7.0 * (1 - math.exp(-2)) / (1 - math.exp(-4))
-        assert comparison["budget_seconds"] == 60.0
-        assert comparison["rows"][0]["mean"] == pytest.approx((7.0 + halfway) / 2)
+        assert comparison["budget_seconds"] == pytest.approx(60.0)
+        assert (rows["mhe"]["step"], rows["mhe"]["mean"]) == (300, pytest.approx(halfway))
+        assert (rows["none"]["step"], rows["none"]["mean"]) == (600, 7.0)
+        said = text_of(made).split("## At equal training time")[1]
+        assert "| arm | training, s | at step |" in said and "| mhe | 120.0 | 300 | 2 |" in said
+        assert "in 60.0 s, which is what the fastest takes" in said and "only the fastest arm has seen its end" in said
+        assert "had not been scored by then" not in said
+
+    def test_an_arm_that_was_not_scored_by_then_is_explained(self, make: Any) -> None:
+        made = fill(make(["none", "mhe"], seeds=(0,)), {"none": (7.0,)})
+        made.end("mhe", 0, 7.0, train_seconds=6000.0)
+        said = text_of(made).split("## At equal training time")[1]
+        assert "| mhe | 6000.0 | 6 | 0 (+1 without score) |" in said
+        assert "An arm with a step but no score had not been scored by then." in said
+
+    def test_the_real_data_heads_the_scores(self, make: Any) -> None:
+        rows = text_of(fill(make(["none", "mhe"]), BETTER)).split("## Scores")[1].splitlines()
+        assert [row.split(" | ")[0] for row in rows if row.startswith("| ")][:3] == ["| arm", "| real data", "| mhe"]
 
     def test_the_data_names_places_below_the_study_and_no_machine(self, make: Any, tmp_path: Path) -> None:
         made = fill(make(["none", "mhe"]), BETTER)
@@ -188,11 +208,41 @@ class TestAnswer:
         assert "## Differences" not in text_of(made) and "## Configurations" not in text_of(made)
 
     def test_without_a_score_nothing_is_answered(self, make: Any) -> None:
-        made = make(["none", "mhe"], set={"evaluation.protocol": "none"})
+        made = make(["none", "mhe"])
         for arm in ("none", "mhe"):
             made.end(arm, 0, None)
         assert "No run has a final score" in answer(read(made))
         assert "## Scores" not in text_of(made) and "| nan" not in text_of(made)
+
+    @pytest.mark.parametrize("ratios", [{"mhe": 0.125}, {}])
+    def test_a_study_that_scores_nothing_says_so_and_where_its_numbers_are(self, make: Any, ratios: Any) -> None:
+        made = make(["none", "mhe"], set={"evaluation.protocol": "none"})
+        made.ratios = ratios
+        for arm in ("none", "mhe"):
+            made.end(arm, 0, None)
+        where = "; the section on how strongly the penalties pull says what was measured" if ratios else ""
+        assert answer(read(made)) == f"Nothing is scored in this study{where}."
+        assert ("## How strongly the penalties pull" in text_of(made)) == bool(ratios)
+
+    def test_arms_with_seeds_that_have_no_score_are_named_with_the_cause(self, make: Any) -> None:
+        made = fill(make(["none", "mhe", "gan_gp"], seeds=(0, 1, 2, 3)), BETTER | {"gan_gp": ()})
+        made.end("mhe", 3, None, status="diverged")
+        made.begin("none", 3)
+        for seed in range(4):
+            made.end("gan_gp", seed, None, status="diverged")
+        said = answer(read(made))
+        assert "`mhe`: 1 of 4 seeds has no score (1 diverged); its numbers are those of the others." in said
+        assert "`none`: 1 of 4 seeds has no score (1 unfinished); its numbers are those of the others." in said
+        assert said.endswith(" `gan_gp`: 4 of 4 seeds have no score (4 diverged).")
+        assert "no score" not in answer(read(fill(make(["none", "mhe"]), BETTER)))
+
+    def test_a_reference_that_diverged_on_every_seed_is_said_to_have(self, make: Any) -> None:
+        made = fill(make(["none", "mhe"]), {"mhe": BETTER["mhe"]})
+        for seed in range(3):
+            made.end("none", seed, None, status="diverged")
+        said = answer(read(made))
+        assert said.startswith("The reference, `none`, has no final score")
+        assert said.endswith("`none`: 3 of 3 seeds have no score (3 diverged).")
 
     def test_without_the_reference_nothing_is_compared(self, make: Any) -> None:
         made = fill(make(["none", "mhe"]), {"mhe": BETTER["mhe"]})
@@ -253,6 +303,50 @@ class TestGaps:
         assert not (made.root / "report").exists()
 
 
+class TestEnvironment:
+    @staticmethod
+    def tell(made: Any, seed: int, **told: Any) -> None:
+        write_json(made.place("none", seed).environment, {"python": "3.11.9", "command": ["x"]} | told)
+
+    def test_a_study_of_one_machine_tells_it_once(self, make: Any) -> None:
+        made = fill(make(["none"]), BETTER)
+        for seed in range(3):
+            self.tell(made, seed, source_revision="a" * 40, device="cpu", device_name="", packages={"torch": "2.11.0"})
+        said = text_of(made)
+        assert "- made with: Python 3.11.9, torch 2.11.0\n" in said
+        assert f"- source: {'a' * 12}\n" in said and "- device: cpu\n" in said
+
+    def test_every_revision_version_and_device_of_a_study_is_told(self, make: Any) -> None:
+        made = fill(make(["none"]), BETTER)
+        gpu = {"device": "cuda", "device_name": "A GPU"}
+        self.tell(made, 0, source_revision="a" * 40, device="cpu", packages={"torch": "2.11.0", "numpy": "2.0"})
+        self.tell(made, 1, source_revision="b" * 40 + "+", packages={"torch": "2.15.0", "numpy": "2.0"}, **gpu)
+        self.tell(made, 2, source_revision="c" * 40, python="3.12.1", packages={"torch": "2.15.0"}, **gpu)
+        said = text_of(made)
+        assert f"- source: 3 revisions ({'a' * 12}, {'b' * 12}+, {'c' * 12})\n" in said
+        assert "Python 2 versions (3.11.9, 3.12.1), torch 2 versions (2.11.0, 2.15.0)" in said
+        assert "numpy 2 versions (2.0, not told)" in said
+        assert "- device: 2 devices (cpu; cuda, A GPU)\n" in said
+
+    def test_the_data_has_the_revision_of_each_run_and_all_that_runs_tell(self, make: Any) -> None:
+        made = fill(make(["none"]), BETTER)
+        for seed, revision in enumerate(("a", "b+", "a")):
+            self.tell(made, seed, source_revision=revision, packages={"torch": f"2.{seed}"})
+        data = document(read(made))
+        assert [cell["source_revision"] for cell in data["cells"]] == ["a", "b+", "a"]
+        packages = {"torch": ["2.0", "2.1", "2.2"]}
+        assert data["environment"] == {"python": ["3.11.9"], "source_revision": ["a", "b+"], "packages": packages}
+
+    def test_a_run_of_another_configuration_tells_nothing(self, make: Any) -> None:
+        made = fill(make(["none"]), BETTER)
+        place = made.place("none", 1)
+        place.config.write_text(place.config.read_text().replace('"batch_size": 16', '"batch_size": 32'))
+        self.tell(made, 1, source_revision="foreign")
+        made.place("none", 2).environment.write_text("{")
+        assert document(read(made))["environment"] == {"python": ["3.11.9"], "packages": {"torch": ["2.11.0"]}}
+        assert "source:" not in text_of(made) and "device:" not in text_of(made)
+
+
 class TestFigures:
     def test_every_figure_is_there_and_shown(self, report_folder: Path) -> None:
         said = (report_folder / "report.md").read_text()
@@ -271,6 +365,14 @@ class TestFigures:
         first = {path.name: path.read_bytes() for path in folder.iterdir()}
         write_report(made.study, made.root)
         assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+    def test_what_a_killed_report_left_is_cleared(self, make: Any) -> None:
+        made = fill(make(["none"], seeds=(0,)), BETTER)
+        left = made.root / ".report.0123.tmp"
+        left.mkdir()
+        (left / "score.svg").write_text("<svg/>")
+        write_report(made.study, made.root)
+        assert sorted(path.name for path in made.root.iterdir()) == ["none", "report"]
 
     def test_a_figure_without_data_is_left_out_and_an_older_one_goes(self, make: Any) -> None:
         made = fill(make(["none", "mhe"]), BETTER, events=False)
@@ -342,4 +444,4 @@ def test_a_bar_in_a_message_or_question_breaks_no_table(make: Any) -> None:
     made = fill(make(["none", "mhe"], question="Is |a| > |b|?\nReally?"), BETTER)
     assert "**Question.** Is |a| > |b|? Really?" in text_of(made)
     rows = [line for line in text_of(made).splitlines() if line.startswith("| mhe")]
-    assert [row.count("|") for row in rows] == [10, 9, 9]
+    assert [row.count("|") for row in rows] == [10, 9, 10]

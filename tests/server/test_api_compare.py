@@ -125,17 +125,19 @@ def timed(seconds: float, *curve: tuple[int, float]) -> dict[str, Any]:
 def test_jobs_are_compared_after_equal_training_time(client: TestClient, service: Service) -> None:
     jobs = [train(service, "none", 0, 6.0, told=timed(100.0, (500, 5.0)))]
     jobs += [train(service, "mhe", 0, 8.0, told=timed(200.0, (500, 7.0), (1000, 8.0)))]
-    jobs += [train(service, "mhe_sn", 0, 9.0, told=timed(300.0, (500, 7.5)))]
+    jobs += [train(service, "mhe_sn", 0, 9.0, told=timed(250.0, (300, 6.0), (500, 8.0)))]
+    jobs += [train(service, "half_mhe", 0, 9.0, told=timed(300.0, (500, 7.5)))]
     table = compare(client, *jobs, view="wall_time")
     assert (table["view"], table["budget_seconds"], table["unfinished"]) == ("wall_time", 100.0, [])
-    assert [(row["variant"], row["mean"], row["failed"]) for row in table["rows"]] == [
-        ("mhe", 7.0, 0),
-        ("none", 6.0, 0),
-        ("mhe_sn", None, 1),
+    assert [(row["variant"], row["mean"], row["failed"], row["step"]) for row in table["rows"]] == [
+        ("mhe", 7.0, 0, 500),
+        ("mhe_sn", 7.0, 0, 400),  # halfway between its scores at 300 and 500
+        ("none", 6.0, 0, 1000),
+        ("half_mhe", None, 1, 333),
     ]
     by_steps = compare(client, *jobs)
     assert by_steps["view"] == "steps" and "budget_seconds" not in by_steps
-    assert [row["mean"] for row in by_steps["rows"]] == [9.0, 8.0, 6.0]
+    assert [(row["mean"], row["step"]) for row in by_steps["rows"]] == [(s, 1000) for s in (9.0, 9.0, 8.0, 6.0)]
 
 
 def test_jobs_that_tell_no_training_time_are_not_compared_by_it(client: TestClient, service: Service) -> None:
@@ -195,7 +197,9 @@ def test_a_job_that_ended_without_a_final_score_is_listed(client: TestClient, se
     rows = tables.jobs
     without = {"status": "diverged", "final": None, "best": None, "real": None}
     service.store.write(lambda c: c.execute(update(rows).where(rows.c.id == diverged).values(result=without)))
-    assert compare(client, scored, diverged)["unfinished"] == [{"job_id": diverged, "state": "failed"}]
+    table = compare(client, scored, diverged)
+    assert table["unfinished"] == [{"job_id": diverged, "state": "failed"}]
+    assert [(row["failed"], row["diverged"]) for row in table["rows"]] == [(1, 1)]
 
 
 def test_jobs_without_a_score_are_listed(client: TestClient, service: Service) -> None:

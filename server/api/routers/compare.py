@@ -48,7 +48,8 @@ def compare_jobs(
     """Final scores by design, over training seeds, with intervals. Refuses what cannot be compared, and says why.
 
     The unit is the training seed. Jobs must have been scored under one protocol; jobs without a score are listed.
-    `view=wall_time` shows each job by the last generator it had scored in the training time of the shortest job.
+    `view=wall_time` shows each design at the step that it reaches in the training time of the fastest, its scores
+    interpolated between evaluations.
     """
     jobs = service.store.read(lambda connection: selection.rows(connection, principal.project))
     compared = comparison.compare_jobs(jobs, metric=metric, reference=reference, view=view)
