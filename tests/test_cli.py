@@ -3,9 +3,9 @@
 import csv
 import io
 import json
-import statistics
 import re
 import signal
+import statistics
 import subprocess
 import time
 from collections.abc import Callable
