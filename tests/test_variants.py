@@ -11,7 +11,8 @@ from gan_mhe.variants import VARIANTS
 
 NAMES = (
     "none weight_clipping gan_gp wgan_gp batch_norm layer_norm weight_norm orthonormal spectral_norm mhe half_mhe "
-    "angular_mhe half_angular_mhe mhe_sn half_mhe_sn mhe_official mhe_sn_official"
+    "angular_mhe half_angular_mhe mhe_sn half_mhe_sn comhe comhe_sn comhe_angle comhe_adversarial comhe_group "
+    "mhs mhp r_mhp mhc mgd sphere_conv sphere_conv_learnable sphere_norm mhe_official mhe_sn_official"
 ).split()
 
 

@@ -100,6 +100,9 @@ def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
     patch.setattr(studying, "Client", connected)
     with connected(URL) as opened:
         yield opened
+        for job in [job for job in opened.jobs(page_size=200) if not job.terminal]:
+            opened.cancel(job.id, mode="now")  # it would outlive the service, as it is meant to
+            opened.wait(job.id, timeout=20)
     service.stop()
     structlog.reset_defaults()
 
