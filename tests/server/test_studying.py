@@ -100,11 +100,15 @@ def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
     patch.setattr(studying, "Client", connected)
     with connected(URL) as opened:
         yield opened
-        for job in [job for job in opened.jobs(page_size=200) if not job.terminal]:
-            opened.cancel(job.id, mode="now")  # it would outlive the service, as it is meant to
-            opened.wait(job.id, timeout=20)
     service.stop()
     structlog.reset_defaults()
+
+
+def stop(client: Client, ids: list[str]) -> None:
+    """Endless jobs keep their slots from the other tests, and would outlive the service, as they are meant to."""
+    for id_ in ids:
+        client.cancel(id_, mode="now")
+        client.wait(id_, timeout=20)
 
 
 def written(folder: Path, name: str, *replaced: tuple[str, str]) -> Study:
@@ -240,13 +244,12 @@ def test_cancelled_jobs_are_submitted_anew(client: Client, write: Write) -> None
         return [job.id for arm in study.arms for job in studying._jobs(client, study, arm)]
 
     first = submitted()
-    for id_ in first:
-        client.cancel(id_, mode="now")
-        client.wait(id_, timeout=20)
+    stop(client, first)
     again = submitted()
     assert set(again).isdisjoint(first)
     assert [job.id for job in jobs(client, study)] == [*first, *again]
     assert submitted() == again
+    stop(client, again)
 
 
 def test_a_failed_job_ends_with_exit_code_1_is_told_in_its_directory_and_tried_again(
@@ -286,9 +289,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_fetches_what_there_is(
     left = jobs(client, study)
     assert len(left) == 2 and not any(job.terminal for job in left)
     assert [score.status for score in scores(study, root)] == ["unfinished"] * 2
-    for job in left:  # they have both slots
-        client.cancel(job.id, mode="now")
-        client.wait(job.id, timeout=20)
+    stop(client, [job.id for job in left])
 
 
 def test_runs_that_were_made_here_are_not_written_over(client: Client, write: Write, tmp_path: Path) -> None:
