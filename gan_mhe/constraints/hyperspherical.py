@@ -74,7 +74,7 @@ class MinibatchEnergy(PenaltyModule):
         super().__init__()
         if minibatch.of == "partners" and any(len(weight_ND) == 1 for weight_ND in weights):
             raise ConfigError(
-                "constraints.mhe.minibatch.of: a hidden layer has one neuron and no partner; expected neurons"
+                "constraints.mhe.minibatch.of: expected 'neurons', got 'partners': a hidden layer has but one neuron"
             )
         self._config, self._of, self._seed = config, minibatch.of, seed
         for index, weight_ND in enumerate(weights):

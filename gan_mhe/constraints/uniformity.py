@@ -46,8 +46,8 @@ def _sum(inputs: PenaltyInputs, *, measure: Measure) -> Tensor:
 class PoleUniformity(PenaltyModule):
     """Polarization or covering: a pole a layer seeks the worst direction by momentum steps, the neurons answer it.
 
-    From its N(0, 1) start, that of the authors' code, it moves by 1e-2 to 1e-5 rad in an update, the less the more
-    inputs a layer has.
+    From its N(0, 1) start, that of the authors' code, it moves by 0.05 rad in an update of ten steps (covering of
+    16 x 72 weights) to 2e-5 rad (polarization of 256 x 1024).
     """
 
     def __init__(self, config: UniformityConfig, network: nn.Module, seed: int) -> None:

@@ -73,9 +73,8 @@ def partner_energies(
 
     The mean of f_s over all i and their partners, none of them i; a partner may occur more than once. Unbiased if each
     is uniform over the N - 1 others. Dtype, precision and degenerate rows as in `hyperspherical_energies`. O(m N D),
-    but bound by memory where the full energy is bound by arithmetic: on a CPU, at 512 x 4608, one partner costs half
-    of the full energy and four cost all of it. On CUDA the gradient is summed in no fixed order. Raises ValueError as
-    `subset_energies`.
+    but bound by memory where the full energy is bound by arithmetic, so that m must be far below N to save time. On
+    CUDA the gradient is summed in no fixed order. Raises ValueError as `subset_energies`.
     """
     check_kind(s, distance)
     for weight, indices in zip(weights, partners, strict=True):

@@ -162,7 +162,7 @@ def projection_bytes(config: ConstraintsConfig, layers: Iterable[tuple[float, fl
     if config.comhe is None:
         return 0
     trained = config.comhe.projection in ("angle_preserving", "adversarial")
-    copies, rows = (1, config.comhe.dimension) if trained else (config.comhe.count, config.comhe.dimension)
+    copies, rows = 1 if trained else config.comhe.count, config.comhe.dimension
     return int(sum(13 * 8 * copies * count**2 + 24 * copies * rows * fan_in for count, fan_in in layers))
 
 

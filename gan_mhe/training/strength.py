@@ -60,7 +60,9 @@ class Strength:
 
     def state(self) -> dict[str, Tensor]:
         """The means of all penalties that follow a ratio."""
-        return {f"{name}/{part}": tensor for name, mean in self._mean.items() for part, tensor in _parts(mean)}
+        return {
+            f"{name}/{part}": tensor for name, mean in self._mean.items() for part, tensor in mean._asdict().items()
+        }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `state`. CheckpointError when a mean is missing or left over."""
@@ -70,10 +72,6 @@ class Strength:
             raise CheckpointError(f"checkpoint does not fit the strengths: keys differ: {different}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
-
-
-def _parts(mean: _Mean) -> Iterable[tuple[str, Tensor]]:
-    return mean._asdict().items()
 
 
 def _weight(ratio: RatioConfig, number: Tensor) -> Tensor:

@@ -166,10 +166,9 @@ class Trainer:
             with self.precision.island():
                 raw = penalty.function(inputs)
                 pull = _gradients(raw, self.discriminator)
-            raw = raw.detach()
-            strength = self.strength.of(penalty.name, _total(_norms(pull)), faults["d_gradient"])
-            pull = _scaled(pull, strength)
-            pull_norms = _norms(pull)
+            raw, pull_norms = raw.detach(), _norms(pull)
+            strength = self.strength.of(penalty.name, _total(pull_norms), faults["d_gradient"])
+            pull, pull_norms = _scaled(pull, strength), _scaled(pull_norms, strength)
             gradients = _sum(gradients, pull)
             scalars |= {
                 f"penalty/{penalty.name}": raw,
@@ -278,8 +277,8 @@ def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
     return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
-def _scaled(gradients: Gradients, factor: Tensor) -> Gradients:
-    return dict(zip(gradients, torch._foreach_mul(list(gradients.values()), factor), strict=True))
+def _scaled(by_name: dict[str, Tensor], strength: Tensor) -> dict[str, Tensor]:
+    return dict(zip(by_name, torch._foreach_mul(list(by_name.values()), strength), strict=True))
 
 
 def _norms(gradients: Gradients) -> Norms:

@@ -245,3 +245,8 @@ def test_layer_factors_weight_the_hidden_layers(make_discriminator: Callable[...
 def test_a_wrong_number_of_layer_factors_is_refused(make_discriminator: Callable[..., nn.Module]) -> None:
     with pytest.raises(ConfigError, match=r"constraints.mhe.layer_factors: expected 7 numbers"):
         mhe_penalties(MheConfig(layer_factors=(1.0,)), make_discriminator(), 0)
+
+
+def test_partners_of_a_lone_neuron_are_refused(make_discriminator: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ConfigError, match="minibatch.of: expected 'neurons', got 'partners'"):
+        mhe_penalties(MheConfig(minibatch={"of": "partners"}), make_discriminator(width=1 / 128), 0)
