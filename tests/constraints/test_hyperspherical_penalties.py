@@ -248,5 +248,5 @@ def test_a_wrong_number_of_layer_factors_is_refused(make_discriminator: Callable
 
 
 def test_partners_of_a_lone_neuron_are_refused(make_discriminator: Callable[..., nn.Module]) -> None:
-    with pytest.raises(ConfigError, match="minibatch.of: expected 'neurons', got 'partners'"):
+    with pytest.raises(ConfigError, match=r"minibatch\.of: expected 'neurons', got 'partners'"):
         mhe_penalties(MheConfig(minibatch={"of": "partners"}), make_discriminator(width=1 / 128), 0)
