@@ -38,10 +38,10 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 docs: $(READY)
-	$(BIN)/python -m gan_mhe.field_table > configs/README.md
+	$(BIN)/python -m tools.configuration_page > configs/README.md
 
 golden: $(READY)
-	$(BIN)/python tests/training/record_golden.py
+	$(BIN)/python -m tools.record_golden
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

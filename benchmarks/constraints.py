@@ -22,8 +22,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gan_mhe.compose import compose
-from gan_mhe.config import ComheConfig
+from gan_mhe.config.compose import compose
+from gan_mhe.config.constraints import ComheConfig
 from gan_mhe.files import write_json
 from gan_mhe.training.precision import resolve_device
 from gan_mhe.training.trainer import Trainer
@@ -94,7 +94,7 @@ def _milliseconds(trainer: Trainer, first: int, steps: int) -> float:
     synchronize(trainer.device)
     began = time.perf_counter()
     for step in range(first, first + steps):
-        trainer.seek(step)
+        trainer.set_step(step)
         trainer.step()
     synchronize(trainer.device)
     return (time.perf_counter() - began) / steps * 1000

@@ -35,10 +35,10 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from gan_mhe import rng
 from gan_mhe.data.datasets import ImageSet, content_sha256
-from gan_mhe.data.loader import to_uint8
+from gan_mhe.data.pixels import to_uint8
 from gan_mhe.evaluation.evaluator import Evaluator, reference_features
+from gan_mhe.evaluation.extractors import load_scorer
 from gan_mhe.evaluation.protocol import pin_protocol
-from gan_mhe.evaluation.scorers import load_scorer
 from gan_mhe.files import sha256_file, write_json
 from gan_mhe.networks.build import build_generator
 

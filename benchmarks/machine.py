@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import gan_mhe.sphere.gram  # noqa: F401  # registers the operation gan_mhe::gram, which is counted here
-from gan_mhe.environment import describe_environment
+from gan_mhe.records.environment import describe_environment
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # as Linux names them on x86, and on Arm
 _REPEATS = 5

@@ -95,7 +95,7 @@ def _sweep(jobs: int) -> tuple[float, float]:
     """Wall time of the command, and the runs' own training time in all, divided by how many went on at once."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as root:
-        command = [sys.executable, "-m", "gan_mhe.cli", "sweep", "digits_cnn", "--variants", "mhe_sn"]
+        command = [sys.executable, "-m", "server.cli.app", "sweep", "digits_cnn", "--variants", "mhe_sn"]
         command += ["--seeds", ",".join(map(str, SEEDS)), "--jobs", str(jobs), "--out", root]
         command += [part for key in SHORT for part in ("--set", key)]
         began = time.perf_counter()

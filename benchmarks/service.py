@@ -26,7 +26,8 @@ from typing import Any
 
 import httpx2
 
-from gan_mhe.compose import PRESETS, compose, load_document, parse_overrides
+from gan_mhe.config.compose import compose, parse_overrides
+from gan_mhe.config.documents import PRESETS, load_document
 
 SUBMISSIONS_PER_SECOND = 20
 GOALS = {"submit_p99_ms": 50.0, "stream_p99_ms": 250.0, "training_slowdown": 0.02}
@@ -45,7 +46,7 @@ SHORT = ("training.steps=250", *TRAINING[1:])
 @contextmanager
 def server(data_dir: Path) -> Iterator[str]:
     """A server process with one training slot of one thread; its address."""
-    command = [sys.executable, "-m", "gan_mhe.cli", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    command = [sys.executable, "-m", "server.cli.app", "serve", "--port", "0", "--data-dir", str(data_dir)]
     environment = {
         **os.environ,
         "GAN_MHE_CPU_SLOTS": "1",

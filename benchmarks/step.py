@@ -31,7 +31,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from gan_mhe.config import RunConfig
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import GanMheError
 from gan_mhe.files import write_json
 from gan_mhe.training.precision import resolve_device
@@ -162,7 +162,7 @@ def make_step(arm: Arm, setup: Setup) -> Step:
     numbers = itertools.count()
 
     def step() -> None:
-        trainer.seek(next(numbers))
+        trainer.set_step(next(numbers))
         trainer.step()
 
     return step

@@ -15,6 +15,9 @@ GanMheError                    anything this package raises on purpose; has a st
 A message names the field or file, what was expected and what came. `assert` is for our own mistakes only.
 """
 
+import difflib
+from collections.abc import Iterable
+
 
 class GanMheError(Exception):
     """Root of the tree. `code` is stable across releases; messages are for people and may change."""
@@ -90,3 +93,10 @@ class DivergedError(GanMheError):
         )
         self.step = step
         self.terms = terms
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A clause to append to "unknown ...": the nearest known name, or all of them when none is near."""
+    names = list(known)
+    matches = difflib.get_close_matches(given, names, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; expected one of {', '.join(sorted(names))}"

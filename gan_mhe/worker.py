@@ -22,13 +22,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from gan_mhe import compose
-from gan_mhe.config import RunConfig
+from gan_mhe.config import compose
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, StorageError
-from gan_mhe.events import Event, describe
 from gan_mhe.files import atomic_write, sha256_bytes, write_json
-from gan_mhe.interrupt import stop_on_signals
-from gan_mhe.rundir import RunDir
+from gan_mhe.records.events import Event, describe
+from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.control import stop_on_signals
 
 STOPPED, FAILED, USAGE = 75, 1, 2
 
@@ -195,7 +195,7 @@ def _train(request: TrainRequest, lines: _Lines) -> Outcome:
     with stop_on_signals(_say) as control:
         import torch
 
-        from gan_mhe.run import execute
+        from gan_mhe.run.loop import execute
 
         if request.memory_fraction is not None and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(request.memory_fraction)
@@ -210,7 +210,7 @@ def _train(request: TrainRequest, lines: _Lines) -> Outcome:
 
 def _begin_from(fork: Fork, place: RunDir, config: RunConfig) -> None:
     """Put another run's checkpoint where a run that has none yet will find it. It has no scores of its own then."""
-    from gan_mhe import checkpoint
+    from gan_mhe.records import checkpoint
 
     if fork.step >= config.training.steps:
         raise ConfigError(f"training.steps is {config.training.steps}; a fork of step {fork.step} needs more")
@@ -218,20 +218,20 @@ def _begin_from(fork: Fork, place: RunDir, config: RunConfig) -> None:
         if place.checkpoint_steps():
             return
         source = RunDir(fork.run_dir)
-        found = checkpoint.load(source.checkpoint(fork.step), lineage=source.read_config().lineage_digest())
+        found = checkpoint.load(source.checkpoint(fork.step), lineage=source.read_config().digest("resumable"))
         notes = {"best": None, "final": None, "evaluations": 0, "train_seconds": found.notes["train_seconds"]}
-        copy = checkpoint.Checkpoint(found.step, config.lineage_digest(), found.tensors, notes)
+        copy = checkpoint.Checkpoint(found.step, config.digest("resumable"), found.tensors, notes)
         checkpoint.save(place.checkpoint(found.step), copy)
 
 
 def _check_resumable(place: RunDir, config: RunConfig) -> None:
     """CheckpointError when the run would start over."""
-    from gan_mhe import checkpoint
+    from gan_mhe.records import checkpoint
 
     refused = []
     for step in reversed(place.checkpoint_steps()):
         try:
-            checkpoint.load(place.checkpoint(step), lineage=config.lineage_digest())
+            checkpoint.load(place.checkpoint(step), lineage=config.digest("resumable"))
             return
         except CheckpointError as error:
             refused.append(str(error))
@@ -241,17 +241,17 @@ def _check_resumable(place: RunDir, config: RunConfig) -> None:
 def _sample(request: SampleRequest) -> dict[str, Any]:
     import torch
 
-    from gan_mhe import sampling
+    from gan_mhe.run import sample
     from gan_mhe.training.precision import resolve_device
 
     run, columns = RunDir(request.run_dir), request.interpolation
     asked: dict[str, Any] = request.model_dump(include={"seed", "step", "ema", "truncation"})
     asked["digest"] = request.checkpoint_sha256
     if columns:
-        images = sampling.interpolate(run, rows=request.n, columns=columns, **asked)
+        images = sample.interpolate(run, rows=request.n, columns=columns, **asked)
     else:
-        images = sampling.draw(run, n=request.n, **asked)
-    content = sampling.encode(images, request.format, columns=columns or None)
+        images = sample.draw(run, n=request.n, **asked)
+    content = sample.encode(images, request.format, columns=columns or None)
     atomic_write(request.output, content)
     return {
         "sha256": sha256_bytes(content),
@@ -265,7 +265,7 @@ def _sample(request: SampleRequest) -> dict[str, Any]:
 
 
 def _score(request: ScoreRequest) -> dict[str, Any]:
-    from gan_mhe.scoring import score_checkpoint
+    from gan_mhe.run.score import score_checkpoint
 
     run, digest = RunDir(request.run_dir), request.checkpoint_sha256
     return score_checkpoint(run, step=request.step, overrides=request.overrides, digest=digest)

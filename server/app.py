@@ -10,11 +10,10 @@ from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from gan_mhe import __version__
-from server.api import docs, errors
-from server.api.hardening import Hardening
-from server.api.observability import Metrics, Observation
-from server.api.pagination import Cursors
-from server.api.routers import (
+from server.http import docs, errors
+from server.http.observability import Metrics, Observation
+from server.http.pagination import Cursors
+from server.http.routers import (
     blobs,
     catalogue,
     checkpoints,
@@ -30,7 +29,8 @@ from server.api.routers import (
     system,
     tasks,
 )
-from server.jobs import importer, removal
+from server.http.security import Hardening
+from server.ingest import deletion, importer
 from server.service import Service
 
 DESCRIPTION = """
@@ -92,7 +92,7 @@ def create_app(service: Service) -> Application:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         importer.recover(service.store, service.settings)
-        removal.sweep(service.store, service.settings)
+        deletion.sweep(service.store, service.settings)
         service.start()
         try:
             yield

@@ -17,10 +17,10 @@ from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
 from server import logs
 from server.app import create_app
-from server.jobs import keys
-from server.jobs.errors import StartRefused
+from server.errors import StartRefused
 from server.service import Service
 from server.settings import Settings
+from server.store import keys
 
 GRACEFUL_SHUTDOWN_SECONDS = 5
 # Besides the event streams, which are connections too: requests at once before new ones are answered 503.

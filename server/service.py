@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from server.derived import Derived
-from server.jobs import heartbeat
-from server.jobs.errors import StartRefused
-from server.jobs.executors.base import Executor
-from server.jobs.executors.devices import NvidiaSmi
-from server.jobs.executors.local import LocalExecutor
-from server.jobs.indexer import Indexer
-from server.jobs.scheduler import Engine, Scheduler
-from server.jobs.store import Store
+from server.errors import StartRefused
+from server.executors.base import Executor
+from server.executors.devices import NvidiaSmi
+from server.executors.local import LocalExecutor
+from server.images.image_cache import Derived
+from server.ingest.indexer import Indexer
 from server.settings import Settings
-from server.streaming import Broker
+from server.store import heartbeat
+from server.store.store import Store
+from server.streams.broker import Broker
+from server.supervision.scheduler import Engine, Scheduler
 
 
 @dataclass

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gan_mhe import compose
-from gan_mhe.config import RunConfig
+from gan_mhe.config import compose, documents
+from gan_mhe.config.run_config import RunConfig
 
 # One thread: tests run side by side, and two threads on a busy core are slower than one. Set before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +28,7 @@ _TINY = (
     "evaluation.every_steps=0",
     "checkpoint.every_steps=5",
 )
-_MAIN = "from gan_mhe.cli import main; main()"
+_MAIN = "from server.cli.app import main; main()"
 
 Configure = Callable[..., RunConfig]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -54,7 +54,7 @@ def tiny() -> Configure:
     """A preset, `debug_cpu` unless named, made tiny; further `key=value` overrides go on top."""
 
     def configure(*overrides: str, preset: str = "debug_cpu", variant: str | None = None, seed: int = 0) -> RunConfig:
-        document = compose.load_document(compose.PRESETS / f"{preset}.toml")
+        document = documents.load_document(documents.PRESETS / f"{preset}.toml")
         tables = compose.parse_overrides([*_TINY, *overrides])
         return compose.compose(document, variant=variant, seed=seed, overrides=tables)
 

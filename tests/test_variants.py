@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from gan_mhe.compose import PRESETS, compose, load_document, parse
-from gan_mhe.config import flatten
+from gan_mhe.config.compose import compose, parse
+from gan_mhe.config.documents import PRESETS, flatten, load_document
 from gan_mhe.variants import VARIANTS
 
 NAMES = (

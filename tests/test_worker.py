@@ -19,17 +19,18 @@ import pytest
 import torch
 from PIL import Image
 
-from gan_mhe import checkpoint, run, sampling, worker
-from gan_mhe.config import RunConfig
+from gan_mhe import worker
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, StorageError
-from gan_mhe.events import SampleGrid, Started
 from gan_mhe.files import sha256_file
-from gan_mhe.run import RunResult
-from gan_mhe.rundir import RunDir
-from gan_mhe.scoring import score_checkpoint
+from gan_mhe.records import checkpoint
+from gan_mhe.records.events import SampleGrid, Started
+from gan_mhe.records.result import RunResult
+from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run import loop, sample
+from gan_mhe.run.score import score_checkpoint
 from gan_mhe.worker import Outcome
-
-STAND_IN = Path(__file__).with_name("server") / "fake_worker.py"
+from tests.support.paths import FAKE_WORKER
 
 Configure = Callable[..., RunConfig]
 Work = Callable[[dict[str, Any]], Outcome]
@@ -130,7 +131,7 @@ def test_a_second_signal_quits_at_once_and_is_no_failure(
             time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(run, "execute", hang)
+    monkeypatch.setattr(loop, "execute", hang)
     said = work(training(tmp_path / "run", tiny()))
     assert (said.outcome, said.code) == ("stopped", None)
     assert said.message == "quit at once; the last checkpoint stands"
@@ -175,10 +176,10 @@ def test_a_shared_gpu_is_used_up_to_the_share_only(
     work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
-    result = run.execute(tiny("training.steps=1"), tmp_path / "run")
+    result = loop.execute(tiny("training.steps=1"), tmp_path / "run")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
-    monkeypatch.setattr(run, "execute", lambda *arguments: result)
+    monkeypatch.setattr(loop, "execute", lambda *arguments: result)
     work(training(tmp_path / "run", tiny(), memory_fraction=0.25))
     work(training(tmp_path / "run", tiny(), memory_fraction=None))
     assert shares == [0.25]
@@ -191,7 +192,7 @@ def test_a_shared_gpu_is_used_up_to_the_share_only(
 def source(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
     """A run whose scores a fork must not inherit, with a moving average."""
     root = tmp_path_factory.mktemp("worker") / "source"
-    run.execute(tiny("generator.ema_halflife_steps=4", "evaluation.every_steps=5", preset="digits_cnn"), root)
+    loop.execute(tiny("generator.ema_halflife_steps=4", "evaluation.every_steps=5", preset="digits_cnn"), root)
     return RunDir(root)
 
 
@@ -300,7 +301,7 @@ def test_a_failure_has_a_code_by_what_lies_beneath_it(
     def fail(*arguments: Any) -> None:
         raise error
 
-    monkeypatch.setattr(run, "execute", fail)
+    monkeypatch.setattr(loop, "execute", fail)
     said = work(training(tmp_path / "run", tiny()))
     assert (said.outcome, said.code, said.step, said.result) == ("failed", code, step, None)
     assert message in said.message
@@ -313,7 +314,7 @@ def test_a_failure_says_how_far_the_run_had_come(
     def full(self: Any) -> None:
         raise StorageError("cannot write")
 
-    monkeypatch.setattr(run._Run, "_save", full)
+    monkeypatch.setattr(loop._Run, "_save", full)
     said = work(training(tmp_path / "run", tiny()))
     assert (said.code, said.step) == ("storage_failed", 5)
 
@@ -326,7 +327,7 @@ def test_the_outcome_can_be_written_to_a_disk_that_has_become_full(
         assert reserve.stat().st_blocks * 512 >= 16384
         raise no_space()
 
-    monkeypatch.setattr(run, "execute", fail)
+    monkeypatch.setattr(loop, "execute", fail)
     assert work(training(tmp_path / "run", tiny())).code == "disk_full"
 
 
@@ -388,12 +389,14 @@ def test_the_stand_in_of_the_services_tests_leaves_what_the_library_reads(tiny: 
     (tmp_path / "request.json").write_text(
         json.dumps(training(place.root, config, outcome=str(tmp_path / "outcome.json")))
     )
-    subprocess.run([sys.executable, STAND_IN, tmp_path / "request.json"], check=True, capture_output=True, timeout=60)
+    subprocess.run(
+        [sys.executable, FAKE_WORKER, tmp_path / "request.json"], check=True, capture_output=True, timeout=60
+    )
     said = Outcome(**json.loads((tmp_path / "outcome.json").read_text()))
     assert (said.outcome, said.step) == ("completed", 12)
     assert said.result is not None
     assert RunResult.from_document(said.result).document() == said.result == place.read_result()
-    assert checkpoint.load(place.checkpoint(12), lineage=config.lineage_digest()).step == 12
+    assert checkpoint.load(place.checkpoint(12), lineage=config.digest("resumable")).step == 12
     assert [event.step for event in place.read_events() if isinstance(event, SampleGrid)] == [0, 4, 8, 12]
     with Image.open(place.sample(4)) as picture:
         assert picture.size == (2, 2)
@@ -443,7 +446,7 @@ def test_images_are_drawn_to_a_file_and_described(work: Work, source: RunDir, tm
         "format": "npz",
     }
     with np.load(output, allow_pickle=False) as archive:
-        expected = sampling.draw(source, n=5, seed=3, step=12, ema=True)
+        expected = sample.draw(source, n=5, seed=3, step=12, ema=True)
         assert np.array_equal(archive["images"], expected.permute(0, 2, 3, 1).numpy())
 
 
@@ -462,7 +465,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
 def test_walks_and_truncated_images_can_be_asked_for(work: Work, source: RunDir, tmp_path: Path) -> None:
     result = work(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
     assert result is not None and result["images"] == 8
-    expected = sampling.interpolate(source, rows=2, columns=4, seed=3, step=10, truncation=0.5)
+    expected = sample.interpolate(source, rows=2, columns=4, seed=3, step=10, truncation=0.5)
     with zipfile.ZipFile(tmp_path / "a") as archive:
         found = [np.asarray(Image.open(io.BytesIO(archive.read(name)))) for name in archive.namelist()]
     assert np.array_equal(np.stack(found), expected.permute(0, 2, 3, 1).numpy())
@@ -491,7 +494,7 @@ def test_a_task_quits_at_the_first_signal(
         time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(sampling, "draw", hang)
+    monkeypatch.setattr(sample, "draw", hang)
     said = work(images(source, tmp_path / "a"))
     assert (said.outcome, said.code) == ("stopped", None)
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from torch import nn
 
-from gan_mhe.config import ConstraintsConfig
+from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.constraints import clipping, comhe, gradient, hyperspherical, normalize, orthogonal, uniformity
 from gan_mhe.constraints.penalty import Penalty
 from gan_mhe.constraints.sphere_conv import sphere_conv

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import ComheConfig
+from gan_mhe.config.constraints import ComheConfig
 from gan_mhe.constraints.hyperspherical import check_layer_factors, output_penalties, weighted_sum
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import hidden_weights
@@ -82,7 +82,7 @@ class _Redrawn(CompressiveEnergy):
         """Fill the buffers from `rng`, which is on their device."""
         raise NotImplementedError
 
-    def seek(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         turn = step // self.config.redraw_every_steps
         if turn != self._drawn:
             device = next(self.buffers()).device

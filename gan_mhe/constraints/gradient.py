@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gan_mhe.config import GradientPenaltyConfig
+from gan_mhe.config.constraints import GradientPenaltyConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
 
 

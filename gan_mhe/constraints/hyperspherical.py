@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import EnergyConfig, MheConfig, MinibatchConfig, OfficialMheConfig, WeightDecayConfig
+from gan_mhe.config.constraints import EnergyConfig, MheConfig, MinibatchConfig, OfficialMheConfig, WeightDecayConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyFunction, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import LayerWeight, hidden_weights, layer_weights
 from gan_mhe.errors import ConfigError
@@ -83,7 +83,7 @@ class MinibatchEnergy(PenaltyModule):
             self.register_buffer(f"drawn_{index}", torch.zeros(shape, dtype=torch.int64), persistent=False)
         self._counts = [len(weight_ND) for weight_ND in weights]
 
-    def seek(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         drawn = list(self.buffers())
         generator = torch.Generator(drawn[0].device).manual_seed(derive_seed(self._seed, "mhe/minibatch", step))
         draw = draw_subset if self._of == "neurons" else draw_partners

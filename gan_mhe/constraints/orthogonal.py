@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import OrthonormalConfig
+from gan_mhe.config.constraints import OrthonormalConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
 from gan_mhe.constraints.select import layer_weights, neuron_axis, original_weight, weight_layers
 

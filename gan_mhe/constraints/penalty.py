@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from gan_mhe.config import PenaltyTiming, RatioConfig, Schedule
+from gan_mhe.config.constraints import PenaltyTiming, RatioConfig
+from gan_mhe.config.sections import Schedule
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,10 @@ class PenaltyModule(nn.Module):
     """A penalty function that keeps something: noise of the step, or inner variables that the steps move.
 
     All of it lies in buffers. Inner variables are persistent ones, so that a checkpoint has them; noise is not, because
-    `seek` makes it again. The forward pass may move inner variables in place, and draws nothing.
+    `set_step` makes it again. The forward pass may move inner variables in place, and draws nothing.
     """
 
-    def seek(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Draw the numbers of `step`, as a function of (seed, step)."""
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
@@ -42,7 +43,7 @@ class PenaltyModule(nn.Module):
 class Penalty:
     """A named scalar added to the discriminator's loss as coefficient(step) * interval * function(inputs).
 
-    With a ratio, the coefficient is what gives the gradients that ratio (see `gan_mhe.training.strength`).
+    With a ratio, the coefficient is what gives the gradients that ratio (see `gan_mhe.training.coefficients`).
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from gan_mhe.sphere.conv import Operator, SphereConv2d
+from gan_mhe.networks.sphere_conv import Operator, SphereConv2d
 
 
 def sphere_conv(discriminator: nn.Module, *, operator: Operator, k: float, rescale: bool) -> None:

@@ -14,12 +14,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from gan_mhe.data.datasets import ImageSet
-from gan_mhe.data.loader import to_uint8
+from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import ScorerError
-from gan_mhe.evaluation import fidelity
+from gan_mhe.evaluation import scores
+from gan_mhe.evaluation.extractors import Scorer, load_scorer
 from gan_mhe.evaluation.feature_metrics import RealStatistics
 from gan_mhe.evaluation.protocol import Protocol, pin_protocol, protocol_settings
-from gan_mhe.evaluation.scorers import Scorer, load_scorer, locate_weights
+from gan_mhe.evaluation.weights import locate_weights
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes
 
 _STATISTICS = tuple(field.name for field in dataclasses.fields(RealStatistics))
@@ -115,10 +116,10 @@ class Evaluator:
                 finite.logical_and_(torch.isfinite(made).all())
                 yield to_uint8(made)
 
-        fake = fidelity.extract(self._scorer.extractor, batches(), self._device)
+        fake = scores.extract(self._scorer.extractor, batches(), self._device)
         if not finite.item():
             return dict.fromkeys(self.protocol.metrics, math.nan)
-        return fidelity.metrics_from_features(fake, self._real, self.protocol, statistics=self._statistics)
+        return scores.metrics_from_features(fake, self._real, self.protocol, statistics=self._statistics)
 
     def _latents(self, latent_dim: int, latent_seed: int) -> tuple[Tensor, ...]:
         # All at once: a copy to the device per batch would wait for the batches before it.
@@ -138,9 +139,9 @@ class Evaluator:
             order = np.random.RandomState(self.protocol.shuffle_seed).permutation(len(features))
             first, second = features[order[: len(order) // 2]], features[order[len(order) // 2 :]]
             size = min(self.protocol.kid_subset_size, len(first))
-            halves = fidelity.distances(first, second, dataclasses.replace(self.protocol, kid_subset_size=size))
+            halves = scores.distances(first, second, dataclasses.replace(self.protocol, kid_subset_size=size))
             self._real_scores = {
-                **fidelity.inception_score(self._logits.to(self._device), self.protocol),
+                **scores.inception_score(self._logits.to(self._device), self.protocol),
                 **{f"{name}_between_halves": value for name, value in halves.items()},
             }
         return dict(self._real_scores)
@@ -159,13 +160,13 @@ def reference_features(
     cached = _read_cache(path)
     if cached is not None:
         return cached
-    found = fidelity.extract(scorer.extractor, torch.split(images, scorer.batch_size), device)
-    if not fidelity.all_finite(found):
+    found = scores.extract(scorer.extractor, torch.split(images, scorer.batch_size), device)
+    if not scores.all_finite(found):
         raise ScorerError(
             f"evaluation.protocol {protocol.name}: expected finite features of the real images, but its "
             f"{protocol.extractor} gives values that are not; the weights are damaged or of another network"
         )
-    statistics = fidelity.real_statistics(found["features"], protocol)
+    statistics = scores.real_statistics(found["features"], protocol)
     found |= {name: getattr(statistics, name) for name in _STATISTICS}
     reference = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
     atomic_write(path, safetensors.torch.save(reference, {"sha256": _digest(reference)}))

@@ -11,16 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_mhe.networks.layers import (
-    ConvBlock,
-    FirstResBlock,
-    NormSlot,
-    ResBlock,
-    check_image_size,
-    initialise_glorot,
-    initialise_truncated_normal,
-    scaled,
-)
+from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
+from gan_mhe.networks.layers import ConvBlock, FirstResBlock, NormSlot, ResBlock, check_image_size, scaled
 
 
 class ConvRow(NamedTuple):

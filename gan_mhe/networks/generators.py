@@ -5,16 +5,8 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from gan_mhe.networks.layers import (
-    BATCH_NORM_EPS,
-    UpResBlock,
-    check_image_size,
-    check_latent_dim,
-    conv3x3,
-    initialise_glorot,
-    initialise_truncated_normal,
-    scaled,
-)
+from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
+from gan_mhe.networks.layers import BATCH_NORM_EPS, UpResBlock, check_image_size, check_latent_dim, conv3x3, scaled
 
 
 class CnnGenerator(nn.Sequential):

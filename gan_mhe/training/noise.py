@@ -2,7 +2,7 @@
 
 import torch
 
-from gan_mhe.config import RunConfig
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.rng import derive_seed
 
 
@@ -21,7 +21,7 @@ class Noise:
         self._seed = config.seed
         self._generator = torch.Generator(device=device)
 
-    def seek(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Draw the numbers of `step`."""
         self._restart("latents/discriminator", step)
         for latents_BZ in self.discriminator_KBZ:

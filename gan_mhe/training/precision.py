@@ -49,14 +49,14 @@ class Precision:
             yield
 
     @contextmanager
-    def island(self) -> Iterator[None]:
+    def full_precision_in_step(self) -> Iterator[None]:
         """Penalties within `step`: full precision in the middle of the networks' own."""
         # Nothing is switched that `step` has off already: a compiler cannot follow these switches.
         with _tf32(False) if self._tf32 else nullcontext(), torch.autocast(self._device.type, enabled=False):
             yield
 
     @contextmanager
-    def full(self) -> Iterator[None]:
+    def full_precision(self) -> Iterator[None]:
         """What is computed outside `step`, such as pictures: full precision whatever surrounds it."""
         with _tf32(False), torch.autocast(self._device.type, enabled=False):
             yield

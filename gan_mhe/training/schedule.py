@@ -2,7 +2,7 @@
 
 import math
 
-from gan_mhe.config import Schedule
+from gan_mhe.config.sections import Schedule
 
 
 def factor(schedule: Schedule, step: int, total_steps: int) -> float:

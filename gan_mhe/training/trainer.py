@@ -1,9 +1,9 @@
 """One generator step: n_dis discriminator updates, one generator update, the moving average.
 
-`seek` is the host's part: it sets everything that depends on the step number, noise included. `step` runs `_compute`
-by an engine. `_compute` is pure computation on the device: no file, no clock, no generator, no value read back, the
-same addresses every time, so that it can be compiled or captured whole. In tensor names B is the batch, Z the latent
-dimension, K the discriminator updates of a step.
+`set_step` is the host's part: it sets everything that depends on the step number, noise included. `step` runs
+`_compute` by an engine. `_compute` is pure computation on the device: no file, no clock, no generator, no value read
+back, the same addresses every time, so that it can be compiled or captured whole. In tensor names B is the batch, Z the
+latent dimension, K the discriminator updates of a step.
 """
 
 from collections.abc import Mapping
@@ -12,22 +12,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import OptimizerConfig, RunConfig
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.config.sections import OptimizerConfig
 from gan_mhe.constraints.build import constrain
 from gan_mhe.constraints.penalty import PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import original_weight, weight_layers
-from gan_mhe.data.loader import BatchOrder
-from gan_mhe.losses import LOSSES
+from gan_mhe.data.batches import BatchOrder
 from gan_mhe.networks.build import build_discriminator, build_generator
 from gan_mhe.rng import generator
 from gan_mhe.training import state as states
+from gan_mhe.training.coefficients import AdaptiveCoefficients
 from gan_mhe.training.ema import Ema
 from gan_mhe.training.engine import Engine, choose_engine
+from gan_mhe.training.losses import LOSSES
+from gan_mhe.training.metering import Meter, NonFiniteFlag
 from gan_mhe.training.noise import Noise
 from gan_mhe.training.precision import Precision
 from gan_mhe.training.schedule import factor
-from gan_mhe.training.strength import Strength
-from gan_mhe.training.watch import FaultDetector, Meter
 
 Gradients = dict[str, Tensor]
 Norms = dict[str, Tensor]
@@ -38,7 +39,7 @@ class Update(NamedTuple):
 
     gradients: Gradients
     scalars: Mapping[str, Tensor]
-    faults: Mapping[str, Tensor]
+    must_be_finite: Mapping[str, Tensor]
 
 
 class Trainer:
@@ -80,10 +81,10 @@ class Trainer:
         )
         self.noise = Noise(config, device, self.precision.dtype)
         self.meter = Meter(device)
-        self.fault = FaultDetector(device)
+        self.nonfinite = NonFiniteFlag(device)
         self.adam_generator = self._adam(self.generator, config.optimizer.generator_lr)
         self.adam_discriminator = self._adam(self.discriminator, config.optimizer.discriminator_lr)
-        self.strength = Strength(self.constraints.penalties, config.training.steps, device)
+        self.coefficients = AdaptiveCoefficients(self.constraints.penalties, config.training.steps, device)
         modules = {p.name: p.function for p in self.constraints.penalties if isinstance(p.function, PenaltyModule)}
         self.penalties = nn.ModuleDict(modules).to(device, self.precision.dtype)
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
@@ -93,7 +94,7 @@ class Trainer:
         self.engine = engine or choose_engine(config.training.engine, config.training.precision, device)
         self._discriminator_update = self.engine.prepare(self._find_discriminator_update)
         self._generator_update = self.engine.prepare(self._find_generator_update)
-        self.seek(0)
+        self.set_step(0)
 
     def _place(self, network: nn.Module) -> nn.Module:
         # Convolutions are fastest with channels last; it changes addresses, not values.
@@ -110,27 +111,27 @@ class Trainer:
             capturable=self.device.type == "cuda",
         )
         # The fused kernel skips its update on the device while the flag is up: no host wait, nothing overwritten.
-        adam.grad_scale, adam.found_inf = None, self.fault.flag  # type: ignore[attr-defined]
+        adam.grad_scale, adam.found_inf = None, self.nonfinite.flag  # type: ignore[attr-defined]
         return adam
 
-    def seek(self, step: int) -> None:
+    def set_step(self, step: int) -> None:
         """Set what depends on the step number: noise, order of the data, learning rates, strengths, due penalties."""
         total = self.config.training.steps
         self._due = [penalty for penalty in self.constraints.penalties if penalty.due(step)]
         self._step_number.fill_(step)
-        self.noise.seek(step)
-        self.order.seek(step)
+        self.noise.set_step(step)
+        self.order.set_step(step)
         optimizer = self.config.optimizer
         lr_factor = factor(optimizer.schedule, step, total)
         self.adam_generator.param_groups[0]["lr"].fill_(optimizer.generator_lr * lr_factor)
         self.adam_discriminator.param_groups[0]["lr"].fill_(optimizer.discriminator_lr * lr_factor)
-        self.strength.seek(step, self._due)
+        self.coefficients.set_step(step, self._due)
         for penalty in self._due:
             if isinstance(penalty.function, PenaltyModule):
-                penalty.function.seek(step)
+                penalty.function.set_step(step)
 
     def step(self) -> None:
-        """Compute the step that `seek` has set. Scalars go to `meter`, non-finite values to `fault`."""
+        """Compute the step that `set_step` has set. Scalars go to `meter`, non-finite values to `nonfinite`."""
         with self.precision.step():
             self.engine.run(self._compute, tuple(penalty.name for penalty in self._due))
 
@@ -139,7 +140,7 @@ class Trainer:
             self._update_discriminator(index)
         self._update_generator()
         if self.ema:
-            self.ema.update(self.generator, keep=1 - self.fault.flag)
+            self.ema.update(self.generator, keep=1 - self.nonfinite.flag)
 
     def _update_discriminator(self, index: int) -> None:
         real = self.order.draw(index).to(self.precision.dtype, memory_format=torch.channels_last)
@@ -158,26 +159,29 @@ class Trainer:
         loss = self.loss.discriminator(real_logits, fake_logits)
         gradients = _gradients(loss, self.discriminator)
         norms = _norms(gradients)
-        faults = {"d_loss": loss.detach(), "d_gradient": _total(norms)}
-        scalars = faults | {"d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
+        must_be_finite = {"d_loss": loss.detach(), "d_gradient": _total(norms)}
+        scalars = must_be_finite | {"d_real": real_logits.detach().mean(), "d_fake": fake_logits.detach().mean()}
 
         inputs = PenaltyInputs(self.discriminator, real, fake, mix_B111)
         for penalty in self._due:
-            with self.precision.island():
+            with self.precision.full_precision_in_step():
                 raw = penalty.function(inputs)
-                pull = _gradients(raw, self.discriminator)
-            raw, pull_norms = raw.detach(), _norms(pull)
-            strength = self.strength.of(penalty.name, _total(pull_norms), faults["d_gradient"])
-            pull, pull_norms = _scaled(pull, strength), _scaled(pull_norms, strength)
-            gradients = _sum(gradients, pull)
+                penalty_grad = _gradients(raw, self.discriminator)
+            raw, penalty_norms = raw.detach(), _norms(penalty_grad)
+            strength = self.coefficients.of(penalty.name, _total(penalty_norms), must_be_finite["d_gradient"])
+            penalty_grad, penalty_norms = _scaled(penalty_grad, strength), _scaled(penalty_norms, strength)
+            gradients = _sum(gradients, penalty_grad)
             scalars |= {
                 f"penalty/{penalty.name}": raw,
                 f"penalty_weighted/{penalty.name}": strength * raw,
                 f"strength/{penalty.name}": strength,
             }
-            scalars |= self._ratios(f"gradient_ratio/{penalty.name}", pull_norms, norms)
-            faults |= {f"penalty/{penalty.name}": raw, f"penalty_gradient/{penalty.name}": _total(pull_norms)}
-        return Update(gradients, scalars, faults)
+            scalars |= self._ratios(f"gradient_ratio/{penalty.name}", penalty_norms, norms)
+            must_be_finite |= {
+                f"penalty/{penalty.name}": raw,
+                f"penalty_gradient/{penalty.name}": _total(penalty_norms),
+            }
+        return Update(gradients, scalars, must_be_finite)
 
     def _find_generator_update(self, latents_BZ: Tensor) -> Update:
         loss = self.loss.generator(self._discriminate(self._generate(latents_BZ)))
@@ -187,19 +191,19 @@ class Trainer:
 
     def _apply(self, adam: torch.optim.Adam, network: nn.Module, update: Update) -> None:
         self.meter.add(update.scalars)
-        self.fault.watch(update.faults, self._step_number)
+        self.nonfinite.watch(update.must_be_finite, self._step_number)
         for name, parameter in network.named_parameters():
             parameter.grad = states.laid_out_as(parameter, update.gradients[name])
         adam.step()
         adam.zero_grad()  # with gradients in place, a compiler would take the next step for another function
 
-    def _ratios(self, name: str, pull: Norms, gan: Norms) -> dict[str, Tensor]:
+    def _ratios(self, name: str, penalty_grad: Norms, loss_grad: Norms) -> dict[str, Tensor]:
         """||lambda grad penalty|| / ||grad GAN||: of all parameters, and of each weight that the penalty pulls."""
-        layers = {layer: weight for layer, weight in self._layer_weights.items() if weight in pull}
-        pulls = torch.stack([_total(pull), *(pull[weight] for weight in layers.values())])
-        gans = torch.stack([_total(gan), *(gan[weight] for weight in layers.values())])
+        layers = {layer: weight for layer, weight in self._layer_weights.items() if weight in penalty_grad}
+        penalty_grads = torch.stack([_total(penalty_grad), *(penalty_grad[weight] for weight in layers.values())])
+        loss_grads = torch.stack([_total(loss_grad), *(loss_grad[weight] for weight in layers.values())])
         names = [name, *(f"{name}/{layer}" for layer in layers)]
-        return dict(zip(names, (pulls / gans).unbind(), strict=True))
+        return dict(zip(names, (penalty_grads / loss_grads).unbind(), strict=True))
 
     def _generate(self, latents_BZ: Tensor) -> Tensor:
         with self.precision.networks():
@@ -224,7 +228,7 @@ class Trainer:
         was_training = network.training
         network.eval()
         try:
-            with self.precision.full():
+            with self.precision.full_precision():
                 images: Tensor = network(latents_BZ.to(self.device, self.precision.dtype))
         finally:
             network.train(was_training)
@@ -241,7 +245,7 @@ class Trainer:
                 states.optimizer_state(self.adam_discriminator, self.discriminator), "adam_discriminator"
             ),
             **states.prefixed(self.penalties.state_dict(), "penalties"),
-            **states.prefixed(self.strength.state(), "strength"),
+            **states.prefixed(self.coefficients.state(), "strength"),
             **states.prefixed(self.meter.state(), "meter"),
         }
 
@@ -259,7 +263,7 @@ class Trainer:
         states.load_optimizer(self.adam_generator, self.generator, state, "adam_generator")
         states.load_optimizer(self.adam_discriminator, self.discriminator, state, "adam_discriminator")
         states.load_module(self.penalties, state, "penalties")
-        self.strength.load_state(states.section(state, "strength"))
+        self.coefficients.load_state(states.section(state, "strength"))
         self.meter.load_state(states.section(state, "meter"))
         self.engine.forget()  # Adam's moments now lie elsewhere
 
@@ -290,6 +294,6 @@ def _total(norms: Norms) -> Tensor:
     return total
 
 
-def _sum(gradients: Gradients, pull: Gradients) -> Gradients:
-    added = torch._foreach_add([gradients[name] for name in pull], list(pull.values()))
-    return gradients | dict(zip(pull, added, strict=True))
+def _sum(gradients: Gradients, penalty_grad: Gradients) -> Gradients:
+    added = torch._foreach_add([gradients[name] for name in penalty_grad], list(penalty_grad.values()))
+    return gradients | dict(zip(penalty_grad, added, strict=True))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import httpx2
 
-from gan_mhe.events import decode_number
+from gan_mhe.records.events import decode_number
 from server.client.connection import Connection
 from server.client.errors import TaskFailed, TimedOut
 from server.client.events import Event, follow
@@ -29,7 +29,7 @@ from server.client.records import (
 if TYPE_CHECKING:  # loaded when they are used
     from PIL.Image import Image
 
-    from gan_mhe.compare import Comparison, View
+    from gan_mhe.comparison.results import Comparison, View
 
 SERVER_VARIABLE, KEY_VARIABLE = "GAN_MHE_SERVER", "GAN_MHE_KEY"
 _RENDER_SECONDS = 90.0  # the service gives up after 60
@@ -371,7 +371,7 @@ def _picture(content: bytes) -> "Image":
 
 
 def _comparison(document: Mapping[str, Any]) -> "Comparison":
-    from gan_mhe.compare import Comparison, Row
+    from gan_mhe.comparison.results import Comparison, Row
 
     def known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
         names = {field.name for field in fields(kind)}

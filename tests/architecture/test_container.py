@@ -17,9 +17,9 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from gan_mhe.cli import app
+from server.cli.app import app
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 Instruction = tuple[str, str]
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import typer
 
-from gan_mhe import field_table
-from gan_mhe.cli import app
-from gan_mhe.compose import PRESETS, compose, load_document
-from gan_mhe.config import EXECUTION_KEYS, RunConfig, flatten
+from gan_mhe.config.compose import compose
+from gan_mhe.config.documents import PRESETS, flatten, load_document
+from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.variants import VARIANTS
+from server.cli.app import app
+from tests.support.paths import ROOT
+from tools import configuration_page
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 PRESET_FILES = sorted(CONFIGS.glob("*.toml"))
 
@@ -35,7 +36,7 @@ def commands(group: typer.Typer, prefix: str = "gan-mhe") -> Iterator[str]:
 
 def documented_keys() -> set[str]:
     """The keys in the first column of the generated tables; `constraints.*` stands for each penalty."""
-    return set(re.findall(r"^\| `([a-z0-9_.*]+)`", field_table.document(), flags=re.MULTILINE)) - set(VARIANTS)
+    return set(re.findall(r"^\| `([a-z0-9_.*]+)`", configuration_page.document(), flags=re.MULTILINE)) - set(VARIANTS)
 
 
 def all_keys() -> set[str]:
@@ -59,12 +60,13 @@ def stands_for(row: str, key: str) -> bool:
 
 
 def test_the_configuration_readme_is_what_the_generator_prints_now() -> None:
-    assert (CONFIGS / "README.md").read_text(encoding="utf-8") == field_table.document(), "stale: run `make docs`"
+    page = (CONFIGS / "README.md").read_text(encoding="utf-8")
+    assert page == configuration_page.document(), "stale: run `make docs`"
 
 
 def test_the_generator_prints_its_document(capsys: pytest.CaptureFixture[str]) -> None:
-    field_table.main()
-    assert capsys.readouterr().out == field_table.document()
+    configuration_page.main()
+    assert capsys.readouterr().out == configuration_page.document()
 
 
 def test_every_key_has_a_row() -> None:
@@ -79,7 +81,7 @@ def test_every_row_is_a_key() -> None:
 
 @pytest.mark.parametrize("key", sorted(EXECUTION_KEYS))
 def test_execution_keys_are_marked(key: str) -> None:
-    assert f"| `{key}` †" in field_table.document()
+    assert f"| `{key}` †" in configuration_page.document()
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,13 @@ def test_execution_keys_are_marked(key: str) -> None:
     ],
 )
 def test_a_row_gives_type_default_and_range(key: str, cells: list[str]) -> None:
-    row = next(line for line in field_table.document().splitlines() if line.startswith(f"| `{key.removesuffix('`')}"))
+    lines = configuration_page.document().splitlines()
+    row = next(line for line in lines if line.startswith(f"| `{key.removesuffix('`')}"))
     assert [cell.strip() for cell in re.split(r"(?<!\\)\|", row)][2:5] == cells
 
 
 def test_every_table_row_has_as_many_cells_as_its_headings() -> None:
-    tables = re.findall(r"(?:^\|.*\n)+", field_table.document(), flags=re.MULTILINE)
+    tables = re.findall(r"(?:^\|.*\n)+", configuration_page.document(), flags=re.MULTILINE)
     assert len(tables) > 10
     for table in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table

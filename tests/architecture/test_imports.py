@@ -8,22 +8,22 @@ import pytest
 
 MODULES = [
     "gan_mhe",
-    "gan_mhe.cli",
-    "gan_mhe.compare",
-    "gan_mhe.compose",
-    "gan_mhe.config",
+    "server.cli.app",
+    "gan_mhe.comparison.compare",
+    "gan_mhe.config.compose",
+    "gan_mhe.config.run_config",
     "gan_mhe.evaluation.protocol",
-    "gan_mhe.events",
-    "gan_mhe.field_table",
+    "gan_mhe.records.events",
+    "tools.configuration_page",
     "gan_mhe.files",
-    "gan_mhe.metrics",
-    "gan_mhe.rundir",
+    "gan_mhe.config.names",
+    "gan_mhe.records.run_dir",
     "gan_mhe.variants",
     "server.app",
     "server.client",
-    "server.demo",
-    "server.operator_commands",
-    "server.render",
+    "server.cli.demo",
+    "server.cli.operator",
+    "server.images.render",
     "server.serve",
     "server.service",
 ]
@@ -46,10 +46,10 @@ def test_importing_it_loads_no_torch_and_writes_no_file(module: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("module", ["gan_mhe.cli", "server.client", "server.commands"])
+@pytest.mark.parametrize("module", ["server.cli.app", "server.client", "server.cli.jobs"])
 def test_a_client_needs_no_server_framework(module: str, tmp_path: Path) -> None:
     assert modules_after_importing(module, tmp_path) & {"fastapi", "uvicorn", "sqlalchemy", "alembic"} == set()
 
 
 def test_the_check_itself_notices_what_is_imported(tmp_path: Path) -> None:
-    assert "pydantic" in modules_after_importing("gan_mhe.config", tmp_path)
+    assert "pydantic" in modules_after_importing("gan_mhe.config.run_config", tmp_path)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_mhe.config import ConstraintsConfig
+from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.constraints.build import Constraints, constrain
 from gan_mhe.constraints.normalize import ShiftedNorm
 from gan_mhe.constraints.select import layer_weights

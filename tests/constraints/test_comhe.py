@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import ComheConfig
+from gan_mhe.config.constraints import ComheConfig
 from gan_mhe.constraints.comhe import CompressiveEnergy, comhe_penalties
 from gan_mhe.constraints.penalty import PenaltyInputs
 from gan_mhe.constraints.select import hidden_weights
@@ -25,7 +25,7 @@ def build(network: nn.Module, seed: int = 0, **options: Any) -> CompressiveEnerg
     function = comhe_penalties(config, network, seed)[0].function
     assert isinstance(function, CompressiveEnergy)
     function.double()
-    function.seek(0)
+    function.set_step(0)
     return function
 
 
@@ -64,7 +64,7 @@ def test_what_is_drawn_is_a_function_of_seed_and_step(make_discriminator: Make, 
     def drawn(*steps: int, seed: int = 0) -> Tensor:
         function = build(network, seed, projection=projection, redraw_every_steps=10)
         for step in steps:
-            function.seek(step)
+            function.set_step(step)
         return torch.cat([buffer.flatten() for buffer in function.buffers()])
 
     assert torch.equal(drawn(5), drawn(9))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import GradientPenaltyConfig
+from gan_mhe.config.constraints import GradientPenaltyConfig
 from gan_mhe.constraints.gradient import gradient_penalty
 from gan_mhe.constraints.penalty import PenaltyInputs
 

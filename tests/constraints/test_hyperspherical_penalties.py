@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import MheConfig, OfficialMheConfig, WeightDecayConfig
+from gan_mhe.config.constraints import MheConfig, OfficialMheConfig, WeightDecayConfig
 from gan_mhe.constraints.hyperspherical import (
     mhe_penalties,
     official_penalty,
@@ -205,7 +205,7 @@ def test_a_minibatch_estimates_the_full_energy_without_bias(
     (penalty,) = mhe_penalties(config, network, 0)
     estimates = torch.empty(300)
     for step in range(len(estimates)):
-        penalty.function.seek(step)
+        penalty.function.set_step(step)
         estimates[step] = value(penalty, network)
     error = estimates.std() / len(estimates) ** 0.5
     assert error > 0
@@ -215,7 +215,7 @@ def test_a_minibatch_estimates_the_full_energy_without_bias(
 def test_a_minibatch_of_all_neurons_is_the_full_energy(make_discriminator: Callable[..., nn.Module]) -> None:
     network = make_discriminator()
     (penalty,) = mhe_penalties(MheConfig(half_space=True, minibatch={"size": 1000}), network, 0)
-    penalty.function.seek(3)
+    penalty.function.set_step(3)
     full = value(mhe_penalties(MheConfig(half_space=True), network, 0)[0], network).item()
     assert value(penalty, network).item() == pytest.approx(full, rel=1e-10)
 
@@ -226,7 +226,7 @@ def test_a_minibatch_is_a_function_of_seed_and_step(make_discriminator: Callable
     def drawn(seed: int, *steps: int) -> Tensor:
         (penalty,) = mhe_penalties(MheConfig(minibatch={"size": 4}), network, seed)
         for step in steps:
-            penalty.function.seek(step)
+            penalty.function.set_step(step)
         return torch.cat([buffer.flatten() for buffer in penalty.function.buffers()])
 
     assert torch.equal(drawn(0, 5), drawn(0, 1, 5))

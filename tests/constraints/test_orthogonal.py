@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from gan_mhe.config import OrthonormalConfig
+from gan_mhe.config.constraints import OrthonormalConfig
 from gan_mhe.constraints.orthogonal import orthonormal_init, orthonormal_penalty
 from gan_mhe.constraints.penalty import PenaltyInputs
 from gan_mhe.constraints.select import layer_weights

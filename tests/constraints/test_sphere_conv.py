@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from gan_mhe.constraints.normalize import batch_norm, layer_norm
 from gan_mhe.constraints.select import layer_weights, weight_layers
 from gan_mhe.constraints.sphere_conv import sphere_conv
+from gan_mhe.networks.sphere_conv import Operator, SphereConv2d
 from gan_mhe.sphere import hyperspherical_energies
-from gan_mhe.sphere.conv import Operator, SphereConv2d
 
 MakeDiscriminator = Callable[..., nn.Module]
 ARCHITECTURES = ["cnn_miyato", "cnn_official", "resnet"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gan_mhe.config import UniformityConfig
+from gan_mhe.config.constraints import UniformityConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import hidden_weights
 from gan_mhe.constraints.uniformity import uniformity_penalty

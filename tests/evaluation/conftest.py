@@ -10,8 +10,8 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from gan_mhe.data.datasets import ImageSet, content_sha256, load
+from gan_mhe.evaluation.classifier_net import ScorerNet, encode_scorer
 from gan_mhe.evaluation.evaluator import Evaluator
-from gan_mhe.evaluation.scorers import ScorerNet, encode_scorer
 
 CPU = torch.device("cpu")
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from gan_mhe.data.datasets import ImageSet
-from gan_mhe.data.loader import to_uint8, to_unit_range
+from gan_mhe.data.pixels import to_uint8, to_unit_range
 from gan_mhe.errors import ConfigError, ScorerError
 from gan_mhe.evaluation import evaluator as evaluator_module
 from gan_mhe.evaluation.evaluator import Evaluator, reference_key
+from gan_mhe.evaluation.extractors import ClassifierExtractor
 from gan_mhe.evaluation.protocol import METRICS
-from gan_mhe.evaluation.scorers import ClassifierExtractor
 
 Generate = Callable[[Tensor], Tensor]
 MakeEvaluator = Callable[..., Evaluator]

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
-from gan_mhe.evaluation import scorers
+from gan_mhe.evaluation import extractors
+from gan_mhe.evaluation.extractors import InceptionExtractor
 from gan_mhe.evaluation.inception import FoldedInception, resized_like_tensorflow
-from gan_mhe.evaluation.scorers import InceptionExtractor
 
 LAYERS = ["2048", "logits_unbiased"]
 
@@ -53,7 +53,7 @@ def test_features_and_logits_are_the_library_s_to_float32_rounding(library: Feat
 def test_the_extractor_gives_layers_in_the_order_requested_whatever_the_batch(
     inception_weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(scorers._CPU_IMAGES_AT_ONCE, "inception", 2)
+    monkeypatch.setitem(extractors._CPU_IMAGES_AT_ONCE, "inception", 2)
     extractor = InceptionExtractor(
         "ours", LAYERS[::-1], feature_extractor_weights_path=str(inception_weights), verbose=False
     )

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gan_mhe.errors import ConfigError
+from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
 from gan_mhe.networks.layers import (
     ConvBlock,
     FirstResBlock,
@@ -17,8 +18,6 @@ from gan_mhe.networks.layers import (
     UpResBlock,
     check_image_size,
     check_latent_dim,
-    initialise_glorot,
-    initialise_truncated_normal,
     scaled,
 )
 

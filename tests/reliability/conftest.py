@@ -18,9 +18,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from server.jobs.states import State, legal
+from server.queue.states import State, legal
+from tests.support.paths import FAKE_WORKER
 
-FAKE_WORKER = Path(__file__).resolve().parents[1] / "server" / "fake_worker.py"
 LIVE = {"starting", "running", "pausing", "recovering", "cancelling"}
 PROMPT = {
     "GAN_MHE_CPU_SLOTS": "2",
@@ -79,7 +79,7 @@ class Server:
 
     def launch(self, **environment: str) -> "subprocess.Popen[bytes]":
         """Start a server process and do not wait."""
-        command = [sys.executable, "-c", "from gan_mhe.cli import main; main()"]
+        command = [sys.executable, "-c", "from server.cli.app import main; main()"]
         arguments = ["serve", "--port", "0", "--data-dir", str(self.data_dir)]
         with open(self.data_dir.with_suffix(".log"), "ab") as log:
             process = subprocess.Popen(

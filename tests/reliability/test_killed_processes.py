@@ -9,7 +9,7 @@ from typing import Any
 import httpx2
 import pytest
 
-from server.faults import POINTS
+from server.crash_points import POINTS
 
 Server = Any  # the fixture's class lives in conftest.py
 Audit = Callable[[Server], None]

@@ -12,17 +12,18 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from gan_mhe.config import RunConfig
+from gan_mhe.config.run_config import RunConfig
 from server import clock
-from server.jobs import journal, queue, sqlite, tables
-from server.jobs.executors.base import ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal, Slot
-from server.jobs.queue import NewJob, Row
-from server.jobs.scheduler import Scheduler
-from server.jobs.states import State
-from server.jobs.store import Store
+from server.executors.base import ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal, Slot
+from server.queue import queue
+from server.queue.queue import NewJob
+from server.queue.states import State
 from server.settings import Settings
-
-FAKE_WORKER = Path(__file__).with_name("fake_worker.py")
+from server.store import journal, sqlite, tables
+from server.store.rows import Row
+from server.store.store import Store
+from server.supervision.scheduler import Scheduler
+from tests.support.paths import FAKE_WORKER
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from server.jobs import heartbeat, scheduler, tables
-from server.jobs.errors import StartRefused
-from server.jobs.states import State
+from server.errors import StartRefused
+from server.queue.states import State
+from server.store import heartbeat, tables
+from server.supervision import scheduler
 
 COMPLETED = {"outcome": "completed", "result": {}}
 

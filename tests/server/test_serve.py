@@ -16,16 +16,16 @@ from typing import Any
 import httpx2
 import pytest
 
-from server.jobs import keys
-from server.jobs.errors import StartRefused
-from server.jobs.store import Store
+from server.errors import StartRefused
 from server.serve import GRACEFUL_SHUTDOWN_SECONDS, serve
 from server.service import Service
 from server.settings import Settings
+from server.store import keys
+from server.store.store import Store
 
 SERVE = """
 import sys
-from server.jobs.errors import StartRefused
+from server.errors import StartRefused
 from server.serve import GRACEFUL_SHUTDOWN_SECONDS, serve
 from server.settings import Settings
 try:

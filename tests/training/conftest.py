@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from gan_mhe.compose import compose
-from gan_mhe.config import RunConfig, merge
+from gan_mhe.config.compose import compose
+from gan_mhe.config.documents import merge
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.data.datasets import load
 from gan_mhe.training.trainer import Trainer
 
@@ -71,7 +72,7 @@ def advance() -> Callable[..., Trainer]:
 
     def go(trainer: Trainer, steps: range) -> Trainer:
         for step in steps:
-            trainer.seek(step)
+            trainer.set_step(step)
             trainer.step()
         return trainer
 

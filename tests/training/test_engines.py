@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gan_mhe.config import RunConfig, merge
+from gan_mhe.config.documents import merge
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.training.engine import Compiled, CudaGraph, Engine, choose_engine
 from gan_mhe.training.trainer import Trainer

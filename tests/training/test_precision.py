@@ -47,7 +47,7 @@ def test_tf32_is_on_where_configured_off_in_the_island_and_put_back(name: str, i
     before, precision = settings(), Precision(name, torch.device("cuda"))
     with pytest.raises(KeyError), precision.step():
         assert settings() == (inside, inside)
-        with precision.island():
+        with precision.full_precision_in_step():
             assert settings() == ("ieee", "ieee")
         assert settings() == (inside, inside)
         raise KeyError
@@ -58,7 +58,7 @@ def test_autocast_reaches_the_networks_and_not_the_island() -> None:
     precision, x = Precision("bf16", CPU), torch.rand(4, 4)
     with precision.networks():
         assert (x @ x).dtype == torch.bfloat16
-        with precision.island():
+        with precision.full_precision_in_step():
             assert torch.equal(x @ x, torch.linalg.matmul(x, x)) and (x @ x).dtype == torch.float32
 
 
@@ -73,7 +73,7 @@ def test_weights_and_moments_have_the_dtype_of_the_precision(
     kept = [key for key in state if not key.endswith(("/step", "num_batches_tracked")) and not key.startswith("meter")]
     assert {state[key].dtype for key in kept} == {dtype}
     assert all(torch.isfinite(value).all() for value in state.values())
-    assert trainer.fault.read() is None
+    assert trainer.nonfinite.read() is None
 
 
 def first_report(trainer: Trainer) -> dict[str, float]:
@@ -87,10 +87,10 @@ def test_penalties_under_bfloat16_are_those_of_float32_to_the_last_bit(
     make_trainer: Callable[..., Trainer], variant: str, term: str
 ) -> None:
     half = first_report(make_trainer(variant, training={"precision": "bf16"}))
-    full = first_report(make_trainer(variant))
-    assert half[f"penalty/{term}"] == full[f"penalty/{term}"]
-    assert half["d_real"] != full["d_real"]  # while the networks did compute in bfloat16
-    assert half["d_loss"] == pytest.approx(full["d_loss"], rel=0.02)
+    full_precision = first_report(make_trainer(variant))
+    assert half[f"penalty/{term}"] == full_precision[f"penalty/{term}"]
+    assert half["d_real"] != full_precision["d_real"]  # while the networks did compute in bfloat16
+    assert half["d_loss"] == pytest.approx(full_precision["d_loss"], rel=0.02)
 
 
 def used_sigmas_and_vectors(trainer: Trainer, images: Tensor) -> tuple[list[float], list[Tensor]]:
@@ -110,10 +110,10 @@ def test_power_iterations_under_bfloat16_are_those_of_float32(
 ) -> None:
     x = images[:4].float() / 127.5 - 1
     half = used_sigmas_and_vectors(make_trainer("spectral_norm", training={"precision": "bf16"}), x)
-    full = used_sigmas_and_vectors(make_trainer("spectral_norm"), x)
-    assert half[0] == full[0]
+    full_precision = used_sigmas_and_vectors(make_trainer("spectral_norm"), x)
+    assert half[0] == full_precision[0]
     assert all(vector.dtype == torch.float32 for vector in half[1])
-    assert all(torch.equal(a, b) for a, b in zip(half[1], full[1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(half[1], full_precision[1], strict=True))
 
 
 @pytest.mark.parametrize("variant", ["spectral_norm", "weight_norm"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_mhe.config import Schedule
+from gan_mhe.config.sections import Schedule
 from gan_mhe.training.schedule import factor
 
 KINDS = ["constant", "linear_decay", "cosine_decay"]

@@ -55,17 +55,17 @@ def test_a_spoilt_weight_or_image_stops_both_networks(
     spoil: Callable[[Trainer], None],
 ) -> None:
     trainer = advance(make_trainer(variant, **AVERAGED), range(3))
-    assert trainer.fault.read() is None
+    assert trainer.nonfinite.read() is None
     spoil(trainer)
     before = kept(trainer)
     advance(trainer, range(3, 4))
     assert_same(kept(trainer), before)
-    step, terms = trainer.fault.read() or (None, [])
+    step, terms = trainer.nonfinite.read() or (None, [])
     assert step == 3
     assert {"d_loss", "d_gradient"} <= set(terms)
     advance(trainer, range(4, 6))
     assert_same(kept(trainer), before)
-    assert trainer.fault.read() == (3, terms)
+    assert trainer.nonfinite.read() == (3, terms)
 
 
 def test_a_penalty_that_overflows_is_named_and_not_the_loss(
@@ -79,7 +79,7 @@ def test_a_penalty_that_overflows_is_named_and_not_the_loss(
     advance(trainer, range(1, 3))
     before = kept(trainer)
     advance(trainer, range(3, 5))
-    assert trainer.fault.read() == (3, ["penalty_gradient/mhe"])
+    assert trainer.nonfinite.read() == (3, ["penalty_gradient/mhe"])
     assert_same(kept(trainer), before)
 
 
@@ -93,7 +93,7 @@ def test_a_fault_of_the_generators_phase_leaves_the_generator_and_its_average(
     before = kept(trainer)
     trainer.loss = replace(trainer.loss, generator=lambda logits: logits.mean() * math.inf)
     advance(trainer, range(2, 3))
-    assert trainer.fault.read() == (2, ["g_loss", "g_gradient"])
+    assert trainer.nonfinite.read() == (2, ["g_loss", "g_gradient"])
     after = kept(trainer)
     generators = ("generator/", "ema/", "adam_generator/")
     assert_same(*({key: s[key] for key in s if key.startswith(generators)} for s in (before, after)))
@@ -115,12 +115,12 @@ def test_a_fault_in_a_later_discriminator_update_keeps_the_earlier_one(
     after, expected = kept(trainer), kept(sound)
     weights = [key for key in expected if key.startswith(("discriminator/", "adam_discriminator/"))]
     assert all(torch.equal(after[key], expected[key]) for key in weights)
-    assert (trainer.fault.read() or (None,))[0] == 0
+    assert (trainer.nonfinite.read() or (None,))[0] == 0
 
 
 def test_a_sound_run_raises_no_flag(make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]) -> None:
     trainer = advance(make_trainer("wgan_gp"), range(4))
-    assert trainer.fault.read() is None
-    assert trainer.fault.flag.item() == 0.0
+    assert trainer.nonfinite.read() is None
+    assert trainer.nonfinite.flag.item() == 0.0
     steps = {key: value for key, value in trainer.state().items() if key.endswith("/step")}
     assert {value.item() for value in steps.values()} == {4.0}

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gan_mhe.config import Schedule
+from gan_mhe.config.sections import Schedule
 from gan_mhe.constraints import hyperspherical
-from gan_mhe.evaluation.geometry import layer_geometry
+from gan_mhe.constraints.diagnostics import layer_geometry
 from gan_mhe.training.schedule import factor
 from gan_mhe.training.trainer import Trainer
 from gan_mhe.variants import VARIANTS
@@ -71,7 +71,7 @@ def test_latents_differ_between_steps_and_return_with_their_step(make_trainer: C
     trainer = make_trainer()
     latents = watch_inputs(trainer.generator)
     for step in (0, 1, 0):
-        trainer.seek(step)
+        trainer.set_step(step)
         trainer.step()
     assert not torch.equal(latents[0], latents[2])
     assert torch.equal(torch.cat(latents[:2]), torch.cat(latents[4:]))
@@ -114,7 +114,7 @@ def strengths(trainer: Trainer, steps: int) -> list[float]:
     """The factor on the raw MHE term at each step, 0 where it was not computed."""
     found = []
     for step in range(steps):
-        trainer.seek(step)
+        trainer.set_step(step)
         trainer.step()
         report = trainer.meter.read()
         assert ("penalty/mhe" in report) == ("gradient_ratio/mhe/c1_0.conv" in report)
@@ -166,7 +166,7 @@ def test_lambda_zero_trains_exactly_as_no_constraint(
 def test_clipping_holds_after_every_step_for_convolutions_only(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("weight_clipping", training={"n_dis": 2})
     for step in range(3):
-        trainer.seek(step)
+        trainer.set_step(step)
         trainer.step()
         weights = {name: p.abs().max().item() for name, p in trainer.discriminator.named_parameters()}
         bound = torch.tensor(0.01).item()
@@ -204,7 +204,7 @@ def test_a_step_never_waits_for_a_value(make_trainer: Callable[..., Trainer], va
         variant, data={"name": "synthetic", "flip": True}, generator={"ema_halflife_steps": 5.0}, training={"n_dis": 2}
     )
     for step in range(2):  # Adam's first step also makes its state
-        trainer.seek(step)
+        trainer.set_step(step)
         with NoWaitingOperation(), NoReadingMethod():
             trainer.step()
 
@@ -224,7 +224,7 @@ def test_a_step_brings_no_numbers_from_the_host_after_the_first(
 ) -> None:
     trainer = make_trainer(variant, generator={"ema_halflife_steps": 5.0})
     trainer.step()
-    trainer.seek(1)
+    trainer.set_step(1)
     with NoNewNumbers():
         trainer.step()
         with pytest.raises(AssertionError, match="brings numbers"):
@@ -243,7 +243,7 @@ def test_reading_a_value_is_what_the_watch_for_waits_refuses(
 def test_the_reports_of_a_trainer_wait(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
     trainer.step()
-    for read in (trainer.meter.read, trainer.fault.read):
+    for read in (trainer.meter.read, trainer.nonfinite.read):
         with pytest.raises(AssertionError, match="waits"), NoReadingMethod():
             read()
 
@@ -264,7 +264,7 @@ def test_observing_does_not_disturb(
         for ema in (False, True):
             watched.render(torch.zeros(3, 6), ema=ema)
         watched.state()
-        watched.fault.read()
+        watched.nonfinite.read()
         if step < 3:
             watched.meter.read()
     alone.meter.read()

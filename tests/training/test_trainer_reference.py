@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_mhe.config import RunConfig
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.rng import generator
 from gan_mhe.training.trainer import Trainer
 

@@ -16,7 +16,7 @@ def test_a_variant_trains_fifty_steps(
     trainer = make_trainer(variant, training={"steps": 50, "batch_size": 8})
     before = {name: value.clone() for name, value in trainer.state().items()}
     advance(trainer, range(50))
-    assert trainer.fault.read() is None
+    assert trainer.nonfinite.read() is None
     state = trainer.state()
     assert all(torch.isfinite(value).all() for value in state.values())
     weights = [name for name, value in before.items() if name.endswith((".weight", ".original")) and value.dim() > 1]

@@ -1,0 +1,1 @@
+"""The commands of the library; `server.cli` assembles `gan-mhe` from them and the service's."""

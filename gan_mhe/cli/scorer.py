@@ -1,0 +1,49 @@
+"""`gan-mhe scorer`: classifiers that score data sets of your own."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_mhe.cli.console import say
+from gan_mhe.config import compose
+
+if TYPE_CHECKING:
+    pass
+
+
+scorer_app = typer.Typer(help="Make the classifiers that score data sets of your own.", no_args_is_help=True)
+
+
+@scorer_app.command("train")
+def scorer_train(
+    name: Annotated[str, typer.Argument(help="Name: the protocol is then classifier:NAME.")],
+    data: Annotated[str, typer.Option(help="Data set with labels.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of an image_folder.")] = None,
+    image_size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
+    width: Annotated[float, typer.Option(min=0.01, help="Factor on the classifier's channel counts.")] = 1.0,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="Weights file; the cache's scorers folder unless given.")
+    ] = None,
+) -> None:
+    """Train a classifier on real images and keep it as the scorer `classifier:NAME`."""
+    from gan_mhe.run.score import train_and_save_scorer
+
+    settings = compose.parse(
+        {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
+    )
+    path, accuracy = train_and_save_scorer(
+        name,
+        settings,
+        width=width,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        out=out_,
+        progress=lambda epoch, loss: say(f"epoch {epoch} of {epochs}  loss {loss:.4f}"),
+    )
+    say(f"held-out accuracy {accuracy:.4f}: {path}")
+    say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))

@@ -1,0 +1,51 @@
+"""Scores and comparisons on the terminal."""
+
+from typing import TYPE_CHECKING, Any
+
+from gan_mhe.cli.console import print_table, say
+from gan_mhe.cli.options import Format
+from gan_mhe.comparison import compare as comparisons
+from gan_mhe.comparison import results, table
+
+if TYPE_CHECKING:
+    pass
+
+
+def print_scored(scores: list[results.RunScore], **how: Any) -> None:
+    """The comparison of what has scores. how: parameters of `compare`."""
+    if any(score.final for score in scores):
+        print_comparison(comparisons.compare(scores, **how), Format.table)
+    else:
+        say("no scores to compare")
+
+
+def print_result(result: dict[str, Any]) -> None:
+    if result["final"] is None:
+        return
+    best = result["best"]["scores"] if result["best"] else {}
+    rows = [
+        (name, _number(value), _number(best.get(name)), _number((result["real"] or {}).get(name)))
+        for name, value in result["final"]["scores"].items()
+    ]
+    print_table(("metric", "final", "best, rescored", "real data"), rows)
+
+
+def score_rows(scores: dict[str, Any], real: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(name, _number(value), _number(real.get(name))) for name, value in scores.items()]
+
+
+def _number(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def print_comparison(comparison: results.Comparison, format_: Format) -> None:
+    match format_:
+        case Format.table:
+            print_table(table.headings(comparison), table.table_cells(comparison))
+            say(table.footnote(comparison))
+        case Format.json:
+            say(table.as_json(comparison))
+        case Format.csv:
+            say(table.as_csv(comparison))
+        case Format.markdown:
+            say(table.as_markdown(comparison))

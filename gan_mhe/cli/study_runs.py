@@ -1,0 +1,56 @@
+"""The runs of a study executed here, within its budget."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from gan_mhe.cli.console import complain, out, say, sinks_for
+from gan_mhe.run.control import stop_on_signals
+from gan_mhe.study.definition import Study, cell_directory, cells
+from gan_mhe.sweep import sweep as sweeps
+from gan_mhe.sweep.processes import Run
+
+DONE, FAILURE, INTERRUPTED = 0, 1, 130
+
+
+def run(
+    study: Study,
+    root: Path,
+    *,
+    jobs: int | None = None,
+    minutes: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> int:
+    """Execute what is left of a study in `root`; return the exit code. jobs: runs at once, as of `sweep.plan`.
+
+    Without a budget of `minutes` the runs share the cores without a gap. With one, seeds are taken one after another,
+    so that what is there at its end is whole seeds of every arm. `clock` is monotonic, in seconds.
+    """
+    waves = _waves(study, root)
+    runs = [run for wave in waves for run in wave]
+    shared = sweeps.plan([run.config for run in (runs if minutes is None else waves[0])], jobs)
+    with stop_on_signals(say) as control, sinks_for(out) as make_sink:
+        budget = None if minutes is None else sweeps.Budget(control, 60 * minutes, clock)
+        if left := len(sweeps.unfinished(runs)):
+            say(f"{left} of {len(runs)} runs to do: {shared}")
+        if budget is None:
+            failures = sweeps.sweep(runs, make_sink, control, shared)
+        else:
+            failures = sweeps.sweep_in_waves(waves, make_sink, budget, shared)
+    for failed, error in failures:
+        complain(f"{failed.title}: {error}")
+    if control.should_stop():
+        say("stopped; the same command goes on from here")
+        return INTERRUPTED
+    if any(run not in [failed for failed, _ in failures] for run in sweeps.unfinished(runs)):
+        whole = sum(not sweeps.unfinished(wave) for wave in waves)
+        say(f"the budget ends here: {whole} of {len(waves)} seeds are whole; the same command goes on from here")
+    return FAILURE if failures else DONE
+
+
+def _waves(study: Study, root: Path) -> list[list[Run]]:
+    """All arms of a seed, then those of the next."""
+    runs = {seed: list[Run]() for seed in study.seeds}
+    for cell in cells(study):
+        runs[cell.seed].append(Run(cell.config, cell_directory(root, cell.arm.name, cell.seed), cell.title))
+    return list(runs.values())

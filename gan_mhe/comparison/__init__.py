@@ -1,0 +1,1 @@
+"""Finished runs compared over training seeds. Loads no torch."""

@@ -1,0 +1,295 @@
+"""Finished runs as one table: by variant, over training seeds, under one protocol.
+
+The unit of a result is the training seed, and what seeds allow to be said is in `statistics.py`; with one seed there is
+no interval, and the table says so. Against a reference variant, differences are taken seed by seed: runs of one seed
+see the same data in the same order, so what they share cancels. `compare_table.py` shows it. Needs no torch.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import isfinite, isnan, nan
+from pathlib import Path
+from statistics import median
+from typing import Any, get_args
+
+from gan_mhe.comparison.inference import (
+    bootstrap_interval,
+    holm,
+    mean,
+    minimum_detectable_effect,
+    paired_t,
+    rank_stability,
+    sign_flip,
+    std,
+    t_interval,
+)
+from gan_mhe.comparison.results import Comparison, Row, RunScore, View
+from gan_mhe.config.names import METRICS, PRIMARY_METRIC
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError, nearest
+from gan_mhe.records.events import decode_number
+from gan_mhe.records.run_dir import RunDir
+
+
+def find_runs(paths: Iterable[Path]) -> list[RunDir]:
+    """The run directories at or below the given paths. RunDirError when a path holds none."""
+    found: list[RunDir] = []
+    for path in paths:
+        below = sorted(config.parent for config in path.rglob("config.json")) if path.is_dir() else []
+        if not below:
+            raise RunDirError(f"{path} is not a run directory and holds none")
+        found += [RunDir(directory) for directory in below]
+    return found
+
+
+def read_score(run: RunDir) -> RunScore:
+    """One run's score, from its result, or from its configuration where it has none yet."""
+    return score_of(str(run.root), run.read_config(), run.read_result())
+
+
+def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> RunScore:
+    """The score of the run that messages call `job`, from the document of its result, None where it has none yet."""
+    result = result or {}
+    final, best, real = result.get("final"), result.get("best"), result.get("real")
+    return RunScore(
+        job=job,
+        variant=config.variant,
+        seed=config.seed,
+        digest_without_seed=config.digest("without_seed"),
+        comparable_digest=config.digest("comparable"),
+        status=result.get("status", "unfinished"),
+        protocol=result.get("protocol"),
+        fingerprint=result.get("fingerprint"),
+        evaluations=result.get("evaluations", 0),
+        final=_numbers(final["scores"]) if final else None,
+        best=_numbers(best["scores"]) if best else None,
+        real=_numbers(real) if real else None,
+        steps=result.get("step", 0),
+        train_seconds=result.get("train_seconds") or 0.0,
+        curve=tuple((point["step"], _numbers(point["scores"])) for point in result.get("curve", ())),
+    )
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
+    return {name: decode_number(value) for name, value in scores.items()}
+
+
+def compare(
+    scores: Sequence[RunScore], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+) -> Comparison:
+    """The comparison of `scores` by `metric`, best variant first, with differences to the variant `reference`.
+
+    view: `steps` takes each run's final generator. `wall_time` takes generators of equal training time, that of the
+    variant that trains the shortest: all seeds of a variant are shown at the step that it reaches by then at the median
+    of its runs' seconds per step, for a single run's carry the noise of its machine. A score there is linear in steps
+    between the scored generators on either side; a run without one before that step counts as without score. Best
+    generators were chosen from whole runs and have no place in that view.
+
+    Raises ConfigError for an unknown metric or view, a reference that is not among the variants, a variant that has a
+    seed twice or several recipes, or the view `wall_time` of runs that do not tell how long they trained;
+    ProtocolMismatchError when the runs were scored under different protocols; RunDirError when none was scored.
+    """
+    _check_names(metric, view)
+    scored = [score for score in scores if score.final is not None]
+    if not scored:
+        raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
+    protocol, fingerprint = _one_protocol(scored)
+    runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
+    budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
+    if budget_seconds is not None:
+        runs = {name: [_shown_at(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
+    rows = [_row(variant, own, metric, protocol, steps.get(variant)) for variant, own in runs.items()]
+    rows, ranked_seeds = _with_ranks(rows, runs, metric)
+    if reference is not None:
+        rows = _with_differences(rows, runs, metric, reference)
+    return Comparison(
+        metric=metric,
+        protocol=protocol,
+        fingerprint=fingerprint,
+        rows=tuple(sorted(rows, key=lambda row: _rank(row, metric))),
+        real=next((score.real[metric] for score in scored if score.real and metric in score.real), None),
+        evaluations=max(score.evaluations for score in scored),
+        same_budget=len({score.comparable_digest for score in scores}) == 1,
+        reference=reference,
+        view=view,
+        budget_seconds=budget_seconds,
+        ranked_seeds=ranked_seeds,
+    )
+
+
+def _check_names(metric: str, view: str) -> None:
+    if metric not in METRICS:
+        raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
+    if view not in get_args(View):
+        raise ConfigError(f"unknown view {view!r}; expected one of {', '.join(get_args(View))}")
+
+
+def _last_steps(runs: Mapping[str, Sequence[RunScore]]) -> dict[str, float]:
+    """By variant the step of its final generators, where results tell it."""
+    return {variant: float(max(run.steps for run in told)) for variant, own in runs.items() if (told := _placed(own))}
+
+
+def _placed(runs: Iterable[RunScore]) -> list[RunScore]:
+    """Those that were scored and tell at what step."""
+    return [run for run in runs if run.final is not None and run.steps > 0]
+
+
+def _equal_time(runs: Mapping[str, Sequence[RunScore]]) -> tuple[float, dict[str, float]]:
+    """The seconds that the variant that trains the shortest takes, and the steps that each variant reaches in them."""
+    last, seconds_per_step = _last_steps(runs), {}
+    for variant, own in runs.items():
+        told = [run.train_seconds / run.steps for run in _placed(own) if run.train_seconds > 0]
+        if told:
+            seconds_per_step[variant] = median(told)
+    if not seconds_per_step:
+        count = sum(run.final is not None for own in runs.values() for run in own)
+        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {count} has it")
+    whole = {variant: seconds * last[variant] for variant, seconds in seconds_per_step.items()}
+    budget = min(whole.values())
+    reached = {
+        # Of the shortest the quotient may round to less than its last step, which is its only score without a curve.
+        variant: last[variant] if whole[variant] == budget else min(last[variant], budget / seconds)
+        for variant, seconds in seconds_per_step.items()
+    }
+    return budget, reached
+
+
+def _shown_at(run: RunScore, step: float | None, metric: str) -> RunScore:
+    """The run as it stood at a step; without score where `step` is None or the run was not scored by then."""
+    score = None
+    if step is not None and run.final is not None and run.steps > 0:
+        points = {at: scores[metric] for at, scores in (*run.curve, (run.steps, run.final)) if metric in scores}
+        score = _interpolated(sorted(points.items()), step)
+    return replace(run, final=None if score is None else {metric: score}, best=None)
+
+
+def _interpolated(points: Sequence[tuple[int, float]], step: float) -> float | None:
+    """The value at `step`, linear between the points on either side; None where there is none on one side."""
+    before, after = [point for point in points if point[0] <= step], [point for point in points if point[0] >= step]
+    if not before or not after:
+        return None
+    (left, low), (right, high) = before[-1], after[0]
+    return low if left == right else low + (high - low) * (step - left) / (right - left)
+
+
+def _one_protocol(scored: Sequence[RunScore]) -> tuple[str, str]:
+    by_fingerprint = {score.fingerprint: score for score in scored}
+    if len(by_fingerprint) > 1:
+        examples = "; ".join(
+            f"{score.job}: {score.protocol} ({str(fingerprint)[:12]})" for fingerprint, score in by_fingerprint.items()
+        )
+        raise ProtocolMismatchError(
+            f"the runs were scored under {len(by_fingerprint)} protocols, whose numbers do not compare: {examples}"
+        )
+    first = scored[0]
+    return str(first.protocol), str(first.fingerprint)
+
+
+def _variants(scores: Sequence[RunScore]) -> list[str]:
+    return list(dict.fromkeys(score.variant for score in scores))
+
+
+def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
+    runs = [score for score in scores if score.variant == variant]
+    seeds = [run.seed for run in runs]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    if twice:
+        raise ConfigError(
+            f"variant {variant!r} has seed {twice[0]} in several runs; a seed counts once: "
+            + ", ".join(run.job for run in runs if run.seed == twice[0])
+        )
+    by_digest = {run.digest_without_seed: run.job for run in runs}
+    if len(by_digest) > 1:
+        raise ConfigError(
+            f"variant {variant!r} has runs of {len(by_digest)} configurations, whose seeds have no common mean: "
+            + ", ".join(by_digest.values())
+        )
+    return runs
+
+
+def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, step: float | None) -> Row:
+    finals = list(_finals(runs, metric).values())
+    bests = [run.best[metric] for run in runs if run.best is not None]
+    low, high = t_interval(finals)
+    boot_low, boot_high = bootstrap_interval(finals)
+    return Row(
+        variant=variant,
+        n=len(finals),
+        mean=mean(finals) if finals else None,
+        std=std(finals) if len(finals) > 1 else None,
+        ci_low=low,
+        ci_high=high,
+        best_mean=mean(bests) if bests else None,
+        protocol=protocol,
+        jobs=tuple(run.job for run in runs),
+        failed=len(runs) - len(finals),
+        diverged=sum(_has_diverged(run) for run in runs),
+        step=None if step is None else round(step),
+        boot_low=boot_low,
+        boot_high=boot_high,
+        best_of=max((run.evaluations for run in runs if run.best is not None), default=0),
+    )
+
+
+def _with_ranks(rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str) -> tuple[list[Row], int]:
+    """The rows with their ranks over the seeds that all ranked variants have, and how many those are."""
+    found = {variant: table for variant, own in runs.items() if (table := _with_diverged(own, metric))}
+    # A variant that broke down on a seed, even one that others lack, has broken down; it costs the others no seed.
+    whole = {variant: table for variant, table in found.items() if all(map(isfinite, table.values()))}
+    common = sorted(set.intersection(*map(set, (whole or found).values()))) if found else []
+    scores = {
+        variant: [table[seed] if variant in whole else nan for seed in common] for variant, table in found.items()
+    }
+    standings = rank_stability(scores, higher_is_better=METRICS[metric].higher_is_better)
+    ranked = [replace(row, **standings[row.variant]._asdict()) if row.variant in standings else row for row in rows]
+    return ranked, len(common) if standings else 0
+
+
+def _with_differences(
+    rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str, reference: str
+) -> list[Row]:
+    """The rows with their differences to `reference`, paired by seed. ConfigError when it is not among `runs`."""
+    if reference not in runs:
+        raise ConfigError(f"reference {reference!r} is not among the compared variants{nearest(reference, runs)}")
+    base = _finals(runs[reference], metric)
+    found = [
+        row if row.variant == reference else _with_difference(row, runs[row.variant], metric, base) for row in rows
+    ]
+    adjusted = holm([row.p_value for row in found])
+    return [replace(row, p_holm=p_holm) for row, p_holm in zip(found, adjusted, strict=True)]
+
+
+def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapping[int, float]) -> Row:
+    differences = [final - base[seed] for seed, final in _finals(runs, metric).items() if seed in base]
+    low, high = t_interval(differences)
+    pairs = len(differences)
+    return replace(
+        row,
+        difference=mean(differences) if differences else None,
+        difference_low=low,
+        difference_high=high,
+        pairs=pairs,
+        p_value=paired_t(differences),
+        p_permutation=sign_flip(differences),
+        minimum_detectable_effect=minimum_detectable_effect(std(differences), pairs) if pairs > 1 else None,
+    )
+
+
+def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
+    """Final scores by training seed."""
+    return {run.seed: run.final[metric] for run in runs if run.final is not None}
+
+
+def _with_diverged(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
+    """Final scores by training seed, NaN for a seed that diverged."""
+    return _finals(runs, metric) | {run.seed: nan for run in runs if _has_diverged(run)}
+
+
+def _has_diverged(run: RunScore) -> bool:
+    return run.final is None and run.status == "diverged"
+
+
+def _rank(row: Row, metric: str) -> float:
+    if row.mean is None or isnan(row.mean):
+        return float("inf")
+    return -row.mean if METRICS[metric].higher_is_better else row.mean

@@ -1,0 +1,313 @@
+"""A comparison to look at: a table for the terminal, JSON, CSV and Markdown, and in words what the numbers are.
+
+The terminal's table has what is read first; the other forms have every number.
+"""
+
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from gan_mhe.comparison.inference import ALPHA, CONFIDENCE
+from gan_mhe.comparison.results import Comparison, Row
+from gan_mhe.config.names import METRICS
+from gan_mhe.records.events import encode_number
+
+HEADINGS = ("variant", "n", "mean", "std", "95 % interval", "best")
+
+_OF_DIFFERENCES = (
+    *("difference", "difference_low", "difference_high", "pairs"),
+    *("p_value", "p_holm", "p_permutation", "minimum_detectable_effect"),
+)
+
+
+def as_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """JSON rows; non-finite numbers by name. The keys of differences are there only with a reference."""
+    left_out = _OF_DIFFERENCES if comparison.reference is None else ()
+    return [
+        {
+            key: list(value) if key == "jobs" else encode_number(value)
+            for key, value in asdict(row).items()
+            if key not in left_out
+        }
+        for row in comparison.rows
+    ]
+
+
+def as_json(comparison: Comparison) -> str:
+    """The whole comparison as indented JSON."""
+    budget = {} if comparison.budget_seconds is None else {"budget_seconds": comparison.budget_seconds}
+    document = {
+        "metric": comparison.metric,
+        **({} if comparison.reference is None else {"reference": comparison.reference}),
+        "view": comparison.view,
+        **budget,
+        "protocol": comparison.protocol,
+        "fingerprint": comparison.fingerprint,
+        "confidence": CONFIDENCE,
+        "real": encode_number(comparison.real),
+        "evaluations": comparison.evaluations,
+        "same_budget": comparison.same_budget,
+        "ranked_seeds": comparison.ranked_seeds,
+        "rows": as_rows(comparison),
+    }
+    return json.dumps(document, indent=2, allow_nan=False)
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One line a variant; an absent number is an empty cell."""
+    out = io.StringIO()
+    rows = [row | {"jobs": " ".join(row["jobs"])} for row in as_rows(comparison)]
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().rstrip("\n")
+
+
+def headings(comparison: Comparison) -> tuple[str, ...]:
+    """What stands above `table_cells`."""
+    return HEADINGS if comparison.reference is None else (*HEADINGS, f"difference to {comparison.reference}")
+
+
+def table_cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    """Cells under `headings`, the real data first."""
+    decimals = METRICS[comparison.metric].decimals
+    cells = [_cells(row, decimals) for row in comparison.rows]
+    if comparison.reference is not None:
+        cells = [
+            (*before, _difference_cell(row, decimals) + _tests(row))
+            for before, row in zip(cells, comparison.rows, strict=True)
+        ]
+    return [*_real_cells(comparison, len(headings(comparison))), *cells]
+
+
+def as_markdown(comparison: Comparison) -> str:
+    """A Markdown table of all numbers, its footnote, and what the columns are that the terminal does not show."""
+    titles, cells = _wide_headings(comparison), _wide_cells(comparison)
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    lines += [f"| {' | '.join(row)} |" for row in cells]
+    return "\n".join([*lines, "", footnote(comparison), "", _legend(comparison)])
+
+
+def _wide_headings(comparison: Comparison) -> tuple[str, ...]:
+    titles = (*HEADINGS, "at step", "best of", "bootstrap interval", "mean rank", "ranked first")
+    if comparison.reference is None:
+        return titles
+    return (
+        *titles,
+        f"difference to {comparison.reference}",
+        "p",
+        "p (Holm)",
+        "p (sign flips)",
+        "minimum detectable effect",
+    )
+
+
+def _wide_cells(comparison: Comparison) -> list[tuple[str, ...]]:
+    decimals = METRICS[comparison.metric].decimals
+    cells = []
+    for row in comparison.rows:
+        bootstrap = "-" if row.boot_low is None else f"{row.boot_low:.{decimals}f} to {row.boot_high:.{decimals}f}"
+        step = "-" if row.step is None else str(row.step)
+        wide = (*_cells(row, decimals), step, str(row.best_of), bootstrap)
+        wide += (_number(row.mean_rank, 2), _share(row.first_share))
+        if comparison.reference is not None:
+            wide += (_difference_cell(row, decimals),)
+            wide += tuple("" if row.pairs is None else _p(p) for p in (row.p_value, row.p_holm, row.p_permutation))
+            wide += ("" if row.pairs is None else _number(row.minimum_detectable_effect, decimals),)
+        cells.append(wide)
+    return [*_real_cells(comparison, len(_wide_headings(comparison))), *cells]
+
+
+def _real_cells(comparison: Comparison, columns: int) -> list[tuple[str, ...]]:
+    if comparison.real is None:
+        return []
+    score = _number(comparison.real, METRICS[comparison.metric].decimals)
+    return [("real data", "", score, *[""] * (columns - 3))]
+
+
+def _cells(row: Row, decimals: int) -> tuple[str, ...]:
+    interval = "-" if row.ci_low is None else f"{row.ci_low:.{decimals}f} to {row.ci_high:.{decimals}f}"
+    count = f"{row.n} (+{row.failed} without score)" if row.failed else str(row.n)
+    return (
+        row.variant,
+        count,
+        *(_number(row.mean, decimals), _number(row.std, decimals)),
+        interval,
+        _number(row.best_mean, decimals),
+    )
+
+
+def _difference_cell(row: Row, decimals: int) -> str:
+    """Such as "+0.31 (0.02 to 0.60), 5 pairs"; empty for the reference itself."""
+    if row.pairs is None:
+        return ""
+    if row.difference is None:
+        return "-, 0 pairs"
+    difference = "nan" if math.isnan(row.difference) else f"{row.difference:+.{decimals}f}"
+    if row.difference_low is None:
+        return f"{difference}, 1 pair"
+    return f"{difference} ({row.difference_low:.{decimals}f} to {row.difference_high:.{decimals}f}), {row.pairs} pairs"
+
+
+def _tests(row: Row) -> str:
+    return "" if row.p_value is None or math.isnan(row.p_value) else f", p {_p(row.p_value)} (Holm {_p(row.p_holm)})"
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else "nan" if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def _p(value: float | None) -> str:
+    """Three decimals where a decision may hang on them."""
+    if value is None or value >= 0.1:
+        return _number(value, 2)
+    return "<0.001" if value < 0.001 else _number(value, 3)
+
+
+def footnote(comparison: Comparison) -> str:
+    """What the numbers are, what they show, and what they cannot show: a sentence or two a line."""
+    metric = METRICS[comparison.metric]
+    direction = "higher" if metric.higher_is_better else "lower"
+    generator = "final generator" if comparison.view == "steps" else "generator shown"
+    notes = [
+        f"{metric.title} ({direction} is better) of the {generator} under {comparison.protocol} "
+        f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds.",
+        *_view_notes(comparison),
+        *_seed_notes(comparison),
+        *_difference_notes(comparison),
+        *_rank_notes(comparison),
+    ]
+    if any(row.n == 1 for row in comparison.rows):
+        notes.append("One seed says nothing about the spread between seeds.")
+    notes += _best_notes(comparison)
+    if not comparison.same_budget:
+        notes.append("The runs differ in more than the variant: data, networks, optimiser, steps or scoring.")
+    return "\n".join(notes)
+
+
+def _view_notes(comparison: Comparison) -> list[str]:
+    if comparison.budget_seconds is None:
+        return []
+    notes = [
+        f"Equal training time: each variant is shown at the step that it reaches in {comparison.budget_seconds:.4g} s, "
+        "which is what the fastest takes for its whole run, given the median over seeds of its time per step; scores "
+        "between evaluations are interpolated linearly. Where the learning rate decays, only the fastest variant has "
+        "seen its end, and seconds measured on a shared machine are rough."
+    ]
+    early = [f"{row.variant} (step {row.step})" for row in comparison.rows if row.step is not None and not row.n]
+    if early:
+        notes.append(
+            f"Not scored by then: {', '.join(early)}; evaluation.every_steps must be set, and small enough, for a "
+            "first score before that step."
+        )
+    return notes
+
+
+def _seed_notes(comparison: Comparison) -> list[str]:
+    rest = "unfinished" if comparison.view == "steps" else "unfinished, untimed or not scored by then"
+    return [without_score(row, row.variant, rest) for row in comparison.rows if row.failed]
+
+
+def without_score(row: Row, name: str, rest: str = "unfinished") -> str:
+    """Such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are those of the others.".
+
+    rest: what the seeds are that have no score and did not diverge.
+    """
+    total, others = row.n + row.failed, row.failed - row.diverged
+    causes = [f"{count} {cause}" for count, cause in ((row.diverged, "diverged"), (others, rest)) if count]
+    lack = f"{row.failed} of {total} seed{'s' if total > 1 else ''} {'have' if row.failed > 1 else 'has'} no score"
+    return f"{name}: {lack} ({', '.join(causes)})" + ("; its numbers are those of the others." if row.n else ".")
+
+
+def _difference_notes(comparison: Comparison) -> list[str]:
+    if comparison.reference is None:
+        return []
+    better = "positive" if METRICS[comparison.metric].higher_is_better else "negative"
+    notes = [
+        f"Difference: score minus that of {comparison.reference} with the same training seed, mean and t-interval over "
+        f"the seeds that both have; {better} is better. p: paired t-test; Holm: adjusted for all tests of the table."
+    ]
+    tested = [row for row in comparison.rows if row.p_holm is not None and not math.isnan(row.p_holm)]
+    if tested:
+        notes += [_verdict(comparison.reference, tested), _detectable(comparison, tested)]
+    return [*notes, *_untested(comparison, tested)]
+
+
+def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
+    """The variants without a test, by what they lack for one."""
+    causes: dict[str, list[str]] = {}
+    for row in comparison.rows:
+        if row.pairs is not None and row not in tested:
+            cause = "fewer than two common seeds" if row.pairs < 2 else "a score is not finite"
+            causes.setdefault(cause, []).append(row.variant)
+    named = "; ".join(f"{', '.join(names)} ({cause})" for cause, names in causes.items())
+    return [f"Not tested against {comparison.reference}: {named}."] if named else []
+
+
+def _verdict(reference: str, tested: list[Row]) -> str:
+    by_p = sorted((row.p_holm, row.variant) for row in tested if row.p_holm is not None)
+    found = [f"{variant} (Holm-adjusted p {_p(p)})" for p, variant in by_p if p < ALPHA]
+    level = f"at the {100 * ALPHA:.0f} % level"
+    if found:
+        return f"Different from {reference} {level}: {', '.join(found)}."
+    return f"No difference to {reference} could be shown {level} (smallest Holm-adjusted p {_p(by_p[0][0])})."
+
+
+def _detectable(comparison: Comparison, tested: list[Row]) -> str:
+    """How large a difference must be to be found as a rule."""
+    decimals = METRICS[comparison.metric].decimals
+    sizes = sorted(
+        (row.minimum_detectable_effect, row.pairs, row.variant)
+        for row in tested
+        if row.minimum_detectable_effect is not None
+    )
+    named = [f"{size:.{decimals}f} ({variant}, n = {pairs})" for size, pairs, variant in sizes]
+    extremes = named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
+    return (
+        f"With the spread seen, a single test at the {100 * ALPHA:.0f} % level finds a true difference of {extremes} "
+        "four times in five and misses smaller ones more often than once in five."
+    )
+
+
+def _rank_notes(comparison: Comparison) -> list[str]:
+    ranked = [
+        (row.first_share, row.variant)
+        for row in comparison.rows
+        if row.first_share is not None and not math.isnan(row.first_share)
+    ]
+    if not ranked:
+        return []
+    share, variant = max(ranked, key=lambda entry: entry[0])
+    return [
+        f"In {_share(share)} of resamples of the {comparison.ranked_seeds} seeds that all ranked variants have, "
+        f"{variant} has the best mean."
+    ]
+
+
+def _best_notes(comparison: Comparison) -> list[str]:
+    best_of = {row.variant: row.best_of for row in comparison.rows if row.best_mean is not None}
+    if max(best_of.values(), default=0) < 2:
+        return []
+    each = "" if len(set(best_of.values())) == 1 else f" ({', '.join(f'{name} {n}' for name, n in best_of.items())})"
+    return [f"Best: chosen from up to {max(best_of.values())} evaluations{each}, scored again with fresh latents."]
+
+
+def _legend(comparison: Comparison) -> str:
+    notes = [
+        "Peeks: evaluations that the best was chosen from. Bootstrap interval: BCa, of the mean; of 5 normal values it "
+        "holds the true mean 84 times in 100 instead of 95. Mean rank and ranked first: over the seeds that all ranked "
+        "variants have, and the share of 10,000 resamples of them; nan for a variant that broke down on a seed."
+    ]
+    if comparison.reference is not None:
+        notes.append(
+            "p (sign flips): of the mean difference under all flips of signs; with 5 pairs it cannot be below 0.0625. "
+            "Detectable: the true difference that a paired t-test at the 5 % level finds four times in five."
+        )
+    return "\n".join(notes)

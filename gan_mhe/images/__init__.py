@@ -1,0 +1,1 @@
+"""Images for people: latents, grids and encoders."""

@@ -1,0 +1,1 @@
+"""What a run leaves behind: events, checkpoints, results and the directory that holds them."""

@@ -1,0 +1,106 @@
+"""The one place that knows what a run directory's artefacts are called."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.errors import RunDirError
+from gan_mhe.files import read_json_lines
+from gan_mhe.records.events import Event, decode
+
+_CHECKPOINT_PREFIX = "step_"
+
+
+class RunDir:
+    """Paths inside one run directory. Creating the object touches nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.config = root / "config.json"
+        self.environment = root / "environment.json"
+        self.events = root / "events.jsonl"
+        self.log = root / "log.txt"
+        self.result = root / "result.json"
+        self.samples = root / "samples"
+        self.checkpoints = root / "checkpoints"
+        self._lock = root / ".lock"
+
+    def sample(self, step: int) -> Path:
+        """Grid of one step."""
+        return self.samples / f"step_{step:08d}.png"
+
+    def checkpoint(self, step: int) -> Path:
+        """Checkpoint directory of one step."""
+        return self.checkpoints / f"{_CHECKPOINT_PREFIX}{step:08d}"
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps that have a checkpoint directory, ascending."""
+        found = self.checkpoints.glob(f"{_CHECKPOINT_PREFIX}*")
+        return sorted(
+            int(path.name.removeprefix(_CHECKPOINT_PREFIX))
+            for path in found
+            if path.name.removeprefix(_CHECKPOINT_PREFIX).isdigit()
+        )
+
+    def relative(self, path: Path) -> str:
+        """A path as artefact name: relative to the run directory, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def exists(self) -> bool:
+        """Whether a run was begun here."""
+        return self.config.exists()
+
+    def read_config(self) -> RunConfig:
+        """The configuration the run was begun with. RunDirError when there is none or it is damaged."""
+        try:
+            return RunConfig.model_validate_json(self.config.read_text())
+        except (FileNotFoundError, NotADirectoryError):
+            raise RunDirError(f"{self.root} is not a run directory: it has no {self.config.name}") from None
+        except ValueError as error:
+            raise RunDirError(f"{self.config} cannot be read: {error}") from error
+
+    def read_events(self) -> Iterator[Event]:
+        """All events in the order they were said. RunDirError when one cannot be read."""
+        if not self.events.exists():
+            return
+        try:
+            yield from map(decode, read_json_lines(self.events))
+        except ValueError as error:
+            raise RunDirError(f"{self.events} cannot be read: {error}") from error
+
+    def read_result(self) -> dict[str, Any] | None:
+        """The result of a finished run, or None. RunDirError when it is damaged."""
+        if not self.result.exists():
+            return None
+        try:
+            result: dict[str, Any] = json.loads(self.result.read_text())
+        except ValueError as error:
+            raise RunDirError(f"{self.result} cannot be read: {error}") from error
+        return result
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the directory for one writer. RunDirError when another process has it or it cannot be written.
+
+        The lock belongs to the open file, so it goes with the process, however that ends.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise RunDirError(f"cannot write to run directory {self.root}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise RunDirError(f"run directory {self.root} is in use by another process") from None
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.close(descriptor)

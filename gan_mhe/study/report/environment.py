@@ -1,0 +1,60 @@
+"""What the runs of a study were made with, as they told it themselves: one study may be made on several machines."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from gan_mhe.records.run_dir import RunDir
+
+_SHOWN_DIGITS = 12  # of a revision; data.json has all
+
+
+def read_environment(run: RunDir) -> dict[str, Any]:
+    """What the run says that it was made with, less its command, which names places; empty where it says nothing."""
+    try:
+        document: dict[str, Any] = json.loads(run.environment.read_text())
+    except (OSError, ValueError):
+        return {}
+    return {key: value for key, value in document.items() if key != "command"}
+
+
+def distinct(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """By key the different values in the order of the runs, None where a run lacks the key; tables likewise."""
+    keys = dict.fromkeys(key for environment in environments for key in environment)
+    return {key: _distinct([environment.get(key) for environment in environments]) for key in keys}
+
+
+def _distinct(values: Sequence[Any]) -> Any:
+    if any(isinstance(value, Mapping) for value in values):
+        return distinct([value if isinstance(value, Mapping) else {} for value in values])
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def made_with(environments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A line each of versions, source and device, with every value where runs differ; none where none is told."""
+    told = distinct(environments)
+    named = {"gan-mhe": told.get("gan_mhe", ()), "Python": told.get("python", ()), **told.get("packages", {})}
+    versions = [f"{name} {_values(values, 'versions')}" for name, values in named.items() if any(values)]
+    if versions:
+        yield f"made with: {', '.join(versions)}"
+    revisions = told.get("source_revision", ())
+    if any(revisions):
+        yield f"source: {_values([value and _short(value) for value in revisions], 'revisions')}"
+    devices = _distinct([_device(environment) for environment in environments])
+    if any(devices):
+        yield f"device: {_values(devices, 'devices', '; ')}"
+
+
+def _values(values: Sequence[str | None], plural: str, between: str = ", ") -> str:
+    """The value, or such as "2 versions (2.11.0, 2.15.0)"."""
+    shown = [value or "not told" for value in values]
+    return shown[0] if len(shown) == 1 else f"{len(shown)} {plural} ({between.join(shown)})"
+
+
+def _short(revision: str) -> str:
+    """The first digits, and the mark of a checkout with changes."""
+    return revision.rstrip("+")[:_SHOWN_DIGITS] + ("+" if revision.endswith("+") else "")
+
+
+def _device(environment: Mapping[str, Any]) -> str:
+    return ", ".join(filter(None, (environment.get("device"), environment.get("device_name"))))

@@ -1,0 +1,1 @@
+"""What the run loop drives; the GAN is the first task."""

@@ -1,0 +1,117 @@
+"""The GAN as a task: a trainer, its evaluator, its fixed latents and its diagnostics."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.constraints.diagnostics import layer_geometry
+from gan_mhe.data import datasets
+from gan_mhe.data.datasets import ImageSet
+from gan_mhe.data.pixels import to_uint8
+from gan_mhe.errors import DivergedError
+from gan_mhe.evaluation.evaluator import Evaluator
+from gan_mhe.files import default_cache_dir
+from gan_mhe.images import grids, latents
+from gan_mhe.rng import derive_seed
+from gan_mhe.training import host_memory, memory_estimate
+from gan_mhe.training.precision import resolve_device
+from gan_mhe.training.trainer import Trainer
+
+
+def load_images(config: RunConfig) -> ImageSet:
+    """The configuration's real images. DataError when they are missing, broken or of another size."""
+    return datasets.load(
+        config.data.name,
+        root=config.data.root,
+        split=config.data.split,
+        image_size=config.data.image_size,
+        download=config.data.download,
+        cache_dir=default_cache_dir(),
+        resize=config.data.resize,
+    )
+
+
+def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -> Evaluator | None:
+    """The configuration's evaluator, or None for protocol `none`. ScorerError when its weights are missing."""
+    if config.evaluation.protocol == "none":
+        return None
+    return Evaluator.build(
+        config.evaluation.protocol,
+        images=images,
+        num_samples=config.evaluation.num_samples,
+        ema=config.evaluation.ema,
+        weights=config.evaluation.weights,
+        download=config.evaluation.download,
+        cache_dir=default_cache_dir(),
+        device=device,
+    )
+
+
+class GanTask:
+    """See `gan_mhe.tasks.base.Task`."""
+
+    def __init__(self, config: RunConfig, *, to_train: bool = False) -> None:
+        """Load the data and the scorer, build the networks. Everything that can be missing is missed here.
+
+        to_train: memory for training steps too (MemoryLimitError); scores and pictures need less.
+        """
+        self._config = config
+        device = resolve_device(config.training.device)
+        images = load_images(config)
+        self._evaluator = build_evaluator(config, images, device)
+        if to_train:
+            memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
+        self.trainer = Trainer(config, images.images, device)
+        self.images_per_step = config.training.batch_size * config.training.n_dis
+        self.protocol = self._evaluator.protocol.name if self._evaluator else None
+        self.fingerprint = self._evaluator.protocol.fingerprint() if self._evaluator else None
+        self._latents = latents.fixed_latents(
+            config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.trainer.engine.note, *self.trainer.constraints.notes
+
+    def set_step(self, step: int) -> None:
+        self.trainer.set_step(step)
+
+    def step(self) -> None:
+        self.trainer.step()
+
+    def check(self) -> None:
+        nonfinite = self.trainer.nonfinite.read()
+        if nonfinite:
+            raise DivergedError(*nonfinite)
+
+    def scalars(self) -> dict[str, float]:
+        return self.trainer.meter.read() | layer_geometry(self.trainer.discriminator)
+
+    def picture(self) -> bytes:
+        images = to_uint8(self.trainer.render(self._latents, ema=self._config.evaluation.ema))
+        return grids.encode_png(grids.grid(images, columns=math.isqrt(len(images) - 1) + 1))
+
+    def evaluate(self, *, fresh: bool) -> dict[str, float]:
+        assert self._evaluator is not None, "evaluate() without a protocol"
+        stream = "latents/evaluation/fresh" if fresh else "latents/evaluation"
+        return self._evaluator.score(
+            lambda latents: self.trainer.render(latents, ema=self._config.evaluation.ema),
+            latent_dim=self._config.generator.latent_dim,
+            latent_seed=derive_seed(self._config.seed, stream, 0) % 2**32,
+        )
+
+    def real_scores(self) -> dict[str, float]:
+        assert self._evaluator is not None, "real_scores() without a protocol"
+        return self._evaluator.real_scores()
+
+    def peak_memory_bytes(self) -> int:
+        return host_memory.peak_bytes(self.trainer.device)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.trainer.state()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self.trainer.load_state(state)

@@ -1,0 +1,1 @@
+"""The `gan-mhe` command: the library's commands and the service's."""

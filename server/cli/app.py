@@ -1,0 +1,50 @@
+"""The `gan-mhe` command: the library's commands and the service's.
+
+Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 130 interrupted. Modules that load torch or the service
+are imported inside the commands that need them, so that `--help` answers at once.
+"""
+
+import typer
+
+from gan_mhe.cli import runs, scorer, training
+from gan_mhe.cli.console import complain
+from gan_mhe.cli.options import FAILURE, USAGE
+from gan_mhe.errors import ConfigError, GanMheError
+from server.cli import compare, jobs, operator, study
+
+app = typer.Typer(
+    help="Train GANs with hyperspherically regularised discriminators, and compare them honestly.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for command in (
+    training.train,
+    training.sweep,
+    study.study,
+    runs.sample,
+    runs.score,
+    compare.compare,
+    runs.info,
+    runs.variants,
+    operator.serve,
+    *jobs.COMMANDS,
+):
+    app.command()(command)
+app.add_typer(scorer.scorer_app, name="scorer")
+app.add_typer(operator.keys_app, name="keys")
+
+
+def main() -> None:
+    """Run the command; turn our errors into one message and an exit code."""
+    try:
+        app()
+    except GanMheError as error:
+        complain(f"error: {error}")
+        raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
+
+
+if __name__ == "__main__":
+    main()

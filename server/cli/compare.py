@@ -1,0 +1,44 @@
+"""`gan-mhe compare`: run directories here, or jobs of a service."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gan_mhe.cli.options import Format
+from gan_mhe.cli.scores import print_comparison
+from gan_mhe.comparison import compare as comparisons
+from gan_mhe.comparison import results
+
+if TYPE_CHECKING:
+    pass
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(help="Run directories or folders that hold them; with --server, ids.", metavar="RUNS..."),
+    ],
+    metric: Annotated[str, typer.Option(help="Score to compare.")] = "inception_score",
+    reference: Annotated[
+        str | None, typer.Option(metavar="VARIANT", help="Show the other variants' differences to it, seed by seed.")
+    ] = None,
+    view: Annotated[
+        results.View, typer.Option(help="Compare after equal steps, or after equal seconds of training.")
+    ] = "steps",
+    format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Compare jobs of this service: RUNS are ids of jobs or experiments."),
+    ] = None,
+) -> None:
+    """Compare variants over training seeds."""
+    if server is not None:
+        from server.client import Client
+
+        with Client(server) as client:
+            comparison = client.compare(runs, metric=metric, reference=reference, view=view)
+    else:
+        scores = [comparisons.read_score(run) for run in comparisons.find_runs(map(Path, runs))]
+        comparison = comparisons.compare(scores, metric=metric, reference=reference, view=view)
+    print_comparison(comparison, format_)

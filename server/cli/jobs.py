@@ -1,0 +1,244 @@
+"""Commands that talk to a service, on the command line of `server.cli.app`.
+
+What a command needs is imported inside it, so that `--help` answers at once.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gan_mhe.cli.console import complain, out, print_columns, say
+from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
+from gan_mhe.config import compose, documents
+from gan_mhe.config.names import METRICS, PRIMARY_METRIC
+from gan_mhe.errors import ConfigError, nearest
+
+if TYPE_CHECKING:
+    from server.client import Cell, Client, Job, Mode
+
+Server = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="GAN_MHE_SERVER, or http://127.0.0.1:8000, unless given.")
+]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs, or experiments for all their jobs.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="A job or an experiment.")]
+Now = Annotated[bool, typer.Option("--now", help="Do not let them save first.")]
+
+
+def submit(
+    config: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset of the service, or a TOML file here.")],
+    variant: Annotated[str | None, typer.Option(help="Named variant (see `gan-mhe variants`).")] = None,
+    seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Comma-separated variants: an experiment.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated training seeds: an experiment.")] = None,
+    set_: Set = None,
+    name: Annotated[str | None, typer.Option(help="For people.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by; repeatable.")] = None,
+    priority: Annotated[int, typer.Option(help="-10 to 10; each level is worth ten minutes of waiting.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and say what the job would be.")] = False,
+    watch_: Annotated[bool, typer.Option("--watch", help="Stay and show how it goes.")] = False,
+    server: Server = None,
+) -> None:
+    """Submit a job, or an experiment of variants x seeds."""
+    from server.client import Client
+
+    recipe = _recipe(config, set_ or [])
+    about: dict[str, Any] = {"name": name, "labels": _labels(label or []), "priority": priority}
+    matrix = _matrix(variants, seeds)
+    if matrix and (variant is not None or seed is not None or dry_run):
+        raise ConfigError("--variants and --seeds make an experiment; --variant, --seed and --dry-run are for one job")
+    with Client(server) as client:
+        if dry_run:
+            _print_dry_run(client, recipe | {"variant": variant, "seed": seed})
+            return
+        if matrix:
+            made = client.submit_experiment(matrix=matrix, **recipe, **about).id
+        else:
+            made = client.submit(variant=variant, seed=seed, **recipe, **about).id
+        say(made)
+        if watch_:
+            _watch(client, made)
+
+
+def _recipe(config: str, assignments: list[str]) -> dict[str, Any]:
+    """A file here as the configuration that it is, checked before it is sent; another name as the service's preset."""
+    path = Path(config)
+    overrides = dict(map(compose.parse_assignment, assignments))
+    if not path.is_file() and path.suffix != ".toml":
+        return {"preset": config, "overrides": overrides}
+    document = documents.load_document(path)
+    compose.compose(document, overrides=compose.parse_overrides(assignments))
+    return {"config": document, "overrides": overrides}
+
+
+def _labels(assignments: list[str]) -> dict[str, str]:
+    parts = [assignment.partition("=") for assignment in assignments]
+    for (key, equals, _), assignment in zip(parts, assignments, strict=True):
+        if not key or not equals:
+            raise ConfigError(f"--label {assignment!r}: expected key=value")
+    return {key: value for key, _, value in parts}
+
+
+def _matrix(variants: str | None, seeds: str | None) -> dict[str, list[Any]]:
+    matrix: dict[str, list[Any]] = {}
+    if variants is not None:
+        matrix["variant"] = [name.strip() for name in variants.split(",")]
+    if seeds is not None:
+        matrix["seed"] = compose.parse_seeds(seeds)
+    return matrix
+
+
+def _print_dry_run(client: "Client", recipe: Mapping[str, Any]) -> None:
+    found = client.dry_run(**recipe)
+    out.print_json(data=found.config)
+    say(f"digest {found.config_digest}")
+    say(str(found.estimate["note"]))
+
+
+def watch(id_: Id, server: Server = None) -> None:
+    """Show how a job or an experiment goes, until it has ended. Exit code 0 when all of it succeeded."""
+    from server.client import Client
+
+    with Client(server) as client:
+        _watch(client, id_)
+
+
+def _watch(client: "Client", id_: str) -> None:
+    from server.cli.console import follow
+
+    try:
+        ended = follow(client, _jobs_of(client, id_), out)
+    except KeyboardInterrupt:
+        say(f"{id_} goes on; look again with `gan-mhe watch {id_}`, end it with `gan-mhe cancel {id_}`")
+        raise typer.Exit(INTERRUPTED) from None
+    for job in ended:
+        say(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
+    if any(job.state != "succeeded" for job in ended):
+        raise typer.Exit(FAILURE)
+
+
+def _jobs_of(client: "Client", id_: str) -> "list[Job]":
+    if not id_.startswith("exp_"):
+        return [client.job(id_)]
+    order = {job_id: place for place, job_id in enumerate(client.experiment(id_).job_ids)}
+    return sorted(client.jobs(experiment=id_, page_size=200), key=lambda job: order[job.id])
+
+
+def jobs(
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Jobs to show, the newest first.")] = 20,
+    server: Server = None,
+) -> None:
+    """List jobs."""
+    from itertools import islice
+
+    from server.client import Client
+
+    with Client(server) as client:
+        found = list(islice(client.jobs(state=state, page_size=min(limit, 200)), limit))
+    headings = ("id", "state", "job", "step", "score", "submitted")
+    print_columns(headings, [_job_cells(job) for job in found])
+
+
+def _job_cells(job: "Job") -> tuple[str, ...]:
+    decimals = METRICS[PRIMARY_METRIC].decimals
+    score = "" if job.metric is None else f"{job.metric.latest:.{decimals}f}"
+    state = job.state if job.reason in (None, "user") else f"{job.state} ({job.reason})"
+    step = f"{job.progress.step}/{job.progress.total_steps}"
+    return job.id, state, job.title, step, score, _ago(job.created_at)
+
+
+def _ago(moment: datetime) -> str:
+    seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length} {unit} ago"
+    return f"{seconds} s ago"
+
+
+def cancel(ids: Ids, now: Now = False, server: Server = None) -> None:
+    """Cancel jobs for good."""
+    mode = _mode(now)
+    _act(ids, server, lambda client, id_: client.cancel(id_, mode=mode), lambda cell: not cell.terminal)
+
+
+def pause(ids: Ids, now: Now = False, server: Server = None) -> None:
+    """Pause jobs: they save their state and give their slots back."""
+    mode = _mode(now)
+    _act(ids, server, lambda client, id_: client.pause(id_, mode=mode), lambda cell: not cell.terminal)
+
+
+def resume(ids: Ids, server: Server = None) -> None:
+    """Go on with paused jobs."""
+    _act(ids, server, lambda client, id_: client.resume(id_), lambda cell: cell.state == "paused")
+
+
+def retry(ids: Ids, server: Server = None) -> None:
+    """Try failed jobs again, from their last checkpoints."""
+    _act(ids, server, lambda client, id_: client.retry(id_), lambda cell: cell.state == "failed")
+
+
+def _mode(now: bool) -> "Mode":
+    return "now" if now else "graceful"
+
+
+def _act(
+    ids: list[str],
+    server: str | None,
+    action: "Callable[[Client, str], Job]",
+    concerned: "Callable[[Cell], bool]",
+) -> None:
+    """Do something with each job, and of an experiment with each that it concerns; say what became of every one."""
+    from server.client import Client, Conflict, NotFound
+
+    failed = False
+    with Client(server) as client:
+        for id_ in ids:
+            try:
+                cells = client.experiment(id_).cells if id_.startswith("exp_") else None
+                for job_id in [id_] if cells is None else [cell.job_id for cell in cells if concerned(cell)]:
+                    say(f"{job_id} {action(client, job_id).state}")
+            except (Conflict, NotFound) as error:
+                failed = True
+                complain(f"error: {error}")
+    if failed:
+        raise typer.Exit(FAILURE)
+
+
+def fetch(
+    id_: Id,
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the files; one folder a job for an experiment.")],
+    what: Annotated[str, typer.Option(help="latest, samples, animation, checkpoint or config.")] = "latest",
+    server: Server = None,
+) -> None:
+    """Download what a job or an experiment has made."""
+    from server.client import Client, downloads
+
+    if what not in downloads.KINDS:
+        raise ConfigError(f"--what {what!r}: no such thing{nearest(what, downloads.KINDS)}")
+    with Client(server) as client:
+        found = _jobs_of(client, id_)
+        for job in found:
+            folder = out_ if not id_.startswith("exp_") else out_ / downloads.folder_name(job)
+            for path in downloads.KINDS[what](client, job, folder):
+                say(str(path))
+
+
+def demo(
+    out_: Annotated[Path, typer.Option("--out", help="Folder of the service, its jobs and their grids.")] = Path(
+        "runs/demo"
+    ),
+    set_: Set = None,
+) -> None:
+    """See it all at work: a service, four variants on digits, and their comparison.
+
+    A few minutes on two cores. Ctrl-C leaves nothing running, and the same command then goes on from there.
+    """
+    from server.cli import demo as show
+
+    raise typer.Exit(show.run(out_, set_ or []))
+
+
+COMMANDS = (submit, watch, jobs, cancel, pause, resume, retry, fetch, demo)

@@ -1,0 +1,145 @@
+"""Commands of whoever operates a service, on the command line of `server.cli.app`: run it, and manage its API keys.
+
+What a command needs is imported inside it, so that `--help` answers at once and training needs no database.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gan_mhe.cli.console import complain, print_columns, say
+from gan_mhe.errors import GanMheError
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+    from server.store.store import Store
+
+keys_app = typer.Typer(help="API keys of a service on this machine.", no_args_is_help=True)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the service; GAN_MHE_DATA_DIR, or gan-mhe-data.")
+]
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1. Others need API keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000. 0 takes a free one.")] = None,
+    data_dir: DataDir = None,
+    cpu_slots: Annotated[int | None, typer.Option(help="Training jobs at once on the CPU; half the cores.")] = None,
+    threads_per_slot: Annotated[int | None, typer.Option(help="CPU threads of one job; 1.")] = None,
+    cuda_slots_per_device: Annotated[int | None, typer.Option(help="Training jobs at once on one GPU; 1.")] = None,
+    allow_downloads: Annotated[bool | None, typer.Option(help="Let jobs fetch data sets and weights.")] = None,
+) -> None:
+    """Run the service. Every setting is also an environment variable, such as GAN_MHE_CPU_SLOTS."""
+    settings = _settings(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        cpu_slots=cpu_slots,
+        threads_per_slot=threads_per_slot,
+        cuda_slots_per_device=cuda_slots_per_device,
+        allow_downloads=allow_downloads,
+    )
+    from server import serve as service
+
+    with _service_errors():
+        service.serve(settings)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    scope: Annotated[list[str], typer.Option(help="jobs:read, jobs:write, samples:read, artifacts:read or admin.")],
+    project: Annotated[str, typer.Option(help="Whose jobs the key shows and makes.")] = "default",
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key and print it, this once."""
+    from server.store import keys
+
+    with _store(data_dir) as store:
+        token = keys.create(store, name, project, scope)
+    complain("keep it: it cannot be shown again")
+    say(token)
+
+
+@keys_app.command("list")
+def list_keys(data_dir: DataDir = None) -> None:
+    """List the keys, without their secrets."""
+    from server.clock import rfc3339
+    from server.store import keys
+
+    with _store(data_dir) as store:
+        rows = keys.listing(store)
+    cells = [
+        (
+            *(str(row[name]) for name in ("prefix", "name", "project")),
+            " ".join(row["scopes"]),
+            rfc3339(row["created_at"])[:10],
+            "" if row["revoked_at"] is None else f"revoked {rfc3339(row['revoked_at'])[:10]}",
+        )
+        for row in rows
+    ]
+    print_columns(("prefix", "name", "project", "scopes", "made", ""), cells)
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    prefix: Annotated[str, typer.Argument(help="The part between gk_ and the secret.")], data_dir: DataDir = None
+) -> None:
+    """Make a key useless from now on."""
+    from server.store import keys
+
+    with _store(data_dir) as store:
+        keys.revoke(store, prefix)
+    say(f"{prefix} is revoked")
+
+
+def _settings(**options: Any) -> "Settings":
+    """Options over the environment over defaults. GanMheError names what is wrong."""
+    from pydantic import ValidationError
+    from pydantic_settings import SettingsError
+
+    from server.settings import Settings
+
+    try:
+        return Settings(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, got {each['input']!r}" for each in error.errors()
+        ]
+        raise GanMheError("settings: " + "; ".join(problems)) from None
+    except SettingsError as error:
+        raise GanMheError(f"settings: {error}; lists and tables are given as JSON") from None
+
+
+@contextmanager
+def _service_errors() -> Iterator[None]:
+    """What the service refuses, as an error of this command."""
+    from server.errors import ServiceError
+
+    try:
+        yield
+    except ServiceError as error:
+        raise GanMheError(str(error)) from None
+
+
+@contextmanager
+def _store(data_dir: Path | None) -> "Iterator[Store]":
+    """The database of a service, which may be running."""
+    from server.store.store import Store
+
+    settings = _settings(data_dir=data_dir)
+    with _service_errors():
+        try:
+            settings.data_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise GanMheError(f"cannot write to the data directory {settings.data_dir}: {error.strerror}") from None
+        store = Store(settings.database)
+        try:
+            store.migrate()
+            yield store
+        finally:
+            store.close()

@@ -1,0 +1,258 @@
+"""Attempts as processes of this machine, each under a supervisor of its own that outlives this server.
+
+Everything there is to know of an attempt lies in its directory (`server.executors.supervisor`), so that a restarted
+server adopts what an earlier one launched.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gan_mhe.errors import StorageError
+from gan_mhe.files import write_json
+from server.executors import supervisor
+from server.executors.base import ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal, Slot
+from server.executors.devices import DeviceProbe
+from server.executors.processes import Identity, processes_of
+from server.executors.slots import Slots
+
+REQUEST, OUTCOME = "request.json", "outcome.json"
+
+_LAUNCH_SECONDS = 10.0
+_POLL_SECONDS = 0.01
+_REACTION_SECONDS = 2.0
+_SIGNALS = {"checkpoint_stop": signal.SIGTERM, "stop": signal.SIGINT, "kill": signal.SIGQUIT}
+
+
+class LocalExecutor:
+    """The engine that needs no other service. May be used from any thread.
+
+    cpu_slots, task_slots: attempts at once; threads_per_slot: CPU threads of each. cuda_memory_bytes_per_slot: None
+    shares a device equally. worker_command: what an attempt runs; the request file's path is appended.
+    worker_niceness: steps, 0 to 19, by which it lets other processes go first. python: runs the supervisor.
+    console_limit_bytes: of a job's console file.
+    """
+
+    name = "local"
+
+    def __init__(
+        self,
+        *,
+        cpu_slots: int,
+        threads_per_slot: int,
+        task_slots: int = 1,
+        cuda_slots_per_device: int = 1,
+        cuda_memory_bytes_per_slot: int | None = None,
+        devices: DeviceProbe,
+        worker_command: Sequence[str] = (sys.executable, "-m", "gan_mhe.worker"),
+        worker_niceness: int = 5,
+        python: str = sys.executable,
+        console_limit_bytes: int = 64 * 2**20,
+    ) -> None:
+        self._slots = Slots(
+            devices,
+            cpu_slots=cpu_slots,
+            task_slots=task_slots,
+            threads_per_slot=threads_per_slot,
+            cuda_slots_per_device=cuda_slots_per_device,
+            cuda_memory_bytes_per_slot=cuda_memory_bytes_per_slot,
+        )
+        self._worker_command = tuple(worker_command)
+        self._worker_niceness = worker_niceness
+        self._python = python
+        self._console_limit_bytes = console_limit_bytes
+        self._children: set[int] = set()
+        self._placed: set[str] = set()
+
+    def inventory(self) -> Sequence[Slot]:
+        return self._slots.inventory()
+
+    def launch(self, spec: LaunchSpec) -> Handle:
+        directory = spec.directory.resolve()
+        handle = self.find(directory)
+        if handle is None:
+            try:
+                self._write_spec(spec, directory)
+                pid = self._start_supervisor(spec, directory)
+            except (OSError, StorageError) as error:
+                raise LaunchError(f"cannot start {spec.attempt_id}: {error}") from error
+            handle = self._await_supervisor(pid, directory)
+        self._remember(directory, handle)
+        return handle
+
+    def observe(self, handle: Handle) -> Observation:
+        self._reap_all()
+        directory, attempt_id = Path(handle["directory"]), handle["attempt_id"]
+        if not (directory / supervisor.EXIT).exists() and _supervisor(handle).alive():
+            self._remember(directory, handle)
+            return Observation(attempt_id, "running", lease_age_seconds=_lease_age(directory))
+        # Asked after the supervisor was seen gone: the record is the last thing it writes.
+        record = _exit_record(directory)
+        if record is None and any(self._survivors(handle)):
+            return Observation(attempt_id, "unknown", lease_age_seconds=_lease_age(directory))
+        self._placed.discard(attempt_id)
+        return Observation(attempt_id, "exited", record)
+
+    def signal(self, handle: Handle, what: Signal) -> None:
+        leader = _supervisor(handle)
+        if leader.alive():
+            leader.send(_SIGNALS[what])
+            if what == "kill":
+                leader.send(signal.SIGCONT)  # a stopped one can write its record then
+                if not leader.wait(_REACTION_SECONDS):
+                    leader.send(signal.SIGKILL)
+                    leader.wait(_REACTION_SECONDS)
+        if not leader.alive():
+            for process in self._survivors(handle):
+                process.send(signal.SIGKILL if what == "kill" else signal.SIGTERM)
+
+    def find(self, directory: Path) -> Handle | None:
+        directory = directory.resolve()
+        handle = _handle(directory)
+        spec = _read_json(directory / supervisor.SPEC)
+        if handle is not None or spec is None:
+            return handle
+        limit = time.monotonic() + _LAUNCH_SECONDS
+        while handle is None and any(processes_of(spec["attempt_id"])) and time.monotonic() < limit:
+            time.sleep(_POLL_SECONDS)
+            handle = _handle(directory)
+        return handle or _handle(directory)
+
+    def _write_spec(self, spec: LaunchSpec, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        spec.console.parent.mkdir(parents=True, exist_ok=True)
+        request = dict(spec.request)
+        if request.get("kind") == "train" and request.get("memory_fraction") is None:
+            request["memory_fraction"] = self._slots.memory_fraction(spec.slot)
+        write_json(directory / REQUEST, request)
+        document = {
+            "protocol": supervisor.PROTOCOL,
+            "attempt_id": spec.attempt_id,
+            "job_id": spec.job_id,
+            "number": spec.number,
+            "epoch": spec.epoch,
+            "slot": spec.slot.name,
+            "command": [*self._worker_command, str(directory / REQUEST)],
+            "environment": self._environment(spec),
+            "niceness": self._worker_niceness,
+            "console": str(spec.console.resolve()),
+            "grace_seconds": spec.grace_seconds,
+            "lease_ttl_seconds": spec.lease_ttl_seconds,
+            "wall_seconds": spec.wall_seconds,
+            "console_limit_bytes": self._console_limit_bytes,
+        }
+        write_json(directory / supervisor.SPEC, document)
+
+    def _environment(self, spec: LaunchSpec) -> dict[str, str]:
+        return {**self._slots.environment(spec.slot), **spec.environment, supervisor.MARKER: spec.attempt_id}
+
+    def _start_supervisor(self, spec: LaunchSpec, directory: Path) -> int:
+        """Its process number. Nothing ties it to this process or to the thread that starts it."""
+        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            self._python,
+            [self._python, "-I", "-S", supervisor.__file__, str(directory / supervisor.SPEC)],
+            {**os.environ, supervisor.MARKER: spec.attempt_id},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(directory / "shim.log"), log, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        self._children.add(pid)
+        return pid
+
+    def _await_supervisor(self, pid: int, directory: Path) -> Handle:
+        """Its handle, once it has said who it is."""
+        limit = time.monotonic() + _LAUNCH_SECONDS
+        while (handle := _handle(directory)) is None:
+            if status := self._reap(pid):
+                said = (directory / "shim.log").read_text(errors="replace").strip()[-500:]
+                raise LaunchError(f"the supervisor ended with {os.waitstatus_to_exitcode(status)}: {said}")
+            if time.monotonic() >= limit:
+                if pid in self._children:
+                    os.kill(pid, signal.SIGKILL)
+                raise LaunchError(f"the supervisor did not start within {_LAUNCH_SECONDS:.0f} s")
+            time.sleep(_POLL_SECONDS)
+        return handle
+
+    def _remember(self, directory: Path, handle: Handle) -> None:
+        """Note which slot the attempt has, once its supervisor has named the trainer."""
+        if handle["attempt_id"] in self._placed:
+            return
+        spec, identity = _read_json(directory / supervisor.SPEC), _read_json(directory / supervisor.SHIM)
+        if spec is None or identity is None:
+            return
+        trainer = identity["trainer"]
+        self._slots.occupy(spec["slot"], handle["attempt_id"], _supervisor(handle), trainer["pid"] if trainer else None)
+        if trainer:
+            self._placed.add(handle["attempt_id"])
+
+    def _survivors(self, handle: Handle) -> list[Identity]:
+        """Live processes of the attempt besides its supervisor."""
+        leader = _supervisor(handle)
+        if leader.boot_id != supervisor.boot_id():
+            return []
+        found = {process for process in processes_of(handle["attempt_id"]) if process != leader}
+        identity = _read_json(Path(handle["directory"]) / supervisor.SHIM)
+        if identity and identity["trainer"]:
+            trainer = Identity(identity["trainer"]["pid"], identity["trainer"]["start_time"], identity["boot_id"])
+            found |= {trainer} if trainer.alive() else set()
+        return sorted(found, key=lambda process: process.pid)
+
+    def _reap_all(self) -> None:
+        """Supervisors that ended must not stay as zombies of this process."""
+        for pid in tuple(self._children):
+            self._reap(pid)
+
+    def _reap(self, pid: int) -> int:
+        """The wait status of a supervisor that this process started and that ended; 0 while it runs."""
+        try:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:  # another thread was first
+            ended, status = pid, 0
+        if ended:
+            self._children.discard(pid)
+        return status
+
+
+def _supervisor(handle: Handle) -> Identity:
+    return Identity(handle["pid"], handle["start_time"], handle["boot_id"])
+
+
+def _handle(directory: Path) -> Handle | None:
+    identity = _read_json(directory / supervisor.SHIM)
+    if identity is None:
+        return None
+    return {"directory": str(directory)} | {
+        key: identity[key] for key in ("attempt_id", "pid", "start_time", "boot_id")
+    }
+
+
+def _lease_age(directory: Path) -> float | None:
+    """Seconds since the lease was renewed; the clock also counts while the machine sleeps."""
+    lease = _read_json(directory / supervisor.LEASE)
+    return None if lease is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - lease["boottime"])
+
+
+def _exit_record(directory: Path) -> ExitRecord | None:
+    record = _read_json(directory / supervisor.EXIT)
+    if record is None:
+        return None
+    outcome = _read_json(directory / OUTCOME)
+    return ExitRecord(record["exit_code"], record["signal"], record["cause"], record["message"], outcome)
+
+
+def _read_json(path: Path) -> Mapping[str, Any] | None:
+    """A JSON object, or None where there is none that is whole."""
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return document if isinstance(document, dict) else None

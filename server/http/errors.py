@@ -1,0 +1,237 @@
+"""Every error as one body: RFC 9457 problem details, from one table of codes.
+
+A route raises ServiceError (or lets the library's ConfigError through); what becomes of it is decided here. Details
+never name a file of the server, and what was not foreseen says nothing but its request id.
+"""
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse
+from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from gan_mhe.errors import ConfigError, GanMheError, ProtocolMismatchError, StorageError
+from server.errors import MAX_LISTED, FieldError, InvalidRequest, ServiceError
+from server.http import validation_errors
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_SECONDS = 2
+
+_log = structlog.get_logger("server.http")
+
+# code -> status and title. A code that is not here is an error of ours.
+CODES: Mapping[str, tuple[int, str]] = {
+    "invalid_request": (422, "The request cannot be accepted"),
+    "config_invalid": (422, "The configuration is not valid"),
+    "protocol_mismatch": (422, "Scores of different protocols cannot be compared"),
+    "not_found": (404, "No such resource"),
+    "invalid_transition": (409, "The job's state does not allow it"),
+    "stale_writer": (409, "A newer attempt owns the job"),
+    "not_ready": (409, "Not there yet, or no longer"),
+    "revision_mismatch": (412, "The job has changed in between"),
+    "idempotency_key_reused": (422, "The idempotency key was used for another request"),
+    "idempotency_in_progress": (409, "The first request with this key is still being answered"),
+    "queue_full": (429, "Too many jobs are waiting"),
+    "too_many_streams": (429, "Too many open event streams"),
+    "insufficient_storage": (507, "Not enough disk space"),
+    "storage_failed": (507, "A file could not be written"),
+    "unauthenticated": (401, "An API key is needed"),
+    "forbidden": (403, "The API key does not allow it"),
+    "host_not_allowed": (403, "The Host is not one of this service"),
+    "origin_not_allowed": (403, "Requests from other sites are not accepted"),
+    "range_not_satisfiable": (416, "The range is beyond the end"),
+    "bad_request": (400, "The request body cannot be read"),
+    "body_too_large": (413, "The request body is too large"),
+    "render_failed": (500, "The picture could not be made"),
+    "database_busy": (503, "The database is busy"),
+    "not_serving": (503, "The service is not ready"),
+    "internal_error": (500, "Something went wrong in the service"),
+}
+_RETRY = frozenset({"idempotency_in_progress", "queue_full", "too_many_streams", "database_busy"})
+_BY_STATUS = {413: "body_too_large", 404: "not_found", 416: "range_not_satisfiable"}
+
+
+class ProblemField(BaseModel):
+    """One field of the request that is wrong."""
+
+    pointer: str = Field(description="RFC 6901 pointer into the request body; a parameter is `/query/<name>`.")
+    code: str = Field(description="Stable, for programs.")
+    message: str = Field(description="What was expected and what came, for people.")
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; the body of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:gan-mhe:problem:invalid_transition",
+                    "title": "The job's state does not allow it",
+                    "status": 409,
+                    "detail": "job_06ekqz1v3m4s8x0c9d7f2h5b6w is succeeded; it cannot become cancelled",
+                    "instance": "/v1/jobs/job_06ekqz1v3m4s8x0c9d7f2h5b6w/cancel",
+                    "code": "invalid_transition",
+                    "request_id": "0f4c0d7ea8d94b6a",
+                    "errors": [],
+                }
+            ]
+        }
+    )
+
+    type: str = Field(description="`urn:gan-mhe:problem:<code>`.")
+    title: str
+    status: int
+    detail: str
+    instance: str = Field(description="Path of the request.")
+    code: str = Field(description="Stable, for programs.")
+    request_id: str = Field(description="Also in the X-Request-Id header and in the service's log.")
+    errors: list[ProblemField] = []
+
+
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+
+# The `responses=` of every route: all its errors have one body.
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "4XX": {"description": "The request cannot be served; `code` says why.", "content": _CONTENT},
+    "5XX": {"description": "The service cannot serve now; `code` says why.", "content": _CONTENT},
+}
+
+
+def describe(scope: Mapping[str, Any], code: str, detail: str, errors: Sequence[FieldError] = ()) -> dict[str, Any]:
+    """The problem document for an ASGI scope."""
+    status, title = CODES[code]
+    return _document(scope, code, status, title, detail, errors)
+
+
+def _document(
+    scope: Mapping[str, Any], code: str, status: int, title: str, detail: str, errors: Sequence[FieldError] = ()
+) -> dict[str, Any]:
+    fields = [ProblemField(pointer=error.pointer, code=error.code, message=error.message) for error in errors]
+    problem = Problem(
+        type=f"urn:gan-mhe:problem:{code}",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=scope["path"],
+        code=code,
+        request_id=request_id(scope),
+        errors=fields,
+    )
+    return problem.model_dump(mode="json")
+
+
+def request_id(scope: Mapping[str, Any]) -> str:
+    """The id that the hardening middleware gave this request; empty outside it."""
+    return str(scope.get("state", {}).get("request_id", ""))
+
+
+def respond(
+    scope: Mapping[str, Any],
+    code: str,
+    detail: str,
+    errors: Sequence[FieldError] = (),
+    headers: Mapping[str, str] | None = None,
+) -> JSONResponse:
+    """A problem as a response, with Retry-After where coming again helps."""
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code in _RETRY else {}
+    document = describe(scope, code, detail, errors)
+    return JSONResponse(document, document["status"], {**retry, **(headers or {})}, MEDIA_TYPE)
+
+
+def as_problem(scope: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
+    """The problem document of an expected error, for answers that hold several of them; None for any other error."""
+    if isinstance(error, ServiceError | ConfigError | ProtocolMismatchError) and error.code in CODES:
+        return describe(scope, error.code, str(error), error.errors if isinstance(error, InvalidRequest) else ())
+    return None
+
+
+class Unauthenticated(ServiceError):
+    """No API key where one is needed, or one that is unknown or revoked."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(ServiceError):
+    """The API key lacks the scope."""
+
+    code = "forbidden"
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(ServiceError, _expected)
+    app.add_exception_handler(GanMheError, _expected)
+    app.add_exception_handler(StorageError, _storage)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(OperationalError, _database)
+
+
+def unforeseen(scope: Mapping[str, Any], error: Exception) -> JSONResponse:
+    """The answer to an error nobody expected: logged in full, told without any of it."""
+    _log.error("unforeseen error", path=scope["path"], request_id=request_id(scope), exc_info=error)
+    return respond(scope, "internal_error", "the request failed unexpectedly; the service's log has the request id")
+
+
+async def _storage(request: Request, error: Exception) -> JSONResponse:
+    _log.error("a write failed", path=request.scope["path"], request_id=request_id(request.scope), error=str(error))
+    return respond(request.scope, "storage_failed", "the service could not write a file; its log has the request id")
+
+
+async def _expected(request: Request, error: Exception) -> JSONResponse:
+    document = as_problem(request.scope, error)
+    if document is None:
+        return unforeseen(request.scope, error)
+    headers = {"WWW-Authenticate": "Bearer"} if document["status"] == 401 else None
+    code = document["code"]
+    return respond(request.scope, code, str(error), error.errors if isinstance(error, InvalidRequest) else (), headers)
+
+
+async def _validation(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems = error.errors()
+    if any(map(validation_errors.is_not_json, problems)):
+        return await _expected(request, InvalidRequest(validation_errors.not_json(request.headers.get("content-type"))))
+    fields = validation_errors.body_fields(request.scope["route"])
+    listed = [validation_errors.field_error(problem, fields) for problem in problems[:MAX_LISTED]]
+    return await _expected(request, InvalidRequest(*listed, more=len(problems) - len(listed)))
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    status, detail, headers = error.status_code, str(error.detail), dict(error.headers or {})
+    if status == 400 and error.__cause__ is not None:
+        unreadable = validation_errors.unreadable(error.__cause__)
+        return respond(request.scope, "bad_request", unreadable.message, [unreadable])
+    if status == 413:
+        detail = f"expected at most {request.app.state.service.settings.max_body_bytes} bytes, got more"
+    if status == 405:
+        headers["Allow"] = ", ".join(sorted(_methods(request)))
+        detail = f"expected {headers['Allow']}, got {request.method}"
+    title = HTTPStatus(status).phrase
+    code = _BY_STATUS.get(status, title.lower().replace(" ", "_"))
+    document = _document(request.scope, code, status, CODES.get(code, (status, title))[1], detail)
+    return JSONResponse(document, status, headers, MEDIA_TYPE)
+
+
+def _methods(request: Request) -> set[str]:
+    """What may be done at the path of a request; the framework names only the methods of the first route there."""
+    routes = iter_route_contexts(request.app.routes)
+    here = [route for route in routes if route.path_regex.match(request.scope["path"])]
+    return {method for route in here for method in route.methods or ()}
+
+
+async def _database(request: Request, error: Exception) -> JSONResponse:
+    text = str(getattr(error, "orig", ""))
+    if "locked" in text or "busy" in text:
+        return respond(request.scope, "database_busy", "the database is locked by another process; try again")
+    return unforeseen(request.scope, error)

@@ -1,0 +1,141 @@
+"""What can be asked for: variants, presets, protocols, data sets and the schema of a configuration."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, Field
+
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.evaluation.protocol import CLASSIFIER_PREFIX, protocol_settings
+from gan_mhe.variants import VARIANTS
+from server.errors import NotFound
+from server.http.dependencies import ReadJobs, ServiceDep
+from server.queue import admission
+
+router = APIRouter(prefix="/v1", tags=["catalogue"])
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+class VariantEntry(BaseModel):
+    """A named regulariser of the discriminator."""
+
+    name: str
+    description: str
+    source: str = Field(description="The paper or code it comes from.")
+    patch: dict[str, Any] = Field(description="What it lays over a base configuration.")
+
+
+class Variants(BaseModel):
+    """All variants."""
+
+    object: Literal["list"] = "list"
+    data: list[VariantEntry]
+
+
+class PresetEntry(BaseModel):
+    """A base configuration by name."""
+
+    name: str
+    description: str
+    document: dict[str, Any] = Field(description="As written; all else has its default.")
+
+
+class Presets(BaseModel):
+    """The presets that jobs may name."""
+
+    object: Literal["list"] = "list"
+    data: list[PresetEntry]
+
+
+class ProtocolEntry(BaseModel):
+    """An evaluation protocol, as far as its name alone decides it."""
+
+    name: str
+    extractor: str
+    num_samples: int
+    splits: int
+    resize: str
+
+
+class Protocols(BaseModel):
+    """All protocols."""
+
+    object: Literal["list"] = "list"
+    data: list[ProtocolEntry]
+
+
+class DataSetEntry(BaseModel):
+    """A data set that jobs may train on."""
+
+    name: str
+    bundled: bool = Field(description="Comes with the package.")
+    roots: list[str] = Field(description="Names for `data.root`.")
+    download: bool = Field(description="Whether a job may fetch it with `data.download`.")
+
+
+class DataSets(BaseModel):
+    """The data sets that are offered, and the names for `evaluation.weights`."""
+
+    object: Literal["list"] = "list"
+    data: list[DataSetEntry]
+    weights: list[str]
+
+
+@router.get("/variants", response_model=Variants, summary="List the variants")
+def list_variants(_principal: ReadJobs) -> dict[str, Any]:
+    """List the variants: what each row of the comparison is made of."""
+    return {
+        "data": [
+            {"name": name, "description": variant.description, "source": variant.source, "patch": dict(variant.patch)}
+            for name, variant in VARIANTS.items()
+        ]
+    }
+
+
+def _preset(service: ServiceDep, name: str) -> dict[str, Any]:
+    path = admission.presets(service.settings)[name]
+    comment = path.read_text(encoding="utf-8").partition("\n")[0].removeprefix("#").strip()
+    return {"name": name, "description": comment, "document": admission.preset(service.settings, name)}
+
+
+@router.get("/presets", response_model=Presets, summary="List the presets")
+def list_presets(_principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """List the presets that jobs may name."""
+    return {"data": [_preset(service, name) for name in admission.presets(service.settings)]}
+
+
+@router.get("/presets/{name}", response_model=PresetEntry, summary="Show a preset")
+def get_preset(name: Annotated[str, Path(max_length=100)], _principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """Show a preset."""
+    if name not in admission.presets(service.settings):
+        raise NotFound(f"there is no preset {name!r}")
+    return _preset(service, name)
+
+
+@router.get("/protocols", response_model=Protocols, summary="List the evaluation protocols")
+def list_protocols(_principal: ReadJobs) -> dict[str, Any]:
+    """List the evaluation protocols. Scores of different protocols are never compared."""
+    examples = {
+        "digits-v1": "digits-v1",
+        "inception-2015": "inception-2015",
+        f"{CLASSIFIER_PREFIX}<name>": "classifier:x",
+    }
+    entries = []
+    for shown, name in examples.items():
+        settings = protocol_settings(name)
+        names = ("extractor", "num_samples", "splits", "resize")
+        entries.append({"name": shown} | {key: getattr(settings, key) for key in names})
+    return {"data": entries}
+
+
+@router.get("/data", response_model=DataSets, summary="List the data sets")
+def list_data_sets(_principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """List the data sets that jobs may train on."""
+    return {"data": admission.data_sets(service.settings), "weights": sorted(service.settings.weights)}
+
+
+@router.get("/schemas/config", summary="Show the JSON Schema of a configuration")
+def get_config_schema(_principal: ReadJobs) -> dict[str, Any]:
+    """The JSON Schema of a run configuration, with every field's meaning, unit and default."""
+    return {"$schema": _DIALECT, **RunConfig.model_json_schema()}

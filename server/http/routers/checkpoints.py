@@ -1,0 +1,172 @@
+"""Checkpoints: listed, downloaded, sampled from and scored."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header
+from fastapi.concurrency import run_in_threadpool
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Connection
+
+from server.http.dependencies import Answer, OnceDep, Principal, ReadArtifacts, ReadJobs, ServiceDep, WriteJobs
+from server.http.downloads import REVALIDATE, content_etag, send_file
+from server.http.schemas.checkpoints import Checkpoint, DrawSamples, ScoreCheckpoint
+from server.http.schemas.pages import Slice
+from server.http.schemas.tasks import Task
+from server.queue import queue, tasks
+from server.queue.admission import Operator
+from server.queue.states import TERMINAL
+from server.service import Service
+from server.store import artifacts
+from server.store.rows import Row
+
+router = APIRouter(prefix="/v1", tags=["checkpoints"])
+
+_MAX_WAIT_SECONDS = 60.0
+_WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.IGNORECASE)
+_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_DOWNLOAD: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The bytes.", **_BYTES},
+    206: {"description": "The range asked for.", **_BYTES},
+    304: {"description": "Unchanged."},
+}
+_TASK: dict[int | str, dict[str, Any]] = {
+    200: {"model": Task, "description": "The task has ended already, or within the time of `Prefer: wait`."},
+    202: {"description": "The task waits for its turn; Location says where to ask."},
+}
+
+Prefer = Annotated[
+    str | None, Header(max_length=200, description="`wait=10` answers when the task has ended, for 10 seconds at most.")
+]
+
+
+@router.get("/jobs/{job_id}/checkpoints", response_model=Slice[Checkpoint], summary="List checkpoints")
+def list_checkpoints(job_id: str, principal: ReadJobs, service: ServiceDep) -> Slice[Checkpoint]:
+    """A job's checkpoints by rising step, those no longer kept among them."""
+
+    def find(connection: Connection) -> list[Row]:
+        job = queue.get(connection, job_id, principal.project)
+        return list(artifacts.checkpoints(connection, job["id"]))
+
+    rows = [Checkpoint.of(row) for row in service.store.read(find)]
+    return Slice[Checkpoint](data=rows, has_more=False, next_after=None)
+
+
+@router.get("/checkpoints/{checkpoint_id}", response_model=Checkpoint, summary="Show a checkpoint")
+def get_checkpoint(checkpoint_id: str, principal: ReadJobs, service: ServiceDep) -> Checkpoint:
+    """One checkpoint's description."""
+    return Checkpoint.of(_find(service, principal, checkpoint_id))
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/content", response_class=Response, responses=_DOWNLOAD, summary="Download tensors"
+)
+def get_checkpoint_content(
+    checkpoint_id: str, request: Request, principal: ReadArtifacts, service: ServiceDep
+) -> Response:
+    """All tensors, in safetensors format: both networks, their optimisers, and the moving average if there is one."""
+    row = _find(service, principal, checkpoint_id)
+    files = artifacts.checkpoint_files(service.settings, row)
+    return send_file(
+        request,
+        files["tensors.safetensors"],
+        etag=content_etag(_manifest(files)["tensors_sha256"]),
+        media_type="application/octet-stream",
+        filename=f"{row['job_id']}-step{row['step']}.safetensors",
+        cache=REVALIDATE,
+    )
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/manifest",
+    response_model=dict[str, Any],
+    summary="Show a checkpoint's manifest",
+)
+def get_checkpoint_manifest(checkpoint_id: str, principal: ReadArtifacts, service: ServiceDep) -> dict[str, Any]:
+    """Step, lineage, the hash of the tensors, and what the run noted."""
+    row = _find(service, principal, checkpoint_id)
+    return _manifest(artifacts.checkpoint_files(service.settings, row))
+
+
+def _find(service: Service, principal: Principal, checkpoint_id: str) -> Row:
+    return service.store.read(lambda connection: artifacts.checkpoint(connection, checkpoint_id, principal.project))
+
+
+def _manifest(files: Mapping[str, Path]) -> dict[str, Any]:
+    manifest: dict[str, Any] = json.loads(files["manifest.json"].read_bytes())
+    return manifest
+
+
+@router.post(
+    "/checkpoints/{checkpoint_id}/samples",
+    status_code=202,
+    response_model=Task,
+    responses=_TASK,
+    summary="Draw images from a checkpoint",
+)
+async def draw_samples(
+    checkpoint_id: str,
+    body: DrawSamples,
+    principal: WriteJobs,
+    service: ServiceDep,
+    once: OnceDep,
+    prefer: Prefer = None,
+) -> Response:
+    """Draw images by seed, also while the training goes on. What was drawn before is answered at once."""
+
+    def work(connection: Connection) -> Answer:
+        checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
+        parameters = body.model_dump(mode="json")
+        return _answer(tasks.sample(connection, service.settings, checkpoint, principal.project, parameters))
+
+    return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
+
+
+@router.post(
+    "/checkpoints/{checkpoint_id}/scores",
+    status_code=202,
+    response_model=Task,
+    responses=_TASK,
+    summary="Score a checkpoint",
+)
+async def score_checkpoint(
+    checkpoint_id: str,
+    body: ScoreCheckpoint,
+    principal: WriteJobs,
+    service: ServiceDep,
+    once: OnceDep,
+    prefer: Prefer = None,
+) -> Response:
+    """Score a checkpoint with fresh latents, under its job's protocol or another."""
+    operator = Operator(service.settings, service.executor)
+
+    def work(connection: Connection) -> Answer:
+        checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
+        changes = body.model_dump(mode="json", exclude_none=True)
+        return _answer(tasks.score(connection, operator, checkpoint, principal.project, changes))
+
+    return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
+
+
+def _answer(task: Row) -> Answer:
+    status = 200 if task["state"] in TERMINAL else 202
+    return Answer(status, Task.of(task).model_dump(mode="json"), {"Location": f"/v1/tasks/{task['id']}"})
+
+
+async def _in_time(service: Service, response: JSONResponse, prefer: str | None) -> Response:
+    """The answer as it is, or, if the client would wait and the task ends meanwhile, the task at its end."""
+    wait = _WAIT.search(prefer or "")
+    if wait is None or response.status_code != 202:
+        return response
+    task_id = response.headers["Location"].rsplit("/", 1)[1]
+    await service.broker.wait_until_ended(task_id, min(float(wait[1]), _MAX_WAIT_SECONDS))
+    task = await run_in_threadpool(service.store.read, lambda connection: queue.get(connection, task_id))
+    if task["state"] not in TERMINAL:
+        return response
+    headers = {**response.headers, "Preference-Applied": f"wait={wait[1]}"}
+    headers.pop("content-length")
+    return JSONResponse(Task.of(task).model_dump(mode="json"), 200, headers)

@@ -1,0 +1,70 @@
+"""Designs side by side."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.requests import Request
+from fastapi.responses import Response
+
+from gan_mhe.comparison.results import View
+from gan_mhe.comparison.table import as_csv, as_markdown
+from gan_mhe.config.names import PRIMARY_METRIC
+from server.http.dependencies import ReadJobs, ServiceDep
+from server.http.schemas.compare import ComparisonTable
+from server.http.selection import Selection
+from server.queue import job_comparison
+
+router = APIRouter(prefix="/v1", tags=["compare"])
+
+Format = Literal["json", "csv", "markdown"]
+
+_MEDIA_TYPES: dict[str, Format] = {"text/csv": "csv", "text/markdown": "markdown"}
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The table.", "content": {media_type: {} for media_type in _MEDIA_TYPES}},
+}
+
+
+@router.get(
+    "/compare",
+    response_model=ComparisonTable,
+    response_model_exclude_unset=True,
+    responses=_RESPONSES,
+    summary="Compare jobs",
+)
+def compare_jobs(
+    request: Request,
+    principal: ReadJobs,
+    selection: Selection,
+    service: ServiceDep,
+    metric: Annotated[str, Query(max_length=100)] = PRIMARY_METRIC,
+    reference: Annotated[
+        str | None, Query(max_length=500, description="Variant to which differences are taken, seed by seed.")
+    ] = None,
+    view: Annotated[
+        View, Query(description="After equal steps, or, roughly, after equal seconds of training.")
+    ] = "steps",
+    format: Annotated[Format | None, Query(description="Wins over the Accept header.")] = None,
+) -> dict[str, Any] | Response:
+    """Final scores by design, over training seeds, with intervals. Refuses what cannot be compared, and says why.
+
+    The unit is the training seed. Jobs must have been scored under one protocol; jobs without a score are listed.
+    `view=wall_time` shows each design at the step that it reaches in the training time of the fastest, its scores
+    interpolated between evaluations.
+    """
+    jobs = service.store.read(lambda connection: selection.rows(connection, principal.project))
+    compared = job_comparison.compare_jobs(jobs, metric=metric, reference=reference, view=view)
+    match format or _accepted(request):
+        case "csv":
+            return Response(as_csv(compared) + "\n", media_type="text/csv")
+        case "markdown":
+            return Response(as_markdown(compared) + "\n", media_type="text/markdown")
+    return job_comparison.document(compared, jobs)
+
+
+def _accepted(request: Request) -> Format:
+    """The first media type of the Accept header that there is."""
+    for entry in request.headers.get("accept", "").split(","):
+        found = _MEDIA_TYPES.get(entry.split(";")[0].strip().lower())
+        if found is not None:
+            return found
+    return "json"

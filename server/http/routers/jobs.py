@@ -1,0 +1,358 @@
+"""Training jobs: submitted, listed, changed, stopped, taken up again, forked and deleted."""
+
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse
+from sqlalchemy import Connection
+
+from gan_mhe.config.run_config import RunConfig
+from server.errors import FieldError, InvalidRequest, NotFound, NotReady, RevisionMismatch, ServiceError
+from server.http import errors
+from server.http.bodies import BatchJobs, ChangeJob, ForkJob, Moment, StopJob, SubmitJob
+from server.http.dependencies import Answer, OnceDep, ReadJobs, ServiceDep, WriteJobs
+from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
+from server.http.schemas.jobs import BatchResult, DryRun, Job, digest
+from server.ingest import deletion
+from server.queue import admission, job_list, queue
+from server.queue.admission import Operator, Source
+from server.queue.job_list import JobFilter, Order
+from server.queue.queue import StopMode
+from server.queue.states import State
+from server.service import Service
+from server.store import artifacts
+from server.store.rows import Row
+
+router = APIRouter(prefix="/v1", tags=["jobs"])
+
+_ETAG = re.compile(r'"(\d{1,18})"')
+
+Change = Callable[[Connection, Row], Row]
+
+
+def show(connection: Connection, service: Service, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Jobs as JSON documents."""
+    attempts = job_list.newest_attempts(connection, rows)
+    metrics = job_list.primary_metrics(connection, rows)
+    return [
+        Job.of(row, service.settings, attempts.get(row["id"]), metrics.get(row["seq"])).model_dump(mode="json")
+        for row in rows
+    ]
+
+
+def training_job(connection: Connection, job_id: str, project: str) -> Row:
+    """A training job. NotFound when there is none, it is another project's, or it is a task."""
+    row = queue.get(connection, job_id, project)
+    if row["kind"] != queue.TRAIN:
+        raise NotFound(f"there is no {job_id!r}")
+    return row
+
+
+def _etag(row: Row) -> str:
+    return f'"{row["revision"]}"'
+
+
+def _created(connection: Connection, service: Service, row: Row) -> Answer:
+    [document] = show(connection, service, [row])
+    return Answer(201, document, {"Location": f"/v1/jobs/{row['id']}", "ETag": _etag(row)})
+
+
+@router.post("/jobs", status_code=201, response_model=Job, responses={200: {"model": DryRun}}, summary="Submit a job")
+def submit_job(
+    body: SubmitJob,
+    principal: WriteJobs,
+    service: ServiceDep,
+    once: OnceDep,
+    dry_run: Annotated[bool, Query(description="Only check; answer 200 with what the job would be.")] = False,
+) -> JSONResponse:
+    """Submit a job.
+
+    Short, for a person: a `preset`, a `variant`, a `seed` and `overrides`. Exact, for a program: a whole `config`.
+    """
+    operator = Operator(service.settings, service.executor)
+    if dry_run:
+        return JSONResponse(_dry_run(admission.resolve(operator, body.source())))
+
+    def work(connection: Connection) -> Answer:
+        config = admission.resolve(operator, body.source())
+        admission.check_deadline(body.deadline_ms())
+        admission.check_room(connection, service.settings, principal.project)
+        new = admission.new_job(
+            config,
+            principal.project,
+            name=body.name,
+            labels=body.labels,
+            priority=body.priority,
+            wall_seconds_limit=body.wall_seconds_limit,
+            start_deadline=body.deadline_ms(),
+        )
+        return _created(connection, service, queue.create(connection, new))
+
+    return once(principal, body, work)
+
+
+def _dry_run(config: RunConfig) -> dict[str, Any]:
+    document = {
+        "config": config.document(),
+        "config_digest": digest(config.digest()),
+        "estimate": admission.estimate(config),
+    }
+    return DryRun.model_validate(document).model_dump(mode="json")
+
+
+def _filter(
+    state: Annotated[list[State], Query(description="Any of these.")] = [],  # noqa: B006  FastAPI copies defaults
+    variant: Annotated[list[str], Query(description="Any of these.")] = [],  # noqa: B006
+    label: Annotated[list[str], Query(description="`key:value`; all of these.", max_length=20)] = [],  # noqa: B006
+    experiment_id: str | None = None,
+    name: Annotated[str | None, Query(description="Part of the name.", max_length=200)] = None,
+    created_after: Moment | None = None,
+    created_before: Moment | None = None,
+) -> JobFilter:
+    labels = [tuple(pair.split(":", 1)) for pair in label]
+    if any(len(pair) != 2 for pair in labels):
+        raise InvalidRequest(FieldError("/query/label", "label", f"label: expected key:value, got {label}"))
+    return JobFilter(
+        states=state,
+        variants=variant,
+        labels=[(pair[0], pair[1]) for pair in labels],
+        experiment_id=experiment_id,
+        name=name,
+        created_after=None if created_after is None else int(created_after.timestamp() * 1000),
+        created_before=None if created_before is None else int(created_before.timestamp() * 1000),
+    )
+
+
+@router.get("/jobs", response_model=Page[Job], summary="List jobs")
+def list_jobs(
+    request: Request,
+    response: Response,
+    principal: ReadJobs,
+    service: ServiceDep,
+    which: Annotated[JobFilter, Depends(_filter)],
+    order: Annotated[Order, Query(description="By creation.")] = "desc",
+    limit: Limit = DEFAULT_LIMIT,
+    cursor: CursorParameter = None,
+) -> dict[str, Any]:
+    """List jobs, newest first unless asked otherwise."""
+    cursors = request.app.state.cursors
+    context = ["jobs", principal.project, order, repr(which)]
+    after = None if cursor is None else cursors.decode(cursor, context)
+
+    def work(connection: Connection) -> tuple[list[dict[str, Any]], Row | None]:
+        rows, more = job_list.page(connection, principal.project, which, order=order, after=after, limit=limit)
+        return show(connection, service, rows), rows[-1] if more else None
+
+    jobs, last = service.store.read(work)
+    following = None if last is None else cursors.encode(last["seq"], context)
+    if following is not None:
+        response.headers["Link"] = next_link(request, following)
+    return {"data": jobs, "has_more": last is not None, "next_cursor": following}
+
+
+@router.get("/jobs/{job_id}", response_model=Job, summary="Show a job")
+def get_job(job_id: str, response: Response, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """Show a job. The ETag is its revision, for `If-Match` of a change."""
+
+    def work(connection: Connection) -> tuple[Row, dict[str, Any]]:
+        row = training_job(connection, job_id, principal.project)
+        return row, show(connection, service, [row])[0]
+
+    row, document = service.store.read(work)
+    response.headers["ETag"] = _etag(row)
+    return document
+
+
+@router.patch("/jobs/{job_id}", response_model=Job, summary="Change a job's name, labels or priority")
+def change_job(
+    job_id: str,
+    body: ChangeJob,
+    response: Response,
+    principal: WriteJobs,
+    service: ServiceDep,
+    if_match: Annotated[str | None, Header(description="The job's ETag; 412 if it has changed since.")] = None,
+) -> dict[str, Any]:
+    """Change a job's name, labels or priority."""
+    changes = body.model_dump(exclude_unset=True)
+
+    def work(connection: Connection) -> tuple[Row, dict[str, Any]]:
+        row = training_job(connection, job_id, principal.project)
+        row = queue.change(connection, row, changes, revision=_revision(if_match))
+        return row, show(connection, service, [row])[0]
+
+    row, document = service.store.write(work)
+    service.engine.wake()
+    response.headers["ETag"] = _etag(row)
+    return document
+
+
+def _revision(if_match: str | None) -> int | None:
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tag = _ETAG.fullmatch(if_match.strip())
+    if tag is None:
+        raise RevisionMismatch(f'If-Match: expected the ETag of the job, such as "3"; got {if_match!r}')
+    return int(tag[1])
+
+
+@router.delete("/jobs/{job_id}", status_code=204, response_class=Response, summary="Delete a job that has ended")
+def delete_job(job_id: str, principal: WriteJobs, service: ServiceDep, background: BackgroundTasks) -> None:
+    """Delete a job that has ended, with everything of it."""
+    service.store.write(
+        lambda connection: queue.remove(connection, training_job(connection, job_id, principal.project))
+    )
+    _delete_files(service, [job_id], background)
+
+
+def _delete_files(service: Service, job_ids: Sequence[str], background: BackgroundTasks) -> None:
+    for job_id in job_ids:
+        background.add_task(shutil.rmtree, deletion.put_aside(service.settings, job_id), ignore_errors=True)
+
+
+def _act(
+    job_id: str, change: Change, body: StopJob | None, principal: WriteJobs, service: Service, once: OnceDep
+) -> JSONResponse:
+    def work(connection: Connection) -> Answer:
+        row = change(connection, training_job(connection, job_id, principal.project))
+        return Answer(200, show(connection, service, [row])[0], {"ETag": _etag(row)})
+
+    return once(principal, body, work)
+
+
+@router.post("/jobs/{job_id}/cancel", response_model=Job, summary="Cancel a job")
+def cancel_job(
+    job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: StopJob | None = None
+) -> JSONResponse:
+    """Cancel a job: at once if nothing runs, else as soon as its process has ended. A cancelled job is final."""
+    mode = body.mode if body else "graceful"
+    return _act(job_id, lambda c, row: queue.cancel(c, row, mode), body, principal, service, once)
+
+
+@router.post("/jobs/{job_id}/pause", response_model=Job, summary="Pause a job")
+def pause_job(
+    job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: StopJob | None = None
+) -> JSONResponse:
+    """Pause a job: it saves its state and gives its slot back."""
+    mode = body.mode if body else "graceful"
+    return _act(job_id, lambda c, row: queue.pause(c, row, mode), body, principal, service, once)
+
+
+@router.post("/jobs/{job_id}/resume", response_model=Job, summary="Resume a paused job")
+def resume_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
+    """Put a paused job back into the queue."""
+    return _act(job_id, queue.resume, None, principal, service, once)
+
+
+@router.post("/jobs/{job_id}/retry", response_model=Job, summary="Retry a failed job")
+def retry_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
+    """Try a failed job again, from its last checkpoint and with full budgets."""
+    return _act(job_id, queue.retry, None, principal, service, once)
+
+
+@router.post("/jobs/{job_id}/fork", status_code=201, response_model=Job, summary="Fork a job from a checkpoint")
+def fork_job(job_id: str, body: ForkJob, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
+    """Start a new job from a checkpoint of this one, with another configuration if need be."""
+    operator = Operator(service.settings, service.executor)
+
+    def work(connection: Connection) -> Answer:
+        row = training_job(connection, job_id, principal.project)
+        checkpoint = _checkpoint(connection, row, body)
+        config = admission.resolve(operator, Source(ancestor=row["request"], overrides=body.overrides))
+        admission.check_room(connection, service.settings, principal.project)
+        new = admission.new_job(
+            config,
+            principal.project,
+            name=body.name,
+            labels=body.labels,
+            priority=row["priority"],
+            origin="forked",
+            forked_from=_forked_from(row, checkpoint, config),
+        )
+        return _created(connection, service, queue.create(connection, new))
+
+    return once(principal, body, work)
+
+
+def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
+    """The checkpoint asked for, or the newest. NotFound or NotReady when it cannot be had."""
+    rows = artifacts.checkpoints(connection, job["id"])
+    if body.checkpoint_id is not None:
+        rows = [row for row in rows if row["id"] == body.checkpoint_id]
+    elif body.step is not None:
+        rows = [row for row in rows if row["step"] == body.step]
+    else:
+        rows = [row for row in rows if row["status"] == "available"]
+        if not rows:
+            raise NotReady(f"{job['id']} has no checkpoint to fork from")
+    if not rows:
+        raise NotFound(f"{job['id']} has no such checkpoint")
+    newest = max(rows, key=lambda row: row["step"])
+    if newest["status"] != "available":
+        raise NotReady(f"the checkpoint {newest['id']} is {newest['status']}")
+    return newest
+
+
+def _forked_from(job: Row, checkpoint: Row, config: RunConfig) -> dict[str, Any]:
+    """Where a fork comes from. InvalidRequest when it would end before it begins."""
+    same_recipe = not config.changes_on_resume(RunConfig.model_validate(job["request"]))
+    if same_recipe and config.training.steps <= checkpoint["step"]:
+        message = f"training.steps: expected more than {checkpoint['step']}, the step of the checkpoint"
+        raise InvalidRequest(FieldError("/overrides/training.steps", "nothing_to_do", message))
+    return {
+        "job_id": job["id"],
+        "checkpoint_id": checkpoint["id"],
+        "step": checkpoint["step"],
+        "same_recipe": same_recipe,
+    }
+
+
+@router.post("/jobs:batch", response_model=BatchResult, summary="Do one thing to many jobs")
+def change_jobs(
+    body: BatchJobs,
+    request: Request,
+    principal: WriteJobs,
+    service: ServiceDep,
+    once: OnceDep,
+    background: BackgroundTasks,
+) -> Response:
+    """Cancel, pause, resume, retry or delete many jobs in one transaction; what cannot be done is said job by job."""
+    removed: list[str] = []
+
+    def one(connection: Connection, job_id: str) -> dict[str, Any]:
+        try:
+            row = training_job(connection, job_id, principal.project)
+            state = _ACTIONS[body.action](connection, row, body.mode)
+        except ServiceError as error:
+            return {"id": job_id, "ok": False, "state": None, "problem": errors.as_problem(request.scope, error)}
+        if body.action == "delete":
+            removed.append(job_id)
+        return {"id": job_id, "ok": True, "state": state, "problem": None}
+
+    def work(connection: Connection) -> Answer:
+        results = [one(connection, job_id) for job_id in dict.fromkeys(body.ids)]
+        return Answer(200, BatchResult.model_validate({"data": results}).model_dump(mode="json"))
+
+    response = once(principal, body, work)
+    _delete_files(service, removed, background)
+    return response
+
+
+def _state(row: Row) -> str:
+    return str(row["state"])
+
+
+def _delete(connection: Connection, row: Row, _mode: StopMode) -> None:
+    queue.remove(connection, row)
+
+
+_ACTIONS: dict[str, Callable[[Connection, Row, StopMode], str | None]] = {
+    "cancel": lambda connection, row, mode: _state(queue.cancel(connection, row, mode)),
+    "pause": lambda connection, row, mode: _state(queue.pause(connection, row, mode)),
+    "resume": lambda connection, row, _mode: _state(queue.resume(connection, row)),
+    "retry": lambda connection, row, _mode: _state(queue.retry(connection, row)),
+    "delete": _delete,
+}

@@ -1,0 +1,91 @@
+"""What a run measured: the newest numbers, and how they came about."""
+
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from fastapi.requests import Request
+from fastapi.responses import JSONResponse, Response
+from sqlalchemy import Connection
+
+from server.errors import FieldError, InvalidRequest
+from server.http.dependencies import Principal, ReadJobs, ServiceDep
+from server.http.downloads import REVALIDATE, not_modified
+from server.http.schemas.metrics import LatestMetrics, MetricHistories
+from server.queue import queue
+from server.service import Service
+from server.store import metric_points
+from server.store.metric_points import MAX_POINTS
+from server.store.rows import Row
+
+router = APIRouter(prefix="/v1/jobs/{job_id}/metrics", tags=["metrics"])
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing new was measured."}}
+_MAX_NAMES = 50
+Step = Annotated[int | None, Query(ge=0, le=2**53)]
+
+
+@router.get("", response_model=LatestMetrics, responses=_RESPONSES, summary="Show a job's newest numbers")
+def latest_metrics(job_id: str, request: Request, principal: ReadJobs, service: ServiceDep) -> Response:
+    """Of each metric the newest number, the smallest and the largest, and of scores the best."""
+    job = _job(service, principal, job_id)
+    unchanged = not_modified(request, _etag(job), _headers(job))
+    if unchanged is not None:
+        return unchanged
+    data = service.store.read(lambda connection: metric_points.latest(connection, job))
+    return JSONResponse({"object": "list", "job_id": job["id"], "data": data}, headers=_headers(job))
+
+
+@router.get("/history", response_model=MetricHistories, responses=_RESPONSES, summary="Show metrics over the steps")
+def metric_history(
+    job_id: str,
+    request: Request,
+    principal: ReadJobs,
+    service: ServiceDep,
+    name: Annotated[list[str], Query(min_length=1, max_length=_MAX_NAMES, description="Once for each metric.")],
+    from_step: Step = None,
+    to_step: Step = None,
+    max_points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Of each metric.")] = 1000,
+    mode: Annotated[
+        Literal["minmax", "raw"], Query(description="`minmax` joins points to buckets and keeps spikes; `raw` pages.")
+    ] = "minmax",
+    attempt: Annotated[
+        Literal["effective", "all"], Query(description="Whether to show what a later attempt went over again.")
+    ] = "effective",
+    after: Annotated[Step, Query(description="In mode `raw`: the `next_after` of the page before.")] = None,
+) -> Response:
+    """Metrics over the generator steps, in as many points as asked for at most. The ETag changes with new numbers."""
+    if from_step is not None and to_step is not None and from_step > to_step:
+        message = f"to_step: expected at least from_step, {from_step}; got {to_step}"
+        raise InvalidRequest(FieldError("/query/to_step", "before_from_step", message))
+    job = _job(service, principal, job_id)
+    unchanged = not_modified(request, _etag(job), _headers(job))
+    if unchanged is not None:
+        return unchanged
+    options: dict[str, Any] = {"from_step": from_step, "to_step": to_step, "max_points": max_points, "mode": mode}
+
+    def find(connection: Connection) -> list[dict[str, Any]]:
+        names = dict.fromkeys(name)
+        return [
+            asdict(metric_points.history(connection, job, each, attempt=attempt, after=after, **options))
+            for each in names
+        ]
+
+    return JSONResponse(
+        {"object": "list", "job_id": job["id"], "data": service.store.read(find)}, headers=_headers(job)
+    )
+
+
+def _job(service: Service, principal: Principal, job_id: str) -> Row:
+    return service.store.read(lambda connection: queue.get(connection, job_id, principal.project))
+
+
+# The job is read before its numbers, so that an ETag is never newer than what it stands for.
+
+
+def _etag(job: Row) -> str:
+    return f'"{job["events_seq"]}"'
+
+
+def _headers(job: Row) -> dict[str, str]:
+    return {"ETag": _etag(job), "Cache-Control": REVALIDATE}

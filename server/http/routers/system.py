@@ -1,0 +1,150 @@
+"""The service itself: its version, limits and slots; health, readiness and metrics for machines that watch it."""
+
+import shutil
+import time
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from fastapi.requests import Request
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, Field
+from sqlalchemy import text
+
+from gan_mhe import __version__
+from server.errors import FieldError
+from server.http import errors
+from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
+from server.queue import queue
+from server.service import Service
+
+router = APIRouter(tags=["system"])
+
+MAX_HEARTBEAT_AGE_SECONDS = 10.0
+_LIMITS = ("max_body_bytes", "max_matrix_cells", "max_queued_jobs", "max_streams_per_key")
+_RETENTION = ("samples_per_job", "checkpoint_days")
+
+
+class Disk(BaseModel):
+    """Space below the data directory."""
+
+    free_bytes: int
+    reserve_bytes: int = Field(description="With less free, no job is taken and running ones are paused.")
+
+
+class System(BaseModel):
+    """The service."""
+
+    object: Literal["system"] = "system"
+    version: str
+    executor: str
+    uptime_seconds: float
+    disk: Disk
+    limits: dict[str, int]
+    retention: dict[str, float] = Field(description="0 keeps everything.")
+    allow_downloads: bool
+
+
+class SlotEntry(BaseModel):
+    """Room for one attempt, and what is in it."""
+
+    name: str
+    device: str
+    purpose: str
+    memory_bytes: int | None
+    free_bytes: int | None
+    threads: int | None
+    available: bool = Field(description="Whether a new attempt may be put there now.")
+    note: str | None
+    busy: bool
+    job_id: str | None = Field(description="Whose attempt is there, if that is one of yours.")
+    attempt_id: str | None
+
+
+class Slots(BaseModel):
+    """All slots, in a stable order."""
+
+    object: Literal["list"] = "list"
+    data: list[SlotEntry]
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Ready(BaseModel):
+    """The service can do its work."""
+
+    status: Literal["ready"] = "ready"
+
+
+@router.get("/v1/system", response_model=System, summary="Show limits, retention and disk space")
+def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """Version, limits, retention and free space."""
+    settings = service.settings
+    return {
+        "version": __version__,
+        "executor": service.executor.name,
+        "uptime_seconds": round(time.monotonic() - request.app.state.started, 3),
+        "disk": {"free_bytes": _free_bytes(service), "reserve_bytes": settings.disk_reserve_bytes},
+        "limits": {name: getattr(settings, name) for name in _LIMITS},
+        "retention": {name: getattr(settings, name) for name in _RETENTION},
+        "allow_downloads": settings.allow_downloads,
+    }
+
+
+@router.get("/v1/system/slots", response_model=Slots, summary="List the slots and what runs in them")
+def list_slots(principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+    """List the slots and what runs in them."""
+    occupants = {attempt["slot"]: (attempt, job) for attempt, job in service.store.read(queue.live_attempts)}
+    entries = []
+    for slot in service.executor.inventory():
+        attempt, job = occupants.get(slot.name, (None, None))
+        own = attempt is not None and job is not None and job["project"] == principal.project
+        entry = {name: getattr(slot, name) for name in SlotEntry.model_fields if hasattr(slot, name)}
+        entry["busy"] = attempt is not None
+        entry["job_id"] = attempt["job_id"] if attempt is not None and own else None
+        entry["attempt_id"] = attempt["id"] if attempt is not None and own else None
+        entries.append(entry)
+    return {"data": entries}
+
+
+@router.get("/healthz", response_model=Alive, summary="Whether the process answers")
+async def healthz() -> dict[str, Any]:
+    """Whether the process answers at all."""
+    return {}
+
+
+@router.get("/readyz", response_model=Ready, summary="Whether the service can work")
+def readyz(request: Request, service: ServiceDep) -> Any:
+    """Whether jobs can be taken and run; the problem names the checks that fail."""
+    failed = _failed_checks(service)
+    if failed:
+        return errors.respond(request.scope, "not_serving", "; ".join(check.message for check in failed), failed)
+    return {}
+
+
+def _failed_checks(service: Service) -> list[FieldError]:
+    failed = []
+    try:
+        service.store.read(lambda connection: connection.execute(text("SELECT 1")))
+    except Exception as error:
+        failed.append(FieldError("/database", "database", f"database: cannot be read ({type(error).__name__})"))
+    age = service.engine.heartbeat_age()
+    if age >= MAX_HEARTBEAT_AGE_SECONDS:
+        message = f"engine: expected a round within {MAX_HEARTBEAT_AGE_SECONDS:g} s, the last was {age:.1f} s ago"
+        failed.append(FieldError("/engine", "engine", message))
+    if _free_bytes(service) < service.settings.disk_reserve_bytes:
+        failed.append(FieldError("/disk", "disk", "disk: the reserve is reached"))
+    return failed
+
+
+def _free_bytes(service: Service) -> int:
+    return shutil.disk_usage(service.settings.data_dir).free
+
+
+@router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
+def metrics(request: Request, _principal: AnyKey) -> Response:
+    """Metrics for Prometheus."""
+    return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

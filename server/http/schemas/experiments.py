@@ -1,0 +1,72 @@
+"""Experiments as they are shown."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.clock import rfc3339
+from server.queue.states import TERMINAL, State
+from server.store.rows import Row
+
+
+class Cell(BaseModel):
+    """One combination of the matrix, its keys and values beside those of its job."""
+
+    model_config = ConfigDict(extra="allow")
+
+    job_id: str
+    state: State
+    terminal: bool
+
+
+class ExperimentSummary(BaseModel):
+    """An experiment, without its cells."""
+
+    id: str
+    object: Literal["experiment"] = "experiment"
+    project: str
+    name: str | None
+    labels: dict[str, str]
+    base: dict[str, Any] = Field(description="The preset or config, and the overrides, as sent.")
+    matrix: dict[str, list[Any]]
+    total: int = Field(description="Jobs of the experiment that still exist.")
+    counts: dict[str, int] = Field(description="Jobs by state.")
+    terminal: bool = Field(description="Whether all jobs have ended.")
+    created_at: str
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Row, counts: Mapping[str, int], **more: Any) -> Self:
+        """An experiment's row and how many of its jobs are in which state."""
+        values = {
+            **{name: row[name] for name in ("id", "project", "name", "labels", "base", "matrix")},
+            "total": sum(counts.values()),
+            "counts": counts,
+            "terminal": all(State(state) in TERMINAL for state in counts),
+            "created_at": rfc3339(row["created_at"]),
+            "links": {
+                "self": f"/v1/experiments/{row['id']}",
+                "jobs": f"/v1/jobs?experiment_id={row['id']}",
+                "compare": f"/v1/compare?experiment={row['id']}",
+            },
+        }
+        return cls.model_validate(values | more)
+
+
+class Experiment(ExperimentSummary):
+    """An experiment with its cells, seed by seed."""
+
+    cells: list[Cell]
+
+    @classmethod
+    def with_jobs(cls, row: Row, jobs: Sequence[Row]) -> Self:
+        """An experiment's row with those of its jobs."""
+        counts = Counter(str(job["state"]) for job in jobs)
+        return cls.of(row, counts, cells=[_cell(job) for job in jobs])
+
+
+def _cell(job: Row) -> dict[str, Any]:
+    own = {"job_id": job["id"], "state": job["state"], "terminal": State(job["state"]) in TERMINAL}
+    return {**(job["cell"] or {}), **own}

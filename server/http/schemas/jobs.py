@@ -1,0 +1,211 @@
+"""Jobs and experiments as they are shown. Files and folders of the server never are."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field
+
+from server.clock import optional_rfc3339
+from server.queue.states import TERMINAL, State
+from server.settings import Settings
+from server.store.rows import Row
+
+Number = float | Literal["NaN", "Infinity", "-Infinity"]
+
+
+class Progress(BaseModel):
+    """How far, and how fast."""
+
+    step: int = Field(description="Generator updates made.")
+    total_steps: int | None
+    steps_per_second: float | None
+    images_per_second: float | None
+    eta_seconds: float | None
+
+
+class Attempt(BaseModel):
+    """The newest process that worked on the job."""
+
+    id: str
+    number: int = Field(description="From 1.")
+    started_at: str | None
+    ended_at: str | None
+    resumed_from_step: int | None
+
+
+class RetryCounts(BaseModel):
+    """Retries by kind of fault."""
+
+    infrastructure: int
+    program: int
+
+
+class Retry(BaseModel):
+    """How often the job was taken up again after a fault, and how often it may be."""
+
+    used: RetryCounts
+    limit: RetryCounts
+
+
+class Score(BaseModel):
+    """Scores of the generator at one step."""
+
+    step: int
+    scores: dict[str, Number]
+
+
+class Scores(BaseModel):
+    """What came of the run. `best` was scored again with latents that the choice never saw."""
+
+    metric: str = Field(description="The metric that `best` was chosen by.")
+    final: Score | None
+    best: Score | None
+    real: dict[str, Number] | None = Field(description="Of the real images themselves.")
+    protocol: str | None
+    fingerprint: str | None = Field(description="Scores compare only if their fingerprints are equal.")
+
+
+class PrimaryMetric(BaseModel):
+    """The score to look at in a list, as far as it was measured."""
+
+    name: str
+    step: int
+    latest: Number
+    best: float | None
+    best_step: int | None
+
+
+class ForkedFrom(BaseModel):
+    """The checkpoint that the job began with."""
+
+    job_id: str
+    checkpoint_id: str
+    step: int
+    same_recipe: bool = Field(description="Whether the job goes on exactly as the other would have.")
+
+
+class Job(BaseModel):
+    """A training job."""
+
+    id: str
+    object: Literal["job"] = "job"
+    project: str
+    name: str | None
+    state: State
+    terminal: bool = Field(description="Whether the job has ended; no client needs a list of states.")
+    reason: str | None
+    message: str | None
+    origin: str = Field(description="submitted, forked or imported.")
+    variant: str | None
+    seed: int | None
+    progress: Progress
+    config: dict[str, Any] = Field(description="Fully resolved.")
+    config_digest: str = Field(description="Jobs with equal digests are the same experiment.")
+    attempt: Attempt | None
+    retry: Retry
+    priority: int
+    labels: dict[str, str]
+    experiment_id: str | None
+    cell: dict[str, Any] | None = Field(description="The job's place in the experiment's matrix.")
+    forked_from: ForkedFrom | None
+    executor: str | None
+    slot: str | None = Field(description="Where the newest attempt runs or ran.")
+    metric: PrimaryMetric | None
+    scores: Scores | None = Field(description="Once the run has ended.")
+    wall_seconds_limit: float | None
+    wall_seconds_used: float
+    start_deadline: str | None
+    created_at: str
+    queued_at: str | None
+    started_at: str | None
+    finished_at: str | None
+    exit_code: int | None
+    revision: int
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Row, settings: Settings, attempt: Row | None, metric: Row | None) -> Self:
+        """A job's row, that of its newest attempt, and its primary metric."""
+        result = row["result"]
+        values = {
+            **{name: row[name] for name in _AS_STORED},
+            **{name: optional_rfc3339(row[name]) for name in _MOMENTS},
+            "terminal": State(row["state"]) in TERMINAL,
+            "progress": {name: row[name] for name in Progress.model_fields},
+            "config": row["request"],
+            "config_digest": digest(row["request_sha256"]),
+            "attempt": None if attempt is None else _attempt(attempt),
+            "retry": _retry(row, settings),
+            "executor": None if attempt is None else attempt["executor"],
+            "slot": None if attempt is None else attempt["slot"],
+            "metric": metric,
+            "scores": None if result is None else {name: result.get(name) for name in Scores.model_fields},
+            "links": _links(row),
+        }
+        return cls.model_validate(values)
+
+
+_AS_STORED = (
+    *("id", "project", "name", "state", "reason", "message", "origin", "variant", "seed", "priority", "labels"),
+    *("experiment_id", "cell", "forked_from", "wall_seconds_limit", "wall_seconds_used", "exit_code", "revision"),
+)
+_MOMENTS = ("start_deadline", "created_at", "queued_at", "started_at", "finished_at")
+_PARTS = ("events", "stream", "metrics", "logs", "samples", "checkpoints")
+
+
+def digest(sha256: str) -> str:
+    """How a content hash is shown."""
+    return f"sha256:{sha256}"
+
+
+def _attempt(row: Row) -> dict[str, Any]:
+    moments = {name: optional_rfc3339(row[name]) for name in ("started_at", "ended_at")}
+    return {name: row[name] for name in ("id", "number", "resumed_from_step")} | moments
+
+
+def _retry(row: Row, settings: Settings) -> Retry:
+    return Retry(
+        used=RetryCounts(infrastructure=row["infrastructure_used"], program=row["program_used"]),
+        limit=RetryCounts(infrastructure=settings.infrastructure_retries, program=settings.program_retries),
+    )
+
+
+def _links(row: Row) -> dict[str, str]:
+    own = f"/v1/jobs/{row['id']}"
+    links = {"self": own} | {part: f"{own}/{part}" for part in _PARTS}
+    if row["experiment_id"] is not None:
+        links["experiment"] = f"/v1/experiments/{row['experiment_id']}"
+    return links
+
+
+class Estimate(BaseModel):
+    """What a job would cost, in units that no device changes."""
+
+    steps: int = Field(description="Generator updates.")
+    images: int = Field(description="Real images that the discriminator would see.")
+    scored_images: int = Field(description="Generated images that would be scored.")
+    note: str
+
+
+class DryRun(BaseModel):
+    """What a job would be."""
+
+    object: Literal["dry_run"] = "dry_run"
+    config: dict[str, Any] = Field(description="Fully resolved.")
+    config_digest: str
+    estimate: Estimate
+
+
+class BatchItem(BaseModel):
+    """What became of one job of a batch."""
+
+    id: str
+    ok: bool
+    state: State | None = Field(description="The job's state now; null when it is gone or was never there.")
+    problem: dict[str, Any] | None = Field(description="Problem details, as the single request would have had them.")
+
+
+class BatchResult(BaseModel):
+    """What became of each job, in the order asked for."""
+
+    object: Literal["batch"] = "batch"
+    data: list[BatchItem]

@@ -1,0 +1,40 @@
+"""Sample grids as they are shown."""
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field
+
+from server.clock import rfc3339
+from server.store.rows import Row
+
+
+class Sample(BaseModel):
+    """A grid of images from latents that stay the same during a run."""
+
+    object: Literal["sample"] = "sample"
+    job_id: str
+    step: int
+    attempt: int
+    sha256: str
+    media_type: Literal["image/png"] = "image/png"
+    size_bytes: int
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+    created_at: str
+    pruned: bool = Field(description="Whether the picture was deleted to save space.")
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """A sample's row."""
+        own = f"/v1/jobs/{row['job_id']}/samples/{row['step']}"
+        links = {"self": own}
+        if row["pruned_at"] is None:
+            links["image"] = f"/v1/blobs/{row['sha256']}"
+            links["thumbnail"] = f"{own}/thumbnail?width=256&sha256={row['sha256']}"
+        return cls(
+            **{name: row[name] for name in ("job_id", "step", "attempt", "sha256", "size_bytes", "width", "height")},
+            created_at=rfc3339(row["created_at"]),
+            pruned=row["pruned_at"] is not None,
+            links=links,
+        )

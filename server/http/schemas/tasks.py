@@ -1,0 +1,72 @@
+"""Tasks as they are shown."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from server.clock import optional_rfc3339, rfc3339
+from server.http.schemas.jobs import Number
+from server.queue.states import TERMINAL, State
+from server.store.rows import Row
+
+
+class TaskResult(BaseModel):
+    """What came of a task: a file when sampling, numbers when scoring."""
+
+    model_config = ConfigDict(extra="allow")
+
+    sha256: str | None = None
+    size_bytes: int | None = None
+    media_type: str | None = None
+    url: str | None = Field(default=None, description="Where the file is.")
+    step: int | None = None
+    scores: dict[str, Number] | None = None
+    real: dict[str, Number] | None = Field(default=None, description="Of the real images themselves.")
+    protocol: str | None = None
+    fingerprint: str | None = Field(default=None, description="Scores compare only if their fingerprints are equal.")
+
+
+class Task(BaseModel):
+    """Short work on a checkpoint."""
+
+    id: str
+    object: Literal["task"] = "task"
+    kind: Literal["sample", "score"]
+    job_id: str
+    checkpoint_id: str
+    state: State
+    terminal: bool = Field(description="Whether the task has ended.")
+    reason: str | None
+    message: str | None
+    request: dict[str, Any] = Field(description="What is to be done.")
+    result: TaskResult | None = Field(description="Once the task has succeeded.")
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """A task's row."""
+        own = f"/v1/tasks/{row['id']}"
+        request = dict(row["request"])
+        return cls(
+            **{name: row[name] for name in ("id", "kind", "state", "reason", "message")},
+            job_id=request.pop("job_id"),
+            checkpoint_id=request.pop("checkpoint_id"),
+            terminal=row["state"] in TERMINAL,
+            request=request,
+            result=_result(row["result"]),
+            created_at=rfc3339(row["created_at"]),
+            started_at=optional_rfc3339(row["started_at"]),
+            finished_at=optional_rfc3339(row["finished_at"]),
+            links={"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
+        )
+
+
+def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
+    if result is None:
+        return None
+    url = {"url": f"/v1/blobs/{result['sha256']}"} if "sha256" in result else {}
+    return TaskResult(**{**result, **url})

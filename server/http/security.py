@@ -1,0 +1,121 @@
+"""The outermost layer: what no request gets past and no answer goes without.
+
+Decisions use the Host header as it came, never a URL put together from it. An error that nobody foresaw ends here, as
+a problem with the request's id.
+"""
+
+import re
+import uuid
+from collections.abc import Iterable
+
+import structlog
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http import errors
+from server.settings import Settings
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+ALWAYS_ALLOWED_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
+_AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+_ORIGIN = re.compile(r"https?://(.+)")
+
+
+class Hardening:
+    """ASGI middleware: request ids, Host and Origin checks, the cap on declared body sizes, strict headers."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self._app = app
+        own = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self._hosts = frozenset(_lower((own, *ALWAYS_ALLOWED_HOSTS, *settings.allowed_hosts)))
+        self._max_body_bytes = settings.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope.setdefault("state", {})["request_id"] = request_id
+        started = False
+
+        async def send_hardened(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                _harden(message, request_id)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            refusal = self._refusal(scope, headers)
+            if refusal is not None:
+                await refusal(scope, receive, send_hardened)
+                return
+            try:
+                await self._app(scope, receive, send_hardened)
+            except Exception as error:
+                if started:
+                    raise
+                await errors.unforeseen(scope, error)(scope, receive, send_hardened)
+
+    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        authority = _host(headers)
+        if authority is None or authority[0] not in self._hosts:
+            return errors.respond(
+                scope, "host_not_allowed", "the Host is not among the names that the operator allows for this service"
+            )
+        if scope["method"] not in SAFE_METHODS and not _same_site(headers, "".join(authority)):
+            return errors.respond(
+                scope, "origin_not_allowed", "expected the Origin to be this service, or an Authorization header"
+            )
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length) > self._max_body_bytes:
+            detail = f"expected at most {self._max_body_bytes} bytes, got {length}"
+            return errors.respond(scope, "body_too_large", detail, headers={"Connection": "close"})
+        return None
+
+
+def _lower(names: Iterable[str]) -> Iterable[str]:
+    return (name.lower() for name in names)
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _host(headers: Headers) -> tuple[str, str] | None:
+    """Name and `:port` of the one Host header; None when there are several, or it is not an authority."""
+    given = headers.getlist("host")
+    parts = _AUTHORITY.fullmatch(given[0].lower()) if len(given) == 1 else None
+    return None if parts is None else (parts[1], parts[2] or "")
+
+
+def _same_site(headers: Headers, authority: str) -> bool:
+    """Whether a request that changes something cannot have been caused by a page of another site.
+
+    A browser names the page's origin. Without it, a cookie alone proves nothing; and we set none.
+    """
+    origins = headers.getlist("origin")
+    if not origins:
+        return "cookie" not in headers or "authorization" in headers
+    origin = _ORIGIN.fullmatch(origins[0].lower()) if len(origins) == 1 else None
+    return origin is not None and origin[1] == authority
+
+
+def _harden(message: Message, request_id: str) -> None:
+    headers = MutableHeaders(raw=message.setdefault("headers", []))
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+    headers["X-Request-Id"] = request_id

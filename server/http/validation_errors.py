@@ -1,0 +1,65 @@
+"""What is wrong with a request, as pydantic found it, in our words: where it is, what was expected and what came."""
+
+import reprlib
+from collections.abc import Collection, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from gan_mhe.errors import nearest
+from server.errors import FieldError, pointer
+
+# Their messages say what came, as far as it matters.
+_COMPLETE = frozenset({"value_error", "missing", "too_short", "too_long"})
+_UNREADABLE: Mapping[type[BaseException], str] = {
+    RecursionError: "nested less deeply",
+    UnicodeDecodeError: "encoded in UTF-8",
+}
+
+
+def field_error(problem: Mapping[str, Any], fields: Collection[str]) -> FieldError:
+    """One of pydantic's complaints. fields: what the body may have, for a suggestion. Long values are shortened."""
+    where, *path = problem["loc"]
+    if problem["type"] == "json_invalid":
+        what = problem["ctx"]["error"]
+        return FieldError("", "json_invalid", f"body: expected JSON, got something else at character {path[0]}: {what}")
+    parts = [str(part) for part in (path if where == "body" else (where, *path))]
+    return FieldError(pointer(*parts), problem["type"], f"{'.'.join(parts) or 'body'}: {_explain(problem, fields)}")
+
+
+def _explain(problem: Mapping[str, Any], fields: Collection[str]) -> str:
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown field{nearest(str(problem['loc'][-1]), fields)}"
+        case "model_attributes_type":
+            return f"expected a JSON object, got {reprlib.repr(problem['input'])}"
+        case complaint if complaint in _COMPLETE:
+            return message
+    return f"{message[0].lower()}{message[1:]}, but it is {reprlib.repr(problem['input'])}"
+
+
+def is_not_json(problem: Mapping[str, Any]) -> bool:
+    """Whether the body was not even read, because its Content-Type is another."""
+    return problem["loc"] == ("body",) and isinstance(problem["input"], bytes)
+
+
+def not_json(content_type: str | None) -> FieldError:
+    """A body that goes by another Content-Type, or by none."""
+    given = "none" if content_type is None else repr(content_type)
+    return FieldError("", "not_json", f"body: expected Content-Type: application/json, got {given}")
+
+
+def unreadable(cause: BaseException | None) -> FieldError:
+    """A body that the JSON parser gave up on for a reason other than its grammar."""
+    expected = next((text for kind, text in _UNREADABLE.items() if isinstance(cause, kind)), "with shorter numbers")
+    return FieldError("", "json_invalid", f"body: expected JSON {expected}, got what cannot be read")
+
+
+def body_fields(route: Any) -> list[str]:
+    """The fields that the body of a route may have; none where it takes no body."""
+    if route.body_field is None:
+        return []
+    annotation = route.body_field.field_info.annotation
+    kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
+    return [name for kind in kinds if issubclass(kind, BaseModel) for name in kind.model_fields]

@@ -1,1 +1,0 @@
-"""What jobs are and what happens to them, without HTTP."""

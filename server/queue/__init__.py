@@ -1,0 +1,1 @@
+"""Jobs as rows: admitted, queued, moved from state to state, listed and compared."""

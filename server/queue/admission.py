@@ -1,0 +1,289 @@
+"""From a request to a job: the configuration composed and checked, the operator's rules applied, room made sure of.
+
+A configuration that came over the network holds no path: where the library expects one, a request may only use the
+names under which the operator has put folders and weight files into the settings.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from sqlalchemy import Connection
+
+from gan_mhe.config.compose import compose
+from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.config.sections import DataConfig
+from gan_mhe.errors import ConfigError, nearest
+from gan_mhe.evaluation.protocol import protocol_settings
+from server.clock import now_ms, rfc3339
+from server.errors import FieldError, InsufficientStorage, InvalidRequest, QueueFull, pointer
+from server.executors.base import Executor
+from server.queue import queue
+from server.settings import Settings
+
+_BUNDLED_DATA = ("digits", "synthetic")
+_DEVICES = ("auto", "cpu", "cuda")
+_MAX_MESSAGE = 500
+
+Refusals = list[tuple[str, str, str]]  # key, code, message
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a configuration comes from: one of preset, config and ancestor, with the rest laid over it.
+
+    config: a whole configuration as sent. ancestor: that of a job to be forked. overrides: dotted keys to values.
+    """
+
+    preset: str | None = None
+    config: Mapping[str, Any] | None = None
+    ancestor: Mapping[str, Any] | None = None
+    variant: str | None = None
+    seed: int | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def pointer(self, path: Sequence[str]) -> str:
+        """Where in the request the value at a path of configuration keys comes from, or would have to be given."""
+        if not path:
+            return "/config" if self.config is not None else ""
+        dotted = ".".join(path)
+        for key in self.overrides:
+            if f"{dotted}.".startswith(f"{key}.") or f"{key}.".startswith(f"{dotted}."):
+                return pointer("overrides", key)
+        if {"variant": self.variant, "seed": self.seed}.get(dotted) is not None:
+            return pointer(dotted)
+        if self.config is not None:
+            return pointer("config", *path)
+        return pointer("overrides", dotted)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What the operator allows and what the machine has."""
+
+    settings: Settings
+    executor: Executor
+
+
+def presets(settings: Settings) -> dict[str, Path]:
+    """The presets that jobs may name, with their files, by name."""
+    shipped = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+    if settings.presets is None:
+        return shipped
+    return {name: path for name, path in shipped.items() if name in settings.presets}
+
+
+def preset(settings: Settings, name: str) -> dict[str, Any]:
+    """The document of a preset. InvalidRequest when there is none by this name."""
+    allowed = presets(settings)
+    if name not in allowed:
+        message = f"preset: unknown preset {name!r}{nearest(name, allowed)}"
+        raise InvalidRequest(FieldError("/preset", "unknown_preset", message))
+    return load_document(allowed[name])
+
+
+def data_sets(settings: Settings) -> list[dict[str, Any]]:
+    """The data sets that jobs may train on: their names, the roots for them, and whether they may be fetched."""
+    offers: list[dict[str, Any]] = []
+    for name in get_args(DataConfig.model_fields["name"].annotation):
+        fetchable = settings.allow_downloads and name not in (*_BUNDLED_DATA, "image_folder")
+        if name == "image_folder":
+            roots = sorted(settings.data_roots)
+        else:
+            roots = [name] if name in settings.data_roots and name not in _BUNDLED_DATA else []
+        if name in _BUNDLED_DATA or roots or fetchable:
+            offers.append({"name": name, "bundled": name in _BUNDLED_DATA, "roots": roots, "download": fetchable})
+    return offers
+
+
+def resolve(operator: Operator, source: Source) -> RunConfig:
+    """The checked configuration. InvalidRequest says of every wrong field where it is and what was expected."""
+    document = source.config if source.config is not None else source.ancestor
+    if source.preset is not None:
+        document = preset(operator.settings, source.preset)
+    assert document is not None
+    overrides = _nested(source.overrides)
+    try:
+        config = compose(document, variant=source.variant, seed=source.seed, overrides=overrides)
+    except ConfigError as error:
+        raise InvalidRequest(*_field_errors(source, error)) from error
+    refusals = [
+        FieldError(source.pointer(key.split(".")), code, f"{key}: {message}")
+        for key, code, message in (
+            *_guesses(merge(source.config or {}, overrides), config.document()),
+            *_data_refusals(operator.settings, config),
+            *_evaluation_refusals(operator.settings, config),
+            *_device_refusals(operator.executor, config),
+        )
+    ]
+    if refusals:
+        raise InvalidRequest(*refusals)
+    return config
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys as nested tables. InvalidRequest when one key lies within another, since either might win."""
+    for key in overrides:
+        inner = next((other for other in overrides if other.startswith(f"{key}.")), None)
+        if inner is not None:
+            message = f"{key}: also set by {inner!r}; expected one of the two"
+            raise InvalidRequest(FieldError(pointer("overrides", key), "ambiguous", message))
+    return unflatten(overrides)
+
+
+def _field_errors(source: Source, error: ConfigError) -> list[FieldError]:
+    """The lines of a ConfigError, each with the place that pydantic reported it for."""
+    cause = error.__cause__
+    lines = str(error).splitlines()
+    if not isinstance(cause, ValidationError):
+        return [FieldError(source.pointer(("variant",)), "unknown_variant", line) for line in lines]
+    found = []
+    for problem, line in zip(cause.errors(include_url=False), lines, strict=False):
+        path = [str(part) for part in problem["loc"]]
+        code = "unknown_key" if problem["type"] == "extra_forbidden" else str(problem["type"])
+        found.append(FieldError(source.pointer(path or _named_first(line)), code, line[:_MAX_MESSAGE]))
+    return found
+
+
+def _named_first(line: str) -> list[str]:
+    """The key that a message about several fields begins with, such as `data.root is missing`."""
+    key = line.split(maxsplit=1)[0].rstrip(":")
+    section, _, name = key.partition(".")
+    known = RunConfig.model_fields
+    return [part for part in (section, name) if part] if section in known else []
+
+
+def _guesses(given: Mapping[str, Any], taken: Mapping[str, Any], within: str = "") -> Refusals:
+    """Values that were taken for something else, such as the text "20" for a number: a request is not guessed at."""
+    refusals: Refusals = []
+    for key in given.keys() & taken.keys():
+        came, became = given[key], taken[key]
+        if isinstance(came, Mapping) and isinstance(became, Mapping):
+            refusals += _guesses(came, became, f"{within}{key}.")
+        elif _kind(came) and _kind(became) and _kind(came) != _kind(became):
+            refusals.append((f"{within}{key}", "wrong_type", f"expected {_kind(became)}, got {came!r}"))
+    return refusals
+
+
+def _kind(value: Any) -> str | None:
+    """What people call a simple value; None for any other."""
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
+    return kinds.get(type(value))
+
+
+def _data_refusals(settings: Settings, config: RunConfig) -> Refusals:
+    data, refusals = config.data, []
+    root = None if data.root is None else str(data.root)
+    if root is not None and root not in settings.data_roots:
+        refusals.append(("data.root", "unknown_root", _unknown(root, settings.data_roots)))
+    if data.download and not settings.allow_downloads:
+        refusals.append(("data.download", "downloads_not_allowed", "the operator does not allow downloads"))
+    bundled = data.name in _BUNDLED_DATA or data.name == "image_folder"
+    if not bundled and not refusals and not data.download and (root or data.name) not in settings.data_roots:
+        names = ", ".join(str(offer["name"]) for offer in data_sets(settings))
+        message = f"the service has no folder of {data.name!r} and data.download is off; it offers {names}"
+        refusals.append(("data.name", "data_unavailable", message))
+    return refusals
+
+
+def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
+    evaluation, refusals = config.evaluation, []
+    weights = None if evaluation.weights is None else str(evaluation.weights)
+    if weights is not None and weights not in settings.weights:
+        refusals.append(("evaluation.weights", "unknown_weights", _unknown(weights, settings.weights)))
+    if evaluation.download and not settings.allow_downloads:
+        refusals.append(("evaluation.download", "downloads_not_allowed", "the operator does not allow downloads"))
+    if evaluation.protocol == "none":
+        return refusals
+    try:
+        splits = protocol_settings(evaluation.protocol).splits
+    except ConfigError as error:
+        return [
+            *refusals,
+            ("evaluation.protocol", "unknown_protocol", str(error).removeprefix("evaluation.protocol: ")),
+        ]
+    if evaluation.num_samples is not None and evaluation.num_samples < splits:
+        message = f"expected at least {splits}, the splits of {evaluation.protocol}; got {evaluation.num_samples}"
+        refusals.append(("evaluation.num_samples", "too_few", message))
+    if evaluation.protocol == "inception-2015" and weights is None and not evaluation.download:
+        known = ", ".join(sorted(settings.weights)) or "the operator offers none"
+        message = f"inception-2015 needs the 2015 Inception weights; expected the name of a file ({known})"
+        refusals.append(("evaluation.weights", "weights_missing", message))
+    return refusals
+
+
+def _device_refusals(executor: Executor, config: RunConfig) -> Refusals:
+    device = config.training.device
+    if device not in _DEVICES:
+        message = f"expected one of {', '.join(_DEVICES)}, got {device!r}; the service chooses which GPU"
+        return [("training.device", "device_index", message)]
+    if device == "auto":
+        return []
+    slots = [slot for slot in executor.inventory() if slot.purpose == "train"]
+    if any(slot.device.split(":")[0] == device for slot in slots):
+        return []
+    kinds = ", ".join(sorted({slot.device.split(":")[0] for slot in slots})) or "none"
+    return [("training.device", "device_unavailable", f"no slot for {device!r}; the service trains on {kinds}")]
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    if not known:
+        return f"unknown name {name!r}; the operator offers none"
+    return f"unknown name {name!r}{nearest(name, known)}"
+
+
+def check_room(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:
+    """Raises InsufficientStorage when the disk's reserve is reached, QueueFull when too many of the project wait."""
+    free = shutil.disk_usage(settings.data_dir).free
+    if free < settings.disk_reserve_bytes:
+        raise InsufficientStorage(
+            f"{free // 2**20} MiB of disk are free and {settings.disk_reserve_bytes // 2**20} MiB are kept in reserve; "
+            "delete jobs or free space"
+        )
+    waiting = queue.waiting(connection, project)
+    if waiting + jobs > settings.max_queued_jobs:
+        raise QueueFull(
+            f"{waiting} jobs of the project are waiting and {jobs} more would come; "
+            f"expected at most {settings.max_queued_jobs}"
+        )
+
+
+def check_deadline(start_deadline: int | None) -> None:
+    """Raises InvalidRequest when the deadline, in milliseconds, is over already."""
+    if start_deadline is not None and start_deadline <= now_ms():
+        message = f"start_deadline: expected a time to come, got {rfc3339(start_deadline)}"
+        raise InvalidRequest(FieldError("/start_deadline", "past", message))
+
+
+def new_job(config: RunConfig, project: str, **attributes: Any) -> queue.NewJob:
+    """The job that trains a configuration. attributes: further fields of NewJob."""
+    return queue.NewJob(
+        project=project,
+        request=config.document(),
+        request_sha256=config.digest(),
+        variant=config.variant,
+        seed=config.seed,
+        total_steps=config.training.steps,
+        device=config.training.device,
+        **attributes,
+    )
+
+
+def estimate(config: RunConfig) -> dict[str, Any]:
+    """What a configuration will cost, in units that no device changes."""
+    training, evaluation = config.training, config.evaluation
+    images = training.steps * training.n_dis * training.batch_size
+    scored = 0
+    if evaluation.protocol != "none":
+        samples = evaluation.num_samples or protocol_settings(evaluation.protocol).num_samples
+        times = training.steps // evaluation.every_steps if evaluation.every_steps else 0
+        scored = max(times, 1) * samples
+    note = (
+        f"{training.steps:,} generator steps of {training.n_dis} discriminator updates on {training.batch_size} real "
+        f"images each, and {scored:,} images to be scored; how long that takes depends on the slot"
+    )
+    return {"steps": training.steps, "images": images, "scored_images": scored, "note": note}

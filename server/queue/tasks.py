@@ -1,0 +1,117 @@
+"""Short work on a checkpoint, sampling and scoring: jobs of kinds of their own, with slots of their own."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection, select
+
+from gan_mhe.files import canonical_json, sha256_bytes
+from server.errors import FieldError, InvalidRequest, NotFound, NotReady
+from server.queue import admission, queue
+from server.queue.admission import Operator, Source
+from server.queue.states import State
+from server.settings import Settings
+from server.store import tables
+from server.store.rows import Row
+
+SAMPLE, SCORE = "sample", "score"
+MAX_IMAGES = 8192  # in one file: what a grid and the memory of a small machine can take
+
+_jobs = tables.jobs
+
+
+def get(connection: Connection, task_id: str, project: str) -> Row:
+    """A task. NotFound when there is none, it is another project's, or it is a training job."""
+    row = queue.get(connection, task_id, project)
+    if row["kind"] == queue.TRAIN:
+        raise NotFound(f"there is no {task_id!r}")
+    return row
+
+
+def sample(
+    connection: Connection, settings: Settings, checkpoint: Row, project: str, parameters: Mapping[str, Any]
+) -> Row:
+    """A task that draws images, or the finished one that drew the very same from this checkpoint.
+
+    parameters: n, seed, truncation, interpolation, ema, format. Raises InvalidRequest for what the checkpoint cannot
+    give, NotReady when the checkpoint is no longer kept, and as `admission.check_room` does.
+    """
+    job = _source_job(connection, checkpoint)
+    _check_sampling(job, parameters)
+    new = _new_task(SAMPLE, checkpoint, project, parameters)
+    drawn = _finished(connection, new)
+    if drawn is not None:
+        return drawn
+    admission.check_room(connection, settings, project)
+    return queue.create(connection, new)
+
+
+def score(connection: Connection, operator: Operator, checkpoint: Row, project: str, changes: Mapping[str, Any]) -> Row:
+    """A task that scores a checkpoint as its job's configuration says, with `changes` to the `evaluation` section.
+
+    Another protocol takes its own number of samples and its own weights unless they are given. Raises as `sample`.
+    """
+    job = _source_job(connection, checkpoint)
+    if changes.get("protocol", job["request"]["evaluation"]["protocol"]) != job["request"]["evaluation"]["protocol"]:
+        changes = {"num_samples": None, "weights": None, **changes}
+    overrides = {f"evaluation.{key}": value for key, value in changes.items()}
+    try:
+        config = admission.resolve(operator, Source(ancestor=job["request"], overrides=overrides))
+    except InvalidRequest as refusal:
+        raise InvalidRequest(*map(_in_body, refusal.errors)) from refusal
+    if config.evaluation.protocol == "none":
+        message = "protocol: the job's configuration has none; expected the name of one"
+        raise InvalidRequest(FieldError("/protocol", "missing", message))
+    admission.check_room(connection, operator.settings, project)
+    evaluation = config.document()["evaluation"]
+    return queue.create(connection, _new_task(SCORE, checkpoint, project, {"evaluation": evaluation}))
+
+
+def _in_body(error: FieldError) -> FieldError:
+    return replace(error, pointer=error.pointer.replace("/overrides/evaluation.", "/", 1))
+
+
+def _source_job(connection: Connection, checkpoint: Row) -> Row:
+    if checkpoint["status"] != "available":
+        raise NotReady(f"the checkpoint {checkpoint['id']} is {checkpoint['status']}")
+    return queue.get(connection, checkpoint["job_id"])
+
+
+def _check_sampling(job: Row, parameters: Mapping[str, Any]) -> None:
+    problems = []
+    if parameters["ema"] and not job["request"]["generator"]["ema_halflife_steps"]:
+        message = "ema: the job keeps no moving average, since its generator.ema_halflife_steps is 0; expected false"
+        problems.append(FieldError("/ema", "no_moving_average", message))
+    columns = parameters["interpolation"]
+    if columns == 1:
+        message = "interpolation: a walk has two ends; expected 0, or 2 and more"
+        problems.append(FieldError("/interpolation", "too_few", message))
+    images = parameters["n"] * max(1, columns)
+    if images > MAX_IMAGES:
+        message = (
+            f"interpolation: {images} images are too many for one file; expected n x interpolation <= {MAX_IMAGES}"
+        )
+        problems.append(FieldError("/interpolation", "too_many", message))
+    if problems:
+        raise InvalidRequest(*problems)
+
+
+def _new_task(kind: str, checkpoint: Row, project: str, parameters: Mapping[str, Any]) -> queue.NewJob:
+    request = {
+        "job_id": checkpoint["job_id"],
+        "checkpoint_id": checkpoint["id"],
+        "checkpoint_sha256": checkpoint["sha256"],
+        "step": checkpoint["step"],
+        **parameters,
+    }
+    digest = sha256_bytes(canonical_json([kind, request]))
+    return queue.NewJob(project=project, kind=kind, request=request, request_sha256=digest)
+
+
+def _finished(connection: Connection, new: queue.NewJob) -> Row | None:
+    # The digest is over the checkpoint's id too, so that this is the same project's.
+    same = (_jobs.c.request_sha256 == new.request_sha256, _jobs.c.state == State.SUCCEEDED)
+    query = select(_jobs).where(*same).order_by(_jobs.c.seq.desc()).limit(1)
+    row = connection.execute(query).mappings().one_or_none()
+    return None if row is None else dict(row)

@@ -1,0 +1,120 @@
+"""What the worker of an attempt is asked to do: the request it reads.
+
+Rows hold names where a request may not hold paths; here, and nowhere else, they become the operator's paths.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gan_mhe.config.documents import merge
+from gan_mhe.errors import ConfigError
+from server.executors.base import LaunchSpec, Slot
+from server.queue.queue import TRAIN
+from server.queue.tasks import SAMPLE
+from server.settings import Settings
+from server.store.rows import Row
+
+
+def attempt_dir(attempt: Row, settings: Settings) -> Path:
+    """What supervisor and worker of an attempt leave behind."""
+    return settings.job_dir(attempt["job_id"]) / "attempts" / str(attempt["number"])
+
+
+def launch_spec(job: Row, attempt: Row, slot: Slot, settings: Settings, *, has_checkpoint: bool) -> LaunchSpec:
+    """The whole attempt, for an executor. Parameters and errors as of `worker_request`."""
+    directory, limit = attempt_dir(attempt, settings), job["wall_seconds_limit"]
+    return LaunchSpec(
+        attempt_id=attempt["id"],
+        job_id=job["id"],
+        number=attempt["number"],
+        epoch=attempt["epoch"],
+        slot=slot,
+        request=worker_request(job, settings, slot, directory, has_checkpoint=has_checkpoint),
+        directory=directory,
+        console=settings.job_dir(job["id"]) / "console.log",
+        grace_seconds=settings.grace_seconds,
+        lease_ttl_seconds=settings.lease_ttl_seconds,
+        wall_seconds=None if limit is None else max(0.0, limit - job["wall_seconds_used"]),
+    )
+
+
+def worker_request(
+    job: Row, settings: Settings, slot: Slot, directory: Path, *, has_checkpoint: bool
+) -> dict[str, Any]:
+    """The request of an attempt that runs in `directory`, every path absolute.
+
+    has_checkpoint: whether the job is known to have made a checkpoint that is kept; training without one would then
+    lose what was done. Raises ConfigError when the operator has withdrawn a folder or file that the job names.
+    """
+    if job["kind"] == TRAIN:
+        return _training(job, settings, slot, directory, has_checkpoint)
+    return _task(job, settings, slot, directory)
+
+
+def _training(job: Row, settings: Settings, slot: Slot, directory: Path, has_checkpoint: bool) -> dict[str, Any]:
+    source = job["forked_from"]
+    fork = None
+    if source is not None and not has_checkpoint:
+        fork = {"run_dir": str(_run_dir(settings, source["job_id"])), "step": source["step"]}
+    own = {"data": _data(settings, job["request"]["data"]), "training": {"device": _device(slot)}}
+    weights = _evaluation(settings, job["request"]["evaluation"])
+    return {
+        "kind": TRAIN,
+        "run_dir": str(_run_dir(settings, job["id"])),
+        "config": merge(job["request"], {**own, "evaluation": weights}),
+        "outcome": _outcome(directory),
+        "require_checkpoint": has_checkpoint,
+        "fork": fork,
+    }
+
+
+def _task(job: Row, settings: Settings, slot: Slot, directory: Path) -> dict[str, Any]:
+    asked = dict(job["request"])
+    own = {"kind": job["kind"], "run_dir": str(_run_dir(settings, asked.pop("job_id"))), "outcome": _outcome(directory)}
+    del asked["checkpoint_id"]  # the worker goes by step and hash
+    if job["kind"] == SAMPLE:
+        return {**asked, **own, "output": str(settings.job_dir(job["id"]).resolve() / output_path(job))}
+    evaluation = asked.pop("evaluation")
+    overrides = {
+        "evaluation": {**evaluation, **_evaluation(settings, evaluation)},
+        "training": {"device": _device(slot)},
+    }
+    return {**asked, **own, "overrides": overrides}
+
+
+def output_path(job: Row) -> str:
+    """Where a sampling task leaves its images, relative to its own directory."""
+    return f"output/images.{job['request']['format']}"
+
+
+def _run_dir(settings: Settings, job_id: str) -> Path:
+    return settings.job_dir(job_id).resolve() / "run"
+
+
+def _outcome(directory: Path) -> str:
+    return str(directory.resolve() / "outcome.json")
+
+
+def _device(slot: Slot) -> str:
+    """As the worker sees it: of all GPUs, the executor shows it only its own."""
+    return "cuda:0" if slot.device.startswith("cuda") else slot.device
+
+
+def _data(settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
+    """The folder that the data section names; that of torchvision's sets goes by the set's own name."""
+    if data["root"] is None and data["name"] not in settings.data_roots:
+        return {}
+    return {"root": _path("data.root", data["root"] or data["name"], settings.data_roots)}
+
+
+def _evaluation(settings: Settings, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    if evaluation["weights"] is None:
+        return {}
+    return {"weights": _path("evaluation.weights", evaluation["weights"], settings.weights)}
+
+
+def _path(field: str, name: str, known: Mapping[str, Path]) -> str:
+    if name not in known:
+        raise ConfigError(f"{field}: the service no longer offers {name!r}; it offers {', '.join(known) or 'none'}")
+    return str(known[name].resolve())

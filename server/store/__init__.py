@@ -1,0 +1,1 @@
+"""The database and everything kept in it. No HTTP, no processes."""

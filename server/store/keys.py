@@ -1,0 +1,98 @@
+"""API keys: `gk_<prefix>_<secret>`, of which only the prefix and a SHA-256 of the secret are kept.
+
+Secrets have 256 random bits and are made here only, so a fast hash is enough and there is nothing to guess.
+"""
+
+import hmac
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, select, update
+
+from gan_mhe.files import sha256_bytes
+from server.clock import now_ms
+from server.errors import FieldError, InvalidRequest, NotFound
+from server.store import tables
+from server.store.store import Store
+
+SCOPES = ("jobs:read", "jobs:write", "samples:read", "artifacts:read", "admin")
+DEFAULT_PROJECT = "default"
+
+_keys = tables.api_keys
+_TOKEN = re.compile(r"gk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
+_PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
+_MAX_NAME = 100
+
+
+def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
+    """A new key's token, shown this once. InvalidRequest for an unknown scope or an unusable name or project."""
+    _check(name, project, scopes)
+    prefix = "".join(secrets.choice(_ALPHABET) for _ in range(12))
+    secret = secrets.token_urlsafe(32)
+    values = {
+        "prefix": prefix,
+        "secret_sha256": sha256_bytes(secret.encode()),
+        "name": name,
+        "project": project,
+        "scopes": sorted(set(scopes)),
+        "created_at": now_ms(),
+    }
+    store.write(lambda connection: connection.execute(_keys.insert().values(values)))
+    return f"gk_{prefix}_{secret}"
+
+
+def _check(name: str, project: str, scopes: Sequence[str]) -> None:
+    errors = [
+        FieldError("/scopes", "unknown_scope", f"unknown scope {scope!r}; expected some of {', '.join(SCOPES)}")
+        for scope in scopes
+        if scope not in SCOPES
+    ]
+    if not scopes:
+        errors.append(FieldError("/scopes", "missing", f"scopes: expected at least one of {', '.join(SCOPES)}"))
+    if not name.strip() or len(name) > _MAX_NAME:
+        errors.append(FieldError("/name", "name", f"name: expected 1 to {_MAX_NAME} characters, got {name!r}"))
+    if not _PROJECT.fullmatch(project):
+        expected = "1 to 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
+        errors.append(FieldError("/project", "project", f"project: expected {expected}, got {project!r}"))
+    if errors:
+        raise InvalidRequest(*errors)
+
+
+def listing(store: Store) -> list[Mapping[str, Any]]:
+    """All keys, oldest first, the revoked ones too; without anything secret."""
+    shown = [column for column in _keys.c if column.name != "secret_sha256"]
+    query = select(*shown).order_by(_keys.c.created_at, _keys.c.prefix)
+    return store.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+
+
+def revoke(store: Store, prefix: str) -> None:
+    """Make a key useless from the next request on; revoking it again changes nothing. NotFound when there is none."""
+
+    def work(connection: Connection) -> None:
+        if connection.execute(select(_keys.c.prefix).where(_keys.c.prefix == prefix)).first() is None:
+            raise NotFound(f"there is no key {prefix!r}")
+        usable = (_keys.c.prefix == prefix, _keys.c.revoked_at.is_(None))
+        connection.execute(update(_keys).where(*usable).values(revoked_at=now_ms()))
+
+    store.write(work)
+
+
+def verify(connection: Connection, token: str) -> Mapping[str, Any] | None:
+    """The key that a token is of, or None when it is none, unknown, wrong or revoked."""
+    parts = _TOKEN.fullmatch(token)
+    if parts is None:
+        return None
+    prefix, secret = parts.groups()
+    row = connection.execute(select(_keys).where(_keys.c.prefix == prefix)).mappings().one_or_none()
+    stored = "" if row is None else row["secret_sha256"]
+    if not hmac.compare_digest(stored, sha256_bytes(secret.encode())):
+        return None
+    return None if row is None or row["revoked_at"] is not None else dict(row)
+
+
+def exist(connection: Connection) -> bool:
+    """Whether a key was ever made. Revoked ones count: revoking the last key must not open the door."""
+    return connection.execute(select(_keys.c.prefix).limit(1)).first() is not None

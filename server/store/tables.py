@@ -1,0 +1,293 @@
+"""The tables. Times are whole milliseconds since 1970 UTC; JSON columns hold documents nobody queries inside."""
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only in a column that is exactly INTEGER; elsewhere 64 bits have to be asked for.
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("prefix", String(16), primary_key=True),
+    Column("secret_sha256", String(64), nullable=False),
+    Column("name", String(100), nullable=False),
+    Column("project", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("revoked_at", BigInteger),
+)
+
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("project", String(64), nullable=False),
+    Column("name", String(200)),
+    Column("labels", JSON, nullable=False),
+    Column("base", JSON, nullable=False),
+    Column("matrix", JSON, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index(None, "project", "seq"),
+    sqlite_autoincrement=True,
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("project", String(64), nullable=False),
+    # train; or sample, score: the short tasks made from another job's checkpoint.
+    Column("kind", String(10), nullable=False),
+    Column("name", String(200)),
+    Column("labels", JSON, nullable=False),
+    Column("origin", String(10), nullable=False),  # submitted, forked, imported
+    Column("experiment_id", String(40), ForeignKey("experiments.id")),
+    Column("cell", JSON),
+    Column("forked_from", JSON),  # {"job_id", "checkpoint_id", "step", "same_recipe"}
+    # What is to be done: a RunConfig document, or the parameters of a task.
+    Column("request", JSON, nullable=False),
+    Column("request_sha256", String(64), nullable=False),
+    Column("variant", String(40)),
+    Column("seed", BigInteger),
+    Column("device", String(8), nullable=False),  # auto, cpu or cuda: which slots it may have
+    Column("wall_seconds_limit", Float),
+    Column("start_deadline", BigInteger),
+    # Where it stands.
+    Column("state", String(12), nullable=False),
+    Column("reason", String(32)),
+    Column("message", Text),
+    Column("exit_code", Integer),
+    Column("priority", Integer, nullable=False),
+    # Claim order, smallest first: the time of queueing moved by the priority, so that waiting raises every job.
+    Column("rank", BigInteger, nullable=False),
+    Column("not_before", BigInteger),
+    Column("lease_epoch", Integer, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("infrastructure_used", Integer, nullable=False),
+    Column("program_used", Integer, nullable=False),
+    Column("stop_mode", String(10)),  # graceful or now, while pausing, cancelling or recovering
+    Column("stop_at", BigInteger),
+    Column("step", BigInteger, nullable=False),
+    Column("total_steps", BigInteger),
+    Column("steps_per_second", Float),
+    Column("images_per_second", Float),
+    Column("eta_seconds", Float),
+    Column("result", JSON),
+    Column("wall_seconds_used", Float, nullable=False),
+    # How far this job's files have been read in.
+    Column("events_offset", BigInteger, nullable=False),
+    Column("events_seq", BigInteger, nullable=False),
+    Column("console_offset", BigInteger, nullable=False),
+    Column("journal_seq", BigInteger, nullable=False),
+    Column("revision", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("queued_at", BigInteger),
+    Column("started_at", BigInteger),
+    Column("finished_at", BigInteger),
+    Index(None, "project", "kind", "seq"),
+    Index(None, "state", "kind", "rank", "seq"),
+    Index(None, "experiment_id", "seq"),
+    Index(None, "request_sha256"),
+    sqlite_autoincrement=True,
+)
+
+job_labels = Table(
+    "job_labels",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("key", String(63), primary_key=True),
+    Column("value", String(200), nullable=False),
+    Index(None, "key", "value", "job_seq"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("executor", String(20), nullable=False),
+    Column("slot", String(40), nullable=False),
+    Column("handle", JSON),
+    Column("live", Boolean, nullable=False),  # until the executor has shown that nothing of it runs
+    Column("resumed_from_step", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("exit_code", Integer),
+    Column("signal", Integer),
+    Column("cause", String(20)),
+    Column("reason", String(32)),
+    Column("message", Text),
+    UniqueConstraint("job_id", "number"),
+    Index(None, "live"),
+)
+
+# The durable history: one row for a change of state, or for a batch of what a run said. `seq` orders all of it,
+# `job_seq` counts within one job without gaps.
+journal = Table(
+    "journal",
+    metadata,
+    Column("seq", _Sequence, primary_key=True),
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("job_seq", BigInteger, nullable=False),
+    Column("type", String(32), nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("data", JSON, nullable=False),
+    UniqueConstraint("job_id", "job_seq"),
+    sqlite_autoincrement=True,
+)
+
+metric_names = Table(
+    "metric_names",
+    metadata,
+    Column("id", _Sequence, primary_key=True),
+    Column("name", String(200), nullable=False, unique=True),
+)
+
+# kind: 0 finite, 1 NaN, 2 infinity, 3 minus infinity; value is 0 unless finite, because SQL has no NaN.
+metric_points = Table(
+    "metric_points",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("name_id", _Sequence, ForeignKey("metric_names.id"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("attempt", Integer, primary_key=True),
+    Column("value", Float, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("superseded", Boolean, nullable=False),  # a later attempt went over this step again
+    sqlite_with_rowid=False,
+)
+
+# Effective points summed up by blocks of steps (server.store.metric_points.BLOCK_STEPS), so that a long history is not
+# read point by point. min and max are of the finite ones, NULL when there is none.
+metric_blocks = Table(
+    "metric_blocks",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("name_id", _Sequence, ForeignKey("metric_names.id"), primary_key=True),
+    Column("block", BigInteger, primary_key=True),
+    Column("last_step", BigInteger, nullable=False),
+    Column("min", Float),
+    Column("max", Float),
+    Column("points", Integer, nullable=False),
+    Column("nonfinite", Integer, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Latest and best, so that lists never look at the history.
+metric_summary = Table(
+    "metric_summary",
+    metadata,
+    Column("job_seq", _Sequence, ForeignKey("jobs.seq", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(200), primary_key=True),
+    Column("step", BigInteger, nullable=False),
+    Column("value", Float, nullable=False),
+    Column("kind", Integer, nullable=False),
+    Column("min", Float),
+    Column("max", Float),
+    Column("best", Float),
+    Column("best_step", BigInteger),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("purpose", String(20), primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("scores", JSON, nullable=False),  # non-finite numbers by name
+    Column("protocol", String(100), nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("seconds", Float, nullable=False),
+)
+
+# `path` is relative to the job's own directory and never shown.
+samples = Table(
+    "samples",
+    metadata,
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    Column("attempt", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("path", String(200), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("pruned_at", BigInteger),
+)
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("sha256", String(64), nullable=False),  # of the manifest, which states the hash of the tensors
+    Column("path", String(200), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("status", String(10), nullable=False),  # available, rejected, pruned
+    Column("created_at", BigInteger, nullable=False),
+    UniqueConstraint("job_id", "step"),
+)
+
+blobs = Table(
+    "blobs",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("path", String(200), nullable=False),
+    Column("media_type", String(60), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("owner", String(80), primary_key=True),
+    Column("method", String(8), primary_key=True),
+    Column("path", String(200), primary_key=True),
+    Column("key", String(255), primary_key=True),
+    Column("body_sha256", String(64), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("headers", JSON, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index(None, "created_at"),
+)
+
+service_state = Table(
+    "service_state",
+    metadata,
+    Column("key", String(40), primary_key=True),
+    Column("value", JSON, nullable=False),
+)

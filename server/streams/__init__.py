@@ -1,0 +1,1 @@
+"""Live event streams: positions in the durable journal."""

@@ -1,0 +1,203 @@
+"""Live event streams: the journal as server-sent events, complete and in order, to any number of readers.
+
+A stream has no queue of its own, only a position. The newest rows of a job are encoded once and kept in a ring that all
+its streams read from; a reader that has fallen behind the ring reads pages of the journal until it has caught up. So
+nothing is ever dropped: a slow reader is late, and one that does not read at all is cut off after a while and goes on
+from its last id when it comes back.
+"""
+
+import asyncio
+import json
+import random
+import threading
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from server.errors import TooManyStreams
+from server.store.store import JournalRow, Store
+from server.streams.channels import Channel, Hub, Numbering, encode
+
+_RETRY_MS = (1000, 5000)
+_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+_PING = b": ping\n\n"
+_RESTARTING = b"event: server.restarting\ndata: {}\n\n"
+
+
+class Broker:
+    """Takes journal rows from the threads that commit them to the streams of every event loop."""
+
+    def __init__(self, store: Store, *, ping_seconds: float = 15.0, stall_seconds: float = 30.0) -> None:
+        """ping_seconds: between signs of life. stall_seconds: what a reader has to take what it is sent."""
+        self._store = store
+        self._ping_seconds = ping_seconds
+        self.stall_seconds = stall_seconds
+        self.closing = False
+        self._guard = threading.Lock()
+        self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
+
+    def publish(self, rows: Sequence[JournalRow]) -> None:
+        """Send committed rows to whoever follows their jobs. Returns at once; called from any thread, in commit order.
+
+        A job that nobody follows when its row was committed will show the row to the first who does.
+        """
+        with self._guard:
+            hubs = list(self._hubs.items())
+        followed = [row for row in rows if any(row["job_id"] in hub.by_job for _, hub in hubs)]
+        messages = [encode(row) for row in followed]
+        for loop, hub in hubs:
+            if messages:
+                self._call(loop, hub.deliver, messages)
+
+    def shutdown(self) -> None:
+        """Tell every stream that the server goes, and end it. Returns at once; called from any thread."""
+        self.closing = True
+        with self._guard:
+            hubs = list(self._hubs.items())
+        for loop, hub in hubs:
+            self._call(loop, hub.wake)
+
+    def open_streams(self) -> int:
+        """How many streams are open now."""
+        with self._guard:
+            return sum(hub.streams.total() for hub in self._hubs.values())
+
+    def _call(self, loop: asyncio.AbstractEventLoop, function: Any, *arguments: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed, and its streams with it
+            with self._guard:
+                self._hubs.pop(loop, None)
+
+    def _hub(self) -> Hub:
+        loop = asyncio.get_running_loop()
+        with self._guard:
+            if loop not in self._hubs:
+                self._hubs[loop] = Hub(self._store, self._ping_seconds)
+            return self._hubs[loop]
+
+    async def open(
+        self, job_ids: Sequence[str], numbering: Numbering, *, after: int | None, owner: str, limit: int
+    ) -> "Subscription | None":
+        """A stream of the rows that follow `after` (None: all); None when the jobs have ended and nothing follows.
+
+        An id that is beyond the newest row means the present. Raises TooManyStreams when `owner` has `limit` streams
+        open, NotFound when a job is gone. Whoever opens a subscription closes it.
+        """
+        hub = self._hub()
+        if hub.streams[owner] >= limit:
+            raise TooManyStreams(f"{limit} streams are open with this key; expected no more than {limit}")
+        reader = asyncio.Event()
+        hub.streams[owner] += 1
+        try:
+            channel = await hub.enter(numbering, tuple(sorted(set(job_ids))), reader)
+        except BaseException:
+            hub.streams[owner] -= 1
+            raise
+        subscription = Subscription(self, hub, channel, reader, owner)
+        try:
+            await subscription.begin(after or 0)
+        except BaseException:
+            subscription.close()
+            raise
+        if after is not None and subscription.at_the_end():
+            subscription.close()
+            return None
+        return subscription
+
+    async def wait_until_ended(self, job_id: str, seconds: float) -> None:
+        """Wait until a job has ended, the server goes, or the time is over."""
+        hub, reader = self._hub(), asyncio.Event()
+        channel = await hub.enter("job_seq", (job_id,), reader)
+        try:
+            async with asyncio.timeout(seconds):
+                while not channel.ended and not self.closing:
+                    reader.clear()
+                    await reader.wait()
+        except TimeoutError:
+            pass
+        finally:
+            hub.leave(channel, reader)
+
+
+class Subscription:
+    """One open stream."""
+
+    def __init__(self, broker: Broker, hub: Hub, channel: Channel, reader: asyncio.Event, owner: str) -> None:
+        self.broker = broker
+        self._hub = hub
+        self._channel = channel
+        self._reader = reader
+        self._owner = owner
+        self._position = 0
+        self._open = True
+
+    async def begin(self, after: int) -> None:
+        """Begin after an id. It may be newer than the channel knows: rows are committed before they are published."""
+        if after > self._channel.newest:
+            after = min(after, await asyncio.to_thread(self._channel.newest_committed))
+        self._position = after
+
+    def at_the_end(self) -> bool:
+        """Whether the jobs have ended and everything was sent."""
+        return self._channel.ended and self._position == self._channel.newest
+
+    def close(self) -> None:
+        """Free the stream's place. May be called again."""
+        if self._open:
+            self._open = False
+            self._hub.leave(self._channel, self._reader)
+            self._hub.streams[self._owner] -= 1
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """What goes over the wire, from the first id to the last word."""
+        yield b"id: %d\nretry: %d\n\n" % (self._position, random.randint(*_RETRY_MS))
+        while not self.broker.closing:
+            self._reader.clear()
+            if self._position < self._channel.newest:
+                page = await self._hub.page(self._channel, self._position)
+                if not page.ids:  # the job was deleted meanwhile
+                    return
+                for piece in page.pieces():
+                    yield piece
+                    if self.broker.closing:
+                        break
+                self._position = page.ids[-1]
+            elif self.at_the_end():
+                yield self._last_word()
+                return
+            else:
+                await self._reader.wait()
+                if self._position == self._channel.newest and not self.broker.closing:
+                    yield _PING
+        yield _RESTARTING
+
+    def _last_word(self) -> bytes:
+        states: Mapping[str, str] = self._channel.states
+        single = self._channel.numbering == "job_seq"
+        data = {"state": states[self._channel.job_ids[0]]} if single else {"states": states}
+        return f"event: stream.end\ndata: {json.dumps(data, separators=(',', ':'))}\n\n".encode()
+
+
+class EventStream(StreamingResponse):
+    """A subscription as a response; closes it however the response ends."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__(subscription.chunks(), media_type="text/event-stream", headers=_HEADERS)
+        self._subscription = subscription
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send until the stream ends, the client goes, or it does not take what it is sent."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(self._subscription.broker.stall_seconds):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:  # nothing more can be said to it; the server closes the connection
+            pass
+        finally:
+            self._subscription.close()

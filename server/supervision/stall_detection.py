@@ -1,0 +1,35 @@
+"""How long a training run may say nothing before it counts as stalled: learned from the run, not fixed."""
+
+from server.queue.queue import TRAIN
+from server.queue.states import State
+from server.store.rows import Row
+
+LEAST_SECONDS = 120.0
+_REPORTS = 10  # so many of its usual intervals between two reports
+
+
+def patience_seconds(job: Row, attempt: Row) -> float | None:
+    """Seconds of silence after which a job is taken for stalled; None while nothing can be said.
+
+    Nothing can be said before the attempt has reported steps of its own, and while it may be scoring a generator,
+    which is silent work of unknown length.
+    """
+    speed, began = job["steps_per_second"], attempt["resumed_from_step"] or 0
+    if job["kind"] != TRAIN or job["state"] != State.RUNNING or not speed or job["step"] <= began:
+        return None
+    every = job["request"]["training"]["report_every_steps"]
+    if _may_be_scoring(job, every):
+        return None
+    return max(LEAST_SECONDS, float(_REPORTS * every / speed))
+
+
+def _may_be_scoring(job: Row, report_every_steps: int) -> bool:
+    """Whether an evaluation is due between the last report and the next."""
+    evaluation, step = job["request"]["evaluation"], job["step"]
+    if evaluation["protocol"] == "none":
+        return False
+    following = step + report_every_steps
+    if following >= job["total_steps"]:
+        return True
+    every = evaluation["every_steps"]
+    return bool(every) and following // every > (step - 1) // every

@@ -1,0 +1,144 @@
+"""Scores of checkpoints outside a run, and the making of scorers."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.errors import CheckpointError, ConfigError
+from gan_mhe.records.result import RunResult
+from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.loop import execute
+from gan_mhe.run.score import score_checkpoint, train_and_save_scorer
+
+Configure = Callable[..., RunConfig]
+TINY_SCORER: dict[str, Any] = {"width": 0.05, "epochs": 1, "seed": 0, "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def scored(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, RunResult]:
+    """A run with a moving average whose generator itself is what the run scores."""
+    root = tmp_path_factory.mktemp("scoring") / "run"
+    keys = ("generator.ema_halflife_steps=4", "training.steps=6", "evaluation.every_steps=3")
+    return RunDir(root), execute(tiny(*keys, preset="digits_cnn"), root)
+
+
+@pytest.fixture(scope="module")
+def unscored(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    root = tmp_path_factory.mktemp("scoring") / "unscored"
+    execute(tiny("training.steps=2"), root)
+    return RunDir(root)
+
+
+def evaluation(**keys: Any) -> dict[str, Any]:
+    return {"evaluation": keys}
+
+
+def test_a_checkpoint_scores_the_same_every_time_and_as_the_run_rescored_it(scored: tuple[RunDir, RunResult]) -> None:
+    run, result = scored
+    assert result.best is not None
+    first = score_checkpoint(run, step=result.best.step, overrides={})
+    assert first == score_checkpoint(run, step=result.best.step, overrides={})
+    assert first["scores"] == result.best.scores
+    assert first["real"] == result.real
+    assert (first["protocol"], first["fingerprint"]) == (result.protocol, result.fingerprint)
+
+
+def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[RunDir, RunResult]) -> None:
+    run, result = scored
+    assert result.final is not None
+    fresh = score_checkpoint(run, step=None, overrides={})
+    assert fresh["step"] == 6
+    assert fresh["scores"]["fid"] != result.final.scores["fid"]
+
+
+def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, RunResult]) -> None:
+    run, result = scored
+    assert score_checkpoint(run, step=None, overrides=evaluation(num_samples=50))["fingerprint"] != result.fingerprint
+
+
+def test_the_moving_average_has_another_fingerprint_and_score(scored: tuple[RunDir, RunResult]) -> None:
+    run, _ = scored
+    plain = score_checkpoint(run, step=None, overrides={})
+    average = score_checkpoint(run, step=None, overrides=evaluation(ema=True))
+    assert average["fingerprint"] != plain["fingerprint"]
+    assert average["scores"] != plain["scores"]
+
+
+def test_a_run_without_a_protocol_needs_one_named(unscored: RunDir) -> None:
+    with pytest.raises(ConfigError, match=r"evaluation\.protocol is 'none'; name one with --protocol"):
+        score_checkpoint(unscored, step=None, overrides={})
+    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1"))
+    assert found["protocol"] == "digits-v1"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        ({"training": {"steps": 9}}, "training.steps"),
+        ({"generator": {"width": 2}, "evaluation": {"ema": False}}, "generator.width"),
+        ({"data": {"name": "synthetic"}}, "data.name"),
+        ({"evaluation": 3}, "evaluation"),
+    ],
+)
+def test_what_the_run_is_cannot_be_changed_for_its_score(
+    scored: tuple[RunDir, RunResult], overrides: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"evaluation keys only; got {key}$"):
+        score_checkpoint(scored[0], step=None, overrides=overrides)
+
+
+def test_where_it_is_scored_may_change(scored: tuple[RunDir, RunResult]) -> None:
+    moved = {"training": {"device": "cpu"}, "data": {"root": "elsewhere"}}
+    assert score_checkpoint(scored[0], step=None, overrides=moved) == score_checkpoint(
+        scored[0], step=None, overrides={}
+    )
+
+
+def test_an_unknown_step_is_refused_with_the_steps_there_are(scored: tuple[RunDir, RunResult]) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 4; it has \[.*6\]"):
+        score_checkpoint(scored[0], step=4, overrides={})
+
+
+def test_a_moving_average_that_the_run_does_not_keep_is_refused(unscored: RunDir) -> None:
+    with pytest.raises(ConfigError, match=r"generator\.ema_halflife_steps is 0"):
+        score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1", ema=True))
+
+
+def test_a_trained_scorer_is_found_by_its_name(unscored: RunDir, cache_dir: Path) -> None:
+    losses: list[tuple[int, float]] = []
+    path, accuracy = train_and_save_scorer(
+        "blobs", unscored.read_config(), **TINY_SCORER, out=None, progress=lambda *news: losses.append(news)
+    )
+    assert path == cache_dir / "scorers" / "blobs.safetensors"
+    assert 0 <= accuracy <= 1
+    assert [epoch for epoch, _ in losses] == [1]
+    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="classifier:blobs"))
+    assert found["protocol"] == "classifier:blobs"
+    path.unlink()
+
+
+def test_a_scorer_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:
+    path, _ = train_and_save_scorer(
+        "blobs", unscored.read_config(), **TINY_SCORER, out=tmp_path / "mine.safetensors", progress=lambda *_: None
+    )
+    keys = evaluation(protocol="classifier:blobs", weights=str(path))
+    assert score_checkpoint(unscored, step=None, overrides=keys)["protocol"] == "classifier:blobs"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "../up", "a b"])
+def test_a_scorer_name_that_no_protocol_could_use_is_refused_before_training(
+    unscored: RunDir, tmp_path: Path, name: str
+) -> None:
+    epochs: list[int] = []
+    with pytest.raises(ConfigError, match="classifier"):
+        train_and_save_scorer(
+            name,
+            unscored.read_config(),
+            **TINY_SCORER,
+            out=tmp_path / "x.safetensors",
+            progress=lambda epoch, _: epochs.append(epoch),
+        )
+    assert (epochs, list(tmp_path.iterdir())) == ([], [])

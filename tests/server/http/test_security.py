@@ -1,0 +1,423 @@
+"""What the service refuses, shown for every route of the table rather than for a list kept by hand."""
+
+import itertools
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
+from sqlalchemy import insert
+from sqlalchemy.exc import OperationalError
+from structlog.testing import capture_logs
+
+from gan_mhe.errors import StorageError
+from server.clock import now_ms
+from server.http.auth import Scope
+from server.ids import new_id
+from server.queue import queue
+from server.service import Service
+from server.store import keys, tables
+
+OPEN = {"/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon.png", "/openapi.json"}
+OPEN |= {"/healthz", "/readyz"}
+HARDENED = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+def routes(client: TestClient) -> list[tuple[str, str, Any]]:
+    """Method, path and route of everything the app answers to."""
+    app: Any = client.app
+    found = []
+    for context in iter_route_contexts(app.routes):
+        for method in sorted(context.methods or {"GET"}):
+            found.append((method, str(context.path), context))
+    return found
+
+
+def scopes(dependant: Dependant) -> Iterator[Scope]:
+    if isinstance(dependant.call, Scope):
+        yield dependant.call
+    for inner in dependant.dependencies:
+        yield from scopes(inner)
+
+
+def guarded(client: TestClient) -> list[tuple[str, str, Scope]]:
+    """Every route that is not open, with the scope it asks for."""
+    found = []
+    for method, path, context in routes(client):
+        if path not in OPEN:
+            [scope] = scopes(context.dependant)
+            found.append((method, path, scope))
+    return found
+
+
+def filled(path: str, **values: str) -> str:
+    names = {"step": "10", "sha256": "0" * 64, "name": "debug_cpu"} | values
+    for name, value in names.items():
+        path = path.replace(f"{{{name}}}", value)
+    for kind in ("job", "experiment", "checkpoint", "task"):
+        path = path.replace(f"{{{kind}_id}}", f"{kind}_none")
+    assert "{" not in path
+    return path
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def key(service: Service, *granted: str, project: str = "default") -> dict[str, str]:
+    return bearer(keys.create(service.store, "test", project, granted))
+
+
+def refused(response: Any, status: int, code: str) -> None:
+    assert (response.status_code, response.json()["code"]) == (status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+# The route table.
+
+
+def test_every_route_of_the_api_asks_for_exactly_one_scope(client: TestClient) -> None:
+    found = guarded(client)
+    assert len(found) > 30
+    assert {path for _, path, scope in found if scope.name is None} == {"/metrics"}
+    assert all(path.startswith("/v1/") for _, path, _scope in found if path != "/metrics")
+
+
+def test_reading_asks_for_no_scope_of_writing_and_changing_for_no_scope_of_reading(client: TestClient) -> None:
+    for method, path, scope in guarded(client):
+        if method in ("POST", "PATCH", "PUT", "DELETE"):
+            assert scope.name in ("jobs:write", "admin"), (method, path)
+        elif scope.name is not None:
+            assert scope.name.endswith(":read") or scope.name == "admin", (method, path)
+
+
+def test_no_route_takes_a_path(client: TestClient) -> None:
+    for _, path, context in routes(client):
+        assert ":path" not in path
+        assert isinstance(getattr(context, "original_route", context), APIRoute) or path == "/openapi.json"
+
+
+def test_without_a_key_nothing_is_answered_once_a_key_exists(client: TestClient, service: Service) -> None:
+    key(service, "jobs:read")
+    for method, path, _ in guarded(client):
+        response = client.request(method, filled(path))
+        refused(response, 401, "unauthenticated")
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize(
+    "authorization", ["Bearer gk_aaaaaaaaaaaa_" + "A" * 43, "Bearer", "Bearer x", "Basic eDp5", "gk_x", "\xff"]
+)
+def test_a_bad_key_is_refused_even_where_none_is_needed_or_is_no_key_at_all(
+    client: TestClient, service: Service, authorization: str
+) -> None:
+    key(service, "jobs:read")
+    response = client.get("/v1/jobs", headers={"Authorization": authorization.encode("latin-1")})
+    refused(response, 401, "unauthenticated")
+
+
+def test_a_key_without_the_scope_is_refused_by_every_route(client: TestClient, service: Service) -> None:
+    tokens = {
+        name: key(service, *(scope for scope in keys.SCOPES if scope not in (name, "admin"))) for name in keys.SCOPES
+    }
+    for method, path, scope in guarded(client):
+        if scope.name is not None:
+            refused(client.request(method, filled(path), headers=tokens[scope.name]), 403, "forbidden")
+
+
+def test_a_key_with_just_the_scope_is_let_in_by_every_route(client: TestClient, service: Service) -> None:
+    tokens = {name: key(service, name) for name in keys.SCOPES}
+    for method, path, scope in guarded(client):
+        response = client.request(method, filled(path), headers=tokens[scope.name or "samples:read"])
+        assert response.status_code not in (401, 403, 405, 500), (method, path, response.text)
+
+
+def test_admin_may_do_everything(client: TestClient, service: Service) -> None:
+    token = key(service, "admin")
+    assert client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=token).status_code == 201
+    assert client.get("/metrics", headers=token).status_code == 200
+
+
+def test_another_tenant_finds_nothing_of_ours(client: TestClient, service: Service) -> None:
+    own, other = key(service, "admin", project="ours"), key(service, "admin", project="theirs")
+    job = client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=own).json()
+    experiment = client.post(
+        "/v1/experiments", json={"preset": "debug_cpu", "matrix": {"seed": [1]}}, headers=own
+    ).json()
+    ids = {"job_id": job["id"], "experiment_id": experiment["id"], **_artefacts(service, job["id"])}
+    before = client.get(f"/v1/jobs/{job['id']}", headers=own).json()
+    for method, path, _ in guarded(client):
+        if "_id}" in path or "{sha256}" in path:
+            response = client.request(
+                method, filled(path, **ids), headers=other, json=_body(method, path), params={"name": "x"}
+            )
+            refused(response, 404, "not_found")
+            assert "ours" not in response.text
+    for path in ("/v1/jobs", "/v1/experiments"):
+        assert client.get(path, headers=other).json()["data"] == []
+    assert client.get(f"/v1/jobs/{job['id']}", headers=own).json() == before
+
+
+def _artefacts(service: Service, job_id: str) -> dict[str, str]:
+    """A checkpoint, a grid and a task of a job."""
+    checkpoint_id, sha256 = new_id("ckpt"), "c" * 64
+    common = {"job_id": job_id, "step": 10, "attempt": 1, "path": "x", "size_bytes": 1, "created_at": now_ms()}
+    blob = {"sha256": sha256, "job_id": job_id, "path": "x", "media_type": "image/png", "size_bytes": 1}
+    task = queue.NewJob(project="ours", kind="sample", request={"job_id": job_id}, request_sha256="0")
+
+    def add(connection: Any) -> str:
+        checkpoint = {**common, "id": checkpoint_id, "sha256": sha256, "status": "available"}
+        connection.execute(insert(tables.checkpoints).values(checkpoint))
+        connection.execute(insert(tables.samples).values({**common, "sha256": sha256, "width": 8, "height": 8}))
+        connection.execute(insert(tables.blobs).values(blob))
+        return str(queue.create(connection, task)["id"])
+
+    return {"checkpoint_id": checkpoint_id, "sha256": sha256, "task_id": service.store.write(add)}
+
+
+def _body(method: str, path: str) -> Any:
+    return {} if method in ("POST", "PATCH") and not path.endswith(("/resume", "/retry")) else None
+
+
+def test_a_revoked_key_is_refused_at_the_next_request(client: TestClient, service: Service) -> None:
+    key(service, "admin")
+    token = keys.create(service.store, "test", "default", ["admin"])
+    assert client.get("/v1/jobs", headers=bearer(token)).status_code == 200
+    keys.revoke(service.store, token.split("_")[1])
+    refused(client.get("/v1/jobs", headers=bearer(token)), 401, "unauthenticated")
+
+
+def test_revoking_the_last_key_does_not_open_the_door(client: TestClient, service: Service) -> None:
+    assert client.get("/v1/jobs").status_code == 200
+    token = keys.create(service.store, "test", "default", ["admin"])
+    keys.revoke(service.store, token.split("_")[1])
+    refused(client.get("/v1/jobs"), 401, "unauthenticated")
+
+
+def test_an_address_others_can_reach_needs_a_key_from_the_start(client: TestClient, service: Service) -> None:
+    service.settings = service.settings.model_copy(update={"host": "0.0.0.0"})
+    refused(client.get("/v1/jobs"), 401, "unauthenticated")
+    refused(client.get("/metrics"), 401, "unauthenticated")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_key_is_never_repeated_in_an_answer(client: TestClient, service: Service) -> None:
+    token = keys.create(service.store, "test", "default", ["samples:read"])
+    for response in (client.get("/v1/jobs", headers=bearer(token)), client.get("/v1/jobs", headers=bearer(token[:-1]))):
+        assert response.status_code in (401, 403)
+        assert token.split("_", 2)[2][:-1] not in response.text
+
+
+def test_an_idempotency_key_of_another_owner_is_another_key(client: TestClient, service: Service) -> None:
+    answers = [
+        client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=key(service, "admin") | {"Idempotency-Key": "k"})
+        for _ in range(2)
+    ]
+    assert answers[0].json()["id"] != answers[1].json()["id"]
+
+
+# Browsers.
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://localhost:9999"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "http://evil.example/localhost"},
+        {"Cookie": "session=1"},
+        {"Host": "evil.example"},
+        {"Host": "localhost.evil.example"},
+        {"Host": "evil.example", "Origin": "http://evil.example"},
+    ],
+    ids=str,
+)
+def test_requests_that_another_site_can_cause_change_nothing(client: TestClient, headers: dict[str, str]) -> None:
+    for method, path, _ in guarded(client):
+        if method not in ("GET", "HEAD"):
+            response = client.request(method, filled(path), headers=headers)
+            refused(response, 403, "host_not_allowed" if "Host" in headers else "origin_not_allowed")
+
+
+def test_the_services_own_pages_may_change_things(client: TestClient) -> None:
+    body = {"preset": "debug_cpu"}
+    for headers in ({"Origin": "http://localhost"}, {"Origin": "http://localhost", "Cookie": "other=1"}):
+        assert client.post("/v1/jobs", json=body, headers=headers).status_code == 201
+
+
+def test_a_key_makes_a_cookie_harmless(client: TestClient, service: Service) -> None:
+    headers = key(service, "admin") | {"Cookie": "a=b"}
+    assert client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=headers).status_code == 201
+
+
+def test_a_form_of_another_site_is_no_request(client: TestClient) -> None:
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        response = client.post("/v1/jobs", content='{"preset": "debug_cpu"}', headers={"Content-Type": kind})
+        refused(response, 422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:1", 200),
+        ("[::1]:8000", 200),
+        ("lab.example:8000", 200),
+        ("evil.example", 403),
+        ("localhost@evil.example", 403),
+        ("localhost/x", 403),
+        ("localhost:8000:1", 403),
+        ("localhost, evil.example", 403),
+        ("", 403),
+        ("[::1", 403),
+    ],
+)
+def test_only_the_services_names_are_answered_to(
+    service: Service, host: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server.app import create_app
+
+    service.settings = service.settings.model_copy(update={"allowed_hosts": ("Lab.example",)})
+    client = TestClient(create_app(service), base_url="http://localhost")
+    assert client.get("/healthz", headers={"Host": host}).status_code == status
+
+
+def test_two_hosts_are_none(client: TestClient) -> None:
+    response = client.get("/healthz", headers=[("Host", "localhost"), ("Host", "localhost")])
+    refused(response, 403, "host_not_allowed")
+
+
+# Every answer.
+
+
+def test_every_answer_is_hardened_and_carries_a_request_id(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [
+        client.get("/v1/jobs"),
+        client.get("/v1/jobs/none"),
+        client.get("/none"),
+        client.put("/v1/jobs"),
+        client.post("/v1/jobs", json={}),
+        client.get("/docs"),
+        client.get("/healthz", headers={"Host": "evil"}),
+        client.post("/v1/jobs", content=b"x" * 2_000_000),
+        client.get("/openapi.json"),
+        client.get("/metrics"),
+    ]
+    monkeypatch.setattr(service.store, "read", lambda _work: 1 / 0)
+    with capture_logs():
+        answers.append(client.get("/v1/jobs"))
+    assert [answer.status_code for answer in answers] == [200, 404, 404, 405, 422, 200, 403, 413, 200, 200, 500]
+    for answer in answers:
+        assert {name: answer.headers.get(name) for name in HARDENED} == HARDENED
+        assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+        assert len(answer.headers["x-request-id"]) == 32
+        if answer.status_code >= 400:
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
+            assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(("given", "kept"), [("abc-123", True), ("a" * 64, True), ("a" * 65, False), ("a b", False)])
+def test_a_sensible_request_id_is_kept(client: TestClient, given: str, kept: bool) -> None:
+    assert (client.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"] == given) is kept
+
+
+def test_an_unforeseen_error_says_nothing_and_is_logged_with_its_request_id(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = RuntimeError("a secret in /private/place")
+
+    def fail(_work: object) -> None:
+        raise error
+
+    monkeypatch.setattr(service.store, "read", fail)
+    with capture_logs() as logged:
+        response = client.get("/v1/jobs", headers={"X-Request-Id": "find-me"})
+    refused(response, 500, "internal_error")
+    assert "secret" not in response.text
+    assert "Runtime" not in response.text
+    [entry] = [entry for entry in logged if entry["log_level"] == "error"]
+    assert (entry["request_id"], entry["path"], entry["exc_info"]) == ("find-me", "/v1/jobs", error)
+
+
+def test_a_locked_database_asks_to_come_again(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise OperationalError("INSERT", None, sqlite3.OperationalError("database is locked"))
+
+    monkeypatch.setattr(service.store, "write", locked)
+    response = client.post("/v1/jobs", json={"preset": "debug_cpu"})
+    refused(response, 503, "database_busy")
+    assert int(response.headers["retry-after"]) > 0
+    assert "INSERT" not in response.text
+
+
+def test_a_write_that_fails_names_no_file(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("cannot write /private/place: No space left on device")
+
+    monkeypatch.setattr(service.store, "write", fail)
+    response = client.post("/v1/jobs", json={"preset": "debug_cpu"})
+    refused(response, 507, "storage_failed")
+    assert "private" not in response.text
+
+
+# Sizes.
+
+
+def test_a_body_that_says_it_is_too_large_is_not_read(client: TestClient, service: Service) -> None:
+    size = service.settings.max_body_bytes + 1
+    for path in ("/v1/jobs", "/v1/jobs/none/cancel", "/none"):
+        refused(client.post(path, content=b"x" * size), 413, "body_too_large")
+
+
+def test_a_body_that_does_not_say_its_size_is_cut_off(client: TestClient, service: Service) -> None:
+    sent = 0
+
+    def chunks() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(64):
+            sent += 65536
+            yield b" " * 65536
+
+    response = client.post("/v1/jobs", content=chunks(), headers={"Content-Type": "application/json"})
+    refused(response, 413, "body_too_large")
+
+
+TRAVERSALS = [
+    *("../../etc/passwd", "..%2f..%2fetc%2fpasswd", "%2e%2e/%2e%2e/", "..%252f..%252f", "....//", "..;/", "..\\..\\"),
+    *("/etc/passwd", "//etc/passwd", "file:///etc/passwd", "%00", "x%00.png", "~", "C:\\", "..%c0%af", "?../", "#../"),
+]
+
+
+@pytest.mark.parametrize("text", TRAVERSALS)
+def test_no_identifier_leads_to_a_file(client: TestClient, service: Service, text: str) -> None:
+    (service.settings.data_dir / "canary").write_text("canary")
+    for method, path, _ in guarded(client):
+        for name in ("job_id", "experiment_id", "checkpoint_id", "task_id", "sha256", "name", "step"):
+            if f"{{{name}}}" in path and method == "GET":
+                response = client.get(filled(path, **{name: text}))
+                assert response.status_code in (200, 404, 405, 422), (path, text)
+                assert "canary" not in response.text
+                assert "root:" not in response.text
+
+
+def test_the_preset_named_like_a_traversal_is_the_only_string_that_opens_files(client: TestClient) -> None:
+    for text, field in itertools.product(TRAVERSALS, ("preset", "variant")):
+        body = {"preset": "debug_cpu", field: text}
+        refused(client.post("/v1/jobs", json=body), 422, "invalid_request")

@@ -1,0 +1,110 @@
+"""What workers are asked to do: requests with the operator's paths in place of names."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gan_mhe.config.run_config import RunConfig
+from server.executors.base import Slot
+from server.store import tables
+
+
+class TestRequests:
+    def request(self, world: Any, job_id: str) -> Any:
+        world.tick()
+        return world.executor.launched[world.attempt(job_id)].request
+
+    def checkpoint(self, world: Any, job_id: str, status: str = "available") -> None:
+        row = {"id": f"ckpt_{job_id}", "job_id": job_id, "step": 5, "attempt": 1, "sha256": "0", "path": "p",
+               "size_bytes": 1, "status": status, "created_at": 0}  # fmt: skip
+        world.store.write(lambda connection: connection.execute(tables.checkpoints.insert().values(row)))
+
+    def test_training_is_asked_for_with_its_configuration_and_the_slots_device(self, world: Any) -> None:
+        job_id = world.submit()
+        request = self.request(world, job_id)
+        directory = world.settings.job_dir(job_id)
+        expected = RunConfig.model_validate({"training": {"device": "cpu"}}).document()
+        assert request == {
+            "kind": "train",
+            "run_dir": str(directory / "run"),
+            "outcome": str(directory / "attempts" / "1" / "outcome.json"),
+            "config": expected,
+            "require_checkpoint": False,
+            "fork": None,
+        }
+
+    def test_a_gpu_is_always_the_first_that_the_worker_sees(self, world: Any) -> None:
+        world.executor.slots = [Slot("cuda3/0", "cuda:3", "train")]
+        assert self.request(world, world.submit())["config"]["training"]["device"] == "cuda:0"
+
+    def test_names_become_the_operators_paths(self, world: Any, tmp_path: Path) -> None:
+        world.limited(data_roots={"faces": tmp_path / "faces"}, weights={"inception": tmp_path / "w.pt"})
+        request = RunConfig.model_validate(
+            {"data": {"name": "image_folder", "root": "faces"}, "evaluation": {"weights": "inception"}}
+        ).document()
+        config = self.request(world, world.submit(request=request))["config"]
+        assert (config["data"]["root"], config["evaluation"]["weights"]) == (
+            str(tmp_path / "faces"), str(tmp_path / "w.pt")
+        )  # fmt: skip
+
+    def test_a_set_of_torchvision_is_found_by_its_own_name(self, world: Any, tmp_path: Path) -> None:
+        world.limited(data_roots={"cifar10": tmp_path / "here"})
+        documents = [RunConfig.model_validate({"data": {"name": name}}).document() for name in ("cifar10", "cifar100")]
+        roots = [
+            self.request(world, world.submit(request=document))["config"]["data"]["root"] for document in documents
+        ]
+        assert roots == [str(tmp_path / "here"), None]
+
+    @pytest.mark.parametrize(("status", "required"), [("available", True), ("pruned", False), ("rejected", False)])
+    def test_a_job_with_a_checkpoint_must_not_start_over(self, world: Any, status: str, required: bool) -> None:
+        job_id = world.submit()
+        self.checkpoint(world, job_id, status)
+        assert self.request(world, job_id)["require_checkpoint"] is required
+
+    def test_a_fork_begins_from_the_other_jobs_checkpoint_until_it_has_its_own(self, world: Any) -> None:
+        forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_recipe": True}
+        job_id = world.submit(forked_from=forked_from)
+        run_dir = str(world.settings.job_dir("job_source") / "run")
+        assert self.request(world, job_id)["fork"] == {"run_dir": run_dir, "step": 7}
+        self.checkpoint(world, job_id)
+        world.ends(job_id, exit_code=None, signal=9)
+        world.passes(1)
+        request = self.request(world, job_id)
+        assert (request["fork"], request["require_checkpoint"]) == (None, True)
+
+    def test_sampling_is_asked_for_with_its_parameters_and_a_place(self, world: Any) -> None:
+        job_id = world.submit("sample")
+        directory = world.settings.job_dir(job_id)
+        assert self.request(world, job_id) == {
+            "kind": "sample",
+            "run_dir": str(world.settings.job_dir("job_source") / "run"),
+            "outcome": str(directory / "attempts" / "1" / "outcome.json"),
+            "output": str(directory / "output" / "images.png"),
+            "step": 100,
+            "checkpoint_sha256": "c" * 64,
+            "n": 4,
+            "seed": 1,
+            "truncation": None,
+            "interpolation": 0,
+            "ema": False,
+            "format": "png",
+        }
+
+    def test_scoring_is_asked_for_with_the_evaluation_to_be_made(self, world: Any, tmp_path: Path) -> None:
+        world.limited(weights={"inception": tmp_path / "w.pt"})
+        evaluation = RunConfig.model_validate({"evaluation": {"weights": "inception"}}).document()["evaluation"]
+        source = {"job_id": "job_source", "checkpoint_id": "c", "checkpoint_sha256": "0", "step": 3}
+        request = self.request(world, world.submit("score", request={**source, "evaluation": evaluation}))
+        assert {"job_id", "checkpoint_id", "evaluation"}.isdisjoint(request)
+        assert request["overrides"] == {
+            "evaluation": {**evaluation, "weights": str(tmp_path / "w.pt")},
+            "training": {"device": "cpu"},
+        }
+
+    def test_the_worker_accepts_every_kind_of_request(self, world: Any) -> None:
+        from gan_mhe import worker
+
+        world.executor.slots.append(Slot("task1", "cpu", "task"))
+        for kind in ("train", "sample", "score"):
+            assert worker._parse(self.request(world, world.submit(kind))).kind == kind

@@ -1,0 +1,632 @@
+"""The scheduler with an executor that does as it is told and a clock that the test moves."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from gan_mhe.config.run_config import RunConfig
+from server import crash_points
+from server.executors.base import Slot
+from server.queue import queue
+from server.queue.states import State
+from server.store import tables
+from server.supervision import scheduler
+
+COMPLETED = {"outcome": "completed", "result": {"status": "completed", "step": 12}}
+STOPPED = {"outcome": "stopped"}
+GRACE, TTL = 2.0, 1.0
+
+
+def killed_at(world: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+    """One round of a server that is killed at a crash point, and a restart."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setenv(crash_points.VARIABLE, point)
+        patch.setattr(crash_points.os, "kill", kill)
+        with pytest.raises(Killed):
+            world.tick()
+    world.restart()
+
+
+class TestStarting:
+    def test_a_queued_job_is_launched_with_all_that_belongs_to_it(self, world: Any) -> None:
+        job_id = world.submit(wall_seconds_limit=60.0)
+        world.tick()
+        attempt = world.attempt(job_id)
+        spec = world.executor.launched[attempt]
+        directory = world.settings.job_dir(job_id)
+        assert (spec.attempt_id, spec.job_id, spec.number, spec.epoch) == (attempt, job_id, 1, 1)
+        assert (spec.directory, spec.console) == (directory / "attempts" / "1", directory / "console.log")
+        assert (spec.grace_seconds, spec.lease_ttl_seconds, spec.wall_seconds) == (GRACE, TTL, 60)
+        assert spec.slot.name == "cpu0"
+        row = world.attempts(job_id)[0]
+        assert (row["handle"], row["started_at"]) == ({"attempt_id": attempt}, round(world.now * 1000))
+        assert world.state(job_id) is State.STARTING
+
+    def test_no_slot_is_given_twice(self, world: Any) -> None:
+        made = [world.submit() for _ in range(4)]
+        world.tick(3)
+        assert [world.state(job_id) for job_id in made] == ["starting", "starting", "queued", "queued"]
+        assert {spec.slot.name for spec in world.executor.launched.values()} == {"cpu0", "cpu1"}
+
+    def test_a_slot_is_free_again_when_its_attempt_has_ended(self, world: Any) -> None:
+        first, second, third = (world.submit() for _ in range(3))
+        world.tick()
+        assert world.ends(first, outcome=COMPLETED) is State.SUCCEEDED
+        assert world.executor.launched[world.attempt(third)].slot.name == "cpu0"
+        assert world.state(second) is State.STARTING
+
+    def test_a_slot_that_is_not_available_is_left_alone(self, world: Any) -> None:
+        world.executor.slots = [Slot("cpu0", "cpu", "train", available=False, note="in use")]
+        job_id = world.submit()
+        world.tick(2)
+        assert world.state(job_id) is State.QUEUED
+
+    def test_training_does_not_take_the_slots_of_tasks(self, world: Any) -> None:
+        for _ in range(3):
+            world.submit()
+        world.tick()
+        task = world.submit("sample")
+        world.tick()
+        assert world.executor.launched[world.attempt(task)].slot.name == "task0"
+
+    def test_a_task_runs_as_soon_as_its_process_does(self, world: Any) -> None:
+        task, training = world.submit("sample"), world.submit()
+        world.tick(2)
+        assert (world.state(task), world.state(training)) == (State.RUNNING, State.STARTING)
+
+    def test_a_job_that_cannot_be_launched_is_tried_again_and_then_failed(self, world: Any) -> None:
+        world.executor.refuses = "no more processes"
+        job_id = world.submit()
+        for _ in range(6):
+            world.tick()
+            world.passes(60)
+        job = world.job(job_id)
+        assert (job["state"], job["reason"], job["attempts"]) == ("failed", "retries_exhausted", 6)
+        assert job["message"] == "taken up again 5 times, now launch_failed: no more processes"
+        assert not any(row["live"] for row in world.attempts(job_id))
+
+    def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: Any) -> None:
+        world.executor.refuses = "no more processes"
+        job_id = world.submit()
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["reason"]) == (State.QUEUED, "launch_failed")
+        world.executor.refuses = None
+        world.passes(1)
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["lease_epoch"]) == (State.STARTING, 2)
+
+    def test_a_job_that_names_what_the_operator_withdrew_fails_at_once(self, world: Any) -> None:
+        request = RunConfig.model_validate({"data": {"name": "image_folder", "root": "faces"}}).document()
+        job_id = world.submit(request=request)
+        world.tick()
+        job = world.job(job_id)
+        assert (job["state"], job["reason"]) == ("failed", "error")
+        assert job["message"] == "data.root: the service no longer offers 'faces'; it offers none"
+        assert not world.executor.launched
+
+    def test_a_deadline_before_the_start_cancels(self, world: Any) -> None:
+        world.executor.slots = []
+        job_id = world.submit(start_deadline=round(world.now * 1000) + 5000)
+        world.tick()
+        assert world.state(job_id) is State.QUEUED
+        world.passes(6)
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["reason"]) == (State.CANCELLED, "deadline_before_start")
+
+    def test_a_deadline_means_nothing_once_started(self, world: Any) -> None:
+        job_id = world.submit(start_deadline=round(world.now * 1000) + 5000)
+        world.runs(job_id)
+        world.passes(6)
+        world.ends(job_id, exit_code=None, signal=9)
+        world.executor.slots = []
+        world.passes(6)
+        world.tick()
+        assert world.state(job_id) is State.QUEUED
+
+
+class TestEnding:
+    def test_what_is_left_to_read_is_read_before_the_attempt_ends(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.ends(job_id, outcome=COMPLETED)
+        assert world.reader.drained == [(job_id, True)]
+
+    def test_a_completed_job_has_its_result_and_its_attempt_its_record(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.passes(8)
+        assert world.ends(job_id, exit_code=0, outcome=COMPLETED) is State.SUCCEEDED
+        job, attempt = world.job(job_id), world.attempts(job_id)[0]
+        assert (job["result"], job["exit_code"], job["reason"]) == ({"status": "completed", "step": 12}, 0, None)
+        assert (job["finished_at"], job["wall_seconds_used"]) == (round(world.now * 1000), 8)
+        assert (attempt["live"], attempt["exit_code"], attempt["signal"], attempt["cause"]) == (False, 0, None, "exit")
+        assert attempt["ended_at"] == round(world.now * 1000)
+
+    def test_images_of_a_task_become_a_blob(self, world: Any) -> None:
+        job_id = world.submit("sample")
+        world.tick()
+        result = {"sha256": "a" * 64, "size_bytes": 5, "media_type": "image/png", "images": 4}
+        world.ends(job_id, outcome={"outcome": "completed", "result": result})
+        query = select(tables.blobs).where(tables.blobs.c.job_id == job_id)
+        blob = world.store.read(lambda connection: dict(connection.execute(query).mappings().one()))
+        assert blob == {"sha256": "a" * 64, "job_id": job_id, "path": "output/images.png", "media_type": "image/png",
+                        "size_bytes": 5}  # fmt: skip
+
+    def test_a_score_is_a_result_without_a_file(self, world: Any) -> None:
+        job_id = world.submit("score")
+        world.tick()
+        assert world.ends(job_id, outcome={"outcome": "completed", "result": {"scores": {}}}) is State.SUCCEEDED
+        assert world.job(job_id)["result"] == {"scores": {}}
+
+    def test_a_killed_worker_is_recovered_and_queued_with_the_reason(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.passes(3)
+        assert world.ends(job_id, exit_code=None, signal=9) is State.QUEUED
+        job, attempt = world.job(job_id), world.attempts(job_id)[0]
+        assert world.states(job_id) == ["queued", "starting", "running", "recovering", "queued"]
+        assert (job["reason"], job["infrastructure_used"], job["wall_seconds_used"]) == ("worker_killed", 1, 3)
+        assert job["not_before"] == round(world.now * 1000) + 50
+        assert (attempt["signal"], attempt["reason"]) == (9, "worker_killed") and "SIGKILL" in attempt["message"]
+
+    def test_the_backoff_is_waited_for(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.ends(job_id, exit_code=None, signal=9)
+        world.passes(0.04)
+        world.tick()
+        assert world.state(job_id) is State.QUEUED
+        world.passes(0.02)
+        world.tick()
+        assert (world.state(job_id), len(world.attempts(job_id))) == (State.STARTING, 2)
+
+    def test_a_lost_worker_is_recovered(self, world: Any) -> None:
+        job_id = world.submit()
+        world.executor.vanishes(world.runs(job_id))
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["reason"]) == (State.QUEUED, "worker_lost")
+
+    def test_both_budgets_are_kept_apart_to_the_end(self, world: Any) -> None:
+        job_id = world.submit()
+        for crash in range(7):
+            world.passes(60)
+            world.runs(job_id)
+            ended = {"exit_code": 1, "outcome": {"outcome": "failed", "code": "error", "message": f"crash {crash}"}}
+            world.ends(job_id, **(ended if crash in (2, 6) else {"exit_code": None, "signal": 9}))
+        job = world.job(job_id)
+        assert (job["infrastructure_used"], job["program_used"]) == (5, 1)
+        assert (job["state"], job["reason"], job["message"]) == ("failed", "error", "crash 6")
+
+    def test_the_next_attempt_has_the_time_that_is_left(self, world: Any) -> None:
+        job_id = world.submit(wall_seconds_limit=10.0)
+        world.runs(job_id)
+        world.passes(7)
+        world.ends(job_id, exit_code=None, signal=9)
+        world.passes(1)
+        assert world.executor.launched[world.runs(job_id)].wall_seconds == 3
+        world.passes(30)
+        assert world.ends(job_id, exit_code=None, signal=9, cause="timeout") is State.FAILED
+        assert (world.job(job_id)["reason"], world.job(job_id)["wall_seconds_used"]) == ("timeout", 37)
+
+    def test_time_that_is_used_up_is_not_negative(self, world: Any) -> None:
+        job_id = world.submit(wall_seconds_limit=10.0)
+        world.runs(job_id)
+        world.passes(12)
+        world.ends(job_id, exit_code=None, signal=9)
+        world.passes(1)
+        assert world.executor.launched[world.runs(job_id)].wall_seconds == 0
+
+    def test_a_clock_set_back_gives_no_time(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.passes(-3600)
+        world.ends(job_id, outcome=COMPLETED)
+        assert world.job(job_id)["wall_seconds_used"] == 0
+
+    def test_nothing_is_written_when_the_transaction_fails(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.exits(attempt, outcome=COMPLETED)
+        before = (world.job(job_id), world.attempts(job_id))
+        with monkeypatch.context() as patch:
+            patch.setattr(queue, "move", lambda *_, **__: 1 / 0)
+            with pytest.raises(ExceptionGroup):
+                world.tick()
+        assert (world.job(job_id), world.attempts(job_id)) == before
+        world.tick()
+        assert world.state(job_id) is State.SUCCEEDED
+
+
+class TestStopping:
+    @pytest.mark.parametrize("ask", [queue.cancel, queue.pause])
+    @pytest.mark.parametrize(("mode", "signal"), [("graceful", "checkpoint_stop"), ("now", "stop")])
+    def test_the_attempt_is_asked_once_in_the_way_that_was_wanted(
+        self, world: Any, ask: Any, mode: str, signal: str
+    ) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.does(ask, job_id, mode)
+        world.tick(5)
+        assert world.executor.signals == [(attempt, signal)]
+
+    def test_a_harsher_wish_is_passed_on(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        for mode in ("graceful", "now"):
+            world.does(queue.cancel, job_id, mode)
+            world.tick(2)
+        assert world.signals(attempt) == ["checkpoint_stop", "stop"]
+
+    def test_a_cancel_after_a_pause_does_not_ask_again(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        for ask in (queue.pause, queue.cancel):
+            world.does(ask, job_id)
+            world.tick()
+        assert world.signals(attempt) == ["checkpoint_stop"]
+
+    def test_the_state_changes_only_when_the_process_is_gone(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.does(queue.pause, job_id)
+        world.tick(3)
+        assert world.state(job_id) is State.PAUSING
+        assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
+        assert world.attempt(job_id) is None
+
+    def test_a_paused_job_goes_on_in_a_new_attempt(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.does(queue.pause, job_id)
+        world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED)
+        world.does(queue.resume, job_id)
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["attempts"]) == (State.STARTING, 2)
+        assert world.job(job_id)["infrastructure_used"] == 0
+
+    def test_work_that_ended_first_counts(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.does(queue.cancel, job_id)
+        assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
+
+    def test_what_does_not_stop_is_killed_well_within_ten_seconds_after_the_grace(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.does(queue.cancel, job_id)
+        world.tick()
+        asked = world.now
+        while "kill" not in world.signals(attempt):
+            world.passes(0.5)
+            world.tick()
+        assert GRACE + 4 < world.now - asked < GRACE + 9
+
+    def test_a_kill_that_did_nothing_is_repeated_but_not_at_once(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.does(queue.cancel, job_id)
+        for _ in range(40):
+            world.tick()
+            world.passes(0.5)
+        kills = world.signals(attempt).count("kill")
+        assert 2 <= kills <= 4
+
+    def test_stopping_now_does_not_wait_for_a_long_grace(self, world: Any) -> None:
+        world.limited(grace_seconds=3600.0)
+        slow, fast = world.submit(), world.submit()
+        attempts_of = {job_id: world.runs(job_id) for job_id in (slow, fast)}
+        world.does(queue.cancel, slow)
+        world.does(queue.cancel, fast, "now")
+        world.tick()
+        world.passes(11)
+        world.tick()
+        assert world.signals(attempts_of[slow]) == ["checkpoint_stop"]
+        assert world.signals(attempts_of[fast]) == ["stop", "kill"]
+
+    def test_a_restarted_server_asks_again_and_gives_the_grace_again(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.does(queue.cancel, job_id)
+        world.tick()
+        world.passes(100)
+        world.restart()
+        world.tick(2)
+        assert world.signals(attempt) == ["checkpoint_stop", "checkpoint_stop"]
+
+    def test_a_silent_attempt_is_still_asked(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        world.does(queue.cancel, job_id)
+        world.tick()
+        world.passes(100)
+        world.tick(2)
+        assert world.signals(attempt) == ["checkpoint_stop", "kill"]
+        assert world.state(job_id) is State.CANCELLING
+
+
+class TestLosing:
+    def test_an_unknown_attempt_is_left_alone_within_the_ttl(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        world.tick()
+        world.passes(TTL)
+        world.tick()
+        assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
+
+    def test_beyond_it_the_job_is_taken_away_and_the_attempt_killed(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        world.tick()
+        world.passes(TTL + 0.1)
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["reason"]) == (State.RECOVERING, "worker_lost")
+        world.tick()
+        assert world.signals(attempt) == ["kill"]
+
+    def test_it_is_queued_only_when_the_attempt_is_gone(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        for _ in range(20):
+            world.tick()
+            world.passes(1)
+        assert (world.state(job_id), world.attempt(job_id)) == (State.RECOVERING, attempt)
+        world.executor.vanishes(attempt)
+        world.tick()
+        assert (world.state(job_id), world.attempt(job_id)) == (State.QUEUED, None)
+        job = world.job(job_id)
+        assert (job["infrastructure_used"], job["stop_mode"]) == (1, None)
+        assert job["message"].startswith("the supervisor has not been heard of for")
+
+    def test_one_that_is_heard_of_again_starts_its_silence_anew(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        for _ in range(5):
+            world.executor.silent(attempt)
+            world.tick()
+            world.passes(TTL * 0.9)
+            world.executor.runs(attempt)
+            world.tick()
+        assert world.state(job_id) is State.RUNNING
+
+    def test_a_running_attempt_with_a_dead_lease_is_lost_too(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.runs(attempt, lease_age_seconds=1.5)
+        world.tick()
+        assert world.state(job_id) is State.RUNNING
+        world.passes(TTL + 0.1)
+        world.executor.runs(attempt, lease_age_seconds=2.6)
+        world.tick()
+        assert world.state(job_id) is State.RECOVERING
+
+    def test_a_lease_within_its_ttl_never_is(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        for _ in range(50):
+            world.executor.runs(attempt, lease_age_seconds=TTL)
+            world.tick()
+            world.passes(10)
+        assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
+
+    def test_a_server_or_machine_that_was_away_does_not_blame_the_attempt(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.passes(8 * 3600)
+        world.restart()
+        world.executor.runs(attempt, lease_age_seconds=8 * 3600)
+        world.tick()
+        world.executor.runs(attempt)
+        world.tick()
+        assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
+
+    def test_what_was_given_up_on_and_had_completed_is_completed(self, world: Any) -> None:
+        job_id = world.submit()
+        world.executor.silent(world.runs(job_id))
+        world.tick()
+        world.passes(TTL + 0.1)
+        world.tick()
+        assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
+
+    @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
+    def test_a_user_may_still_stop_it_meanwhile(self, world: Any, ask: Any, expected: State) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        world.tick()
+        world.passes(TTL + 0.1)
+        world.tick()
+        world.does(ask, job_id)
+        world.executor.vanishes(attempt)
+        world.tick()
+        assert world.state(job_id) is expected
+
+
+class TestDisk:
+    def full(self, world: Any) -> None:
+        world.limited(disk_reserve_bytes=100 * 2**20)
+        world.free_bytes = 99 * 2**20
+
+    def test_without_the_reserve_nothing_is_started(self, world: Any) -> None:
+        self.full(world)
+        job_id, task = world.submit(), world.submit("sample")
+        world.tick(2)
+        assert (world.state(job_id), world.state(task)) == (State.QUEUED, State.QUEUED)
+        world.free_bytes = 100 * 2**20
+        world.tick()
+        assert world.state(job_id) is State.STARTING
+
+    def test_running_training_saves_and_pauses_with_the_reason(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        self.full(world)
+        world.tick(2)
+        job = world.job(job_id)
+        assert (job["state"], job["reason"]) == ("pausing", "disk_full")
+        assert job["message"] == "99 MiB of disk are free and 100 MiB are kept in reserve"
+        assert world.signals(attempt) == ["checkpoint_stop"]
+        assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
+        assert (world.job(job_id)["reason"], world.job(job_id)["message"]) == ("disk_full", job["message"])
+
+    def test_it_stays_paused_when_there_is_room_again(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        self.full(world)
+        world.tick()
+        world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED)
+        world.free_bytes = 10**12
+        world.tick(3)
+        assert world.state(job_id) is State.PAUSED
+
+    def test_tasks_go_on(self, world: Any) -> None:
+        task = world.submit("sample")
+        world.tick(2)
+        self.full(world)
+        world.tick(2)
+        assert world.state(task) is State.RUNNING
+
+
+class TestRestart:
+    def test_an_adopted_attempt_goes_on_as_if_nothing_had_been(self, world: Any) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.restart()
+        world.tick(3)
+        assert (world.state(job_id), world.attempt(job_id)) == (State.RUNNING, attempt)
+        assert len(world.executor.launched) == 1
+        assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
+
+    @pytest.mark.parametrize("point", ["claim.before_commit", "claim.after_commit", "launch.after_start"])
+    def test_a_server_killed_on_the_way_to_a_launch_launches_once(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch, point: str
+    ) -> None:
+        job_id = world.submit()
+        killed_at(world, monkeypatch, point)
+        world.tick(3)
+        assert len(world.executor.launched) == 1
+        assert (world.state(job_id), len(world.attempts(job_id))) == (State.STARTING, 1)
+        assert world.attempts(job_id)[0]["handle"] == {"attempt_id": world.attempt(job_id)}
+
+    @pytest.mark.parametrize("point", ["state.before_commit", "state.after_commit"])
+    def test_a_server_killed_while_it_ends_an_attempt_ends_it_once(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch, point: str
+    ) -> None:
+        job_id = world.submit()
+        world.executor.exits(world.runs(job_id), exit_code=None, signal=9)
+        killed_at(world, monkeypatch, point)
+        world.tick()
+        assert world.job(job_id)["infrastructure_used"] == 1
+        assert world.states(job_id) == ["queued", "starting", "running", "recovering", "queued"]
+
+    @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
+    def test_what_was_claimed_and_then_stopped_by_a_user_is_never_launched(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch, ask: Any, expected: State
+    ) -> None:
+        job_id = world.submit()
+        killed_at(world, monkeypatch, "claim.after_commit")
+        world.does(ask, job_id)
+        world.tick(2)
+        assert (world.state(job_id), world.attempt(job_id)) == (expected, None)
+        assert not world.executor.launched
+
+    def test_a_cancel_between_claim_and_launch_is_in_time(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = world.submit()
+        write = world.store.write
+
+        def write_then_cancel(work: Any, **options: Any) -> Any:
+            result = write(work, **options)
+            if options.get("name") == "claim":
+                world.does(queue.cancel, job_id)
+            return result
+
+        monkeypatch.setattr(world.store, "write", write_then_cancel)
+        world.tick()
+        assert not world.executor.launched
+        assert (world.state(job_id), world.attempt(job_id)) == (State.CANCELLED, None)
+
+    def test_what_was_launched_before_is_found_and_asked_to_stop(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = world.submit()
+        killed_at(world, monkeypatch, "launch.after_start")
+        world.does(queue.cancel, job_id)
+        world.tick(2)
+        assert world.signals(world.attempt(job_id)) == ["checkpoint_stop"]
+        assert world.state(job_id) is State.CANCELLING
+
+    def test_an_attempt_whose_slot_is_gone_is_not_launched(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = world.submit()
+        killed_at(world, monkeypatch, "claim.after_commit")
+        world.executor.slots = []
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["message"]) == (State.QUEUED, "there is no slot cpu0 any more")
+
+    def test_a_cancelled_queued_job_never_starts(self, world: Any) -> None:
+        job_id = world.submit()
+        world.does(queue.cancel, job_id)
+        world.tick(3)
+        assert not world.executor.launched and world.state(job_id) is State.CANCELLED
+
+
+class TestRounds:
+    def test_trouble_with_one_job_is_kept_from_the_others(self, world: Any) -> None:
+        bad, good, waiting = world.submit(), world.submit(), world.submit()
+        attempt = world.runs(bad)
+        world.runs(good)
+        world.executor.exits(world.attempt(good), outcome=COMPLETED)
+        world.executor._seen.pop(attempt)
+        with pytest.raises(ExceptionGroup) as trouble:
+            world.tick()
+        assert [type(error) for error in trouble.value.exceptions] == [KeyError]
+        assert trouble.value.exceptions[0].__notes__ == [f"with {bad}, attempt 1"]
+        assert (world.state(good), world.state(waiting)) == (State.SUCCEEDED, State.STARTING)
+
+    def test_a_user_who_is_faster_wins(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        job_id = world.submit()
+        attempt = world.runs(job_id)
+        world.executor.silent(attempt)
+        world.tick()
+        world.passes(TTL + 0.1)
+        observe = world.executor.observe
+
+        def observe_slowly(handle: Any) -> Any:
+            world.does(queue.cancel, job_id)
+            return observe(handle)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.executor, "observe", observe_slowly)
+            world.tick()
+        assert world.state(job_id) is State.CANCELLING
+
+    def test_old_files_and_the_log_are_tidied_each_minute(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        done: list[str] = []
+        monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
+        monkeypatch.setattr(world.store, "tidy", lambda: done.append("tidy"))
+        for _ in range(61):
+            world.tick()
+            world.passes(1)
+        assert done == ["retention", "tidy"] * 2
+
+    def test_an_idle_round_writes_nothing(self, world: Any) -> None:
+        job_id = world.submit()
+        world.runs(job_id)
+        world.submit(device="cuda")
+        world.tick()
+        written: list[Any] = []
+        write = world.store.write
+        world.store.write = lambda *arguments, **options: written.append(options) or write(*arguments, **options)
+        for _ in range(5):
+            world.passes(0.9)
+            world.tick()
+        assert written == []

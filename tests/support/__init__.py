@@ -1,0 +1,1 @@
+"""What several tests share: paths, stand-ins and typed helpers, imported by name."""

@@ -1,0 +1,155 @@
+"""A strength given as a ratio of gradients: measured, followed, kept, reported."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gan_mhe.config.constraints import RatioConfig
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.config.sections import Schedule
+from gan_mhe.constraints.penalty import Penalty
+from gan_mhe.errors import CheckpointError
+from gan_mhe.training.coefficients import AdaptiveCoefficients
+from gan_mhe.training.trainer import Trainer
+
+QUOTIENTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
+
+
+def followed(ratio: RatioConfig | None, quotients: Sequence[float], **timing: Any) -> list[float]:
+    """The strengths that a penalty takes, one computation after another."""
+    timing = {"interval": 1, "schedule": Schedule(), **timing}
+    penalty = Penalty("p", lambda inputs: inputs.real.sum(), 7.0, ratio=ratio, **timing)
+    coefficients = AdaptiveCoefficients([penalty], 100, torch.device("cpu"))
+    found = []
+    for number, quotient in enumerate(quotients):
+        coefficients.set_step(number * penalty.interval, [penalty])
+        found.append(float(coefficients.of("p", torch.tensor(1.0), torch.tensor(quotient))))
+    return found
+
+
+def geometric_mean(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+@given(QUOTIENTS)
+def test_up_to_the_horizon_the_strength_is_the_target_times_the_geometric_mean_of_the_quotients(
+    quotients: list[float],
+) -> None:
+    found = followed(RatioConfig(target=0.5, horizon=20), quotients)
+    expected = [0.5 * geometric_mean(quotients[: number + 1]) for number in range(len(quotients))]
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_calibrated_strength_stands_still_after_the_horizon() -> None:
+    found = followed(RatioConfig(target=1.0, mode="calibrate", horizon=2), [1.0, 4.0, 1000.0, 0.001])
+    assert found == pytest.approx([1.0, 2.0, 2.0, 2.0], rel=1e-5)
+
+
+def test_a_tracked_strength_goes_on_with_the_weight_of_the_horizon() -> None:
+    found = followed(RatioConfig(target=1.0, horizon=2), [1.0, 1.0, math.e, math.e])
+    assert found == pytest.approx([1.0, 1.0, math.exp(0.5), math.exp(0.75)], rel=1e-5)
+
+
+def test_without_a_ratio_the_strength_is_the_coefficient_whatever_the_gradients() -> None:
+    assert followed(None, [1.0, 100.0]) == [7.0, 7.0]
+
+
+def test_interval_and_schedule_multiply_a_ratio_as_they_do_a_coefficient() -> None:
+    timing = {"interval": 4, "schedule": Schedule(warmup_steps=8)}
+    assert followed(None, [1.0, 1.0], **timing) == pytest.approx([7 * 4 / 8, 7 * 4 * 5 / 8])
+    assert followed(RatioConfig(target=0.1), [1.0, 1.0], **timing) == pytest.approx([0.1 * 4 / 8, 0.1 * 4 * 5 / 8])
+
+
+@pytest.mark.parametrize("quotient", [math.inf, math.nan, 0.0])
+def test_a_quotient_without_a_logarithm_leaves_the_strength_alone(quotient: float) -> None:
+    assert followed(RatioConfig(target=1.0), [3.0, quotient]) == pytest.approx([3.0, 3.0])
+
+
+def test_what_has_no_logarithm_at_first_leaves_no_trace_in_the_mean() -> None:
+    assert followed(RatioConfig(target=1.0), [math.inf, 1000.0]) == pytest.approx([1.0, 1000.0], rel=1e-4)
+
+
+def test_a_horizon_of_one_calibrates_by_the_first_quotient_alone() -> None:
+    assert followed(RatioConfig(target=1.0, mode="calibrate", horizon=1), [2.0, 50.0]) == pytest.approx([2.0, 2.0])
+
+
+def test_a_missing_mean_is_a_checkpoint_error() -> None:
+    penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, 1, Schedule(), RatioConfig())
+    with pytest.raises(CheckpointError, match="strengths"):
+        AdaptiveCoefficients([penalty], 1, torch.device("cpu")).load_state({})
+
+
+def test_every_update_of_a_step_is_one_computation() -> None:
+    penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, 1, Schedule(), RatioConfig(target=1.0))
+    coefficients = AdaptiveCoefficients([penalty], 10, torch.device("cpu"))
+    found = []
+    for step, quotients in enumerate([(1.0, 4.0), (16.0, 64.0)]):
+        coefficients.set_step(step, [penalty])
+        found += [float(coefficients.of("p", torch.tensor(1.0), torch.tensor(quotient))) for quotient in quotients]
+    assert found == pytest.approx([1.0, 2.0, 4.0, 8.0], rel=1e-5)
+
+
+def test_a_coefficient_of_0_is_0_beside_a_ratio_too(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("comhe", constraints={"comhe": {"lambda_hidden": 0.0}})
+    trainer.set_step(0)
+    trainer.step()
+    read = trainer.meter.read()
+    assert (read["strength/comhe"], read["gradient_ratio/comhe"]) == (0.0, 0.0)
+
+
+def test_false_takes_the_ratio_of_a_variant_away(make_config: Callable[..., RunConfig]) -> None:
+    comhe = make_config("comhe", constraints={"comhe": {"ratio": False, "lambda_hidden": 0.5}}).constraints.comhe
+    assert comhe is not None and (comhe.ratio, comhe.lambda_hidden) == (None, 0.5)
+
+
+def with_ratio(**ratio: Any) -> dict[str, Any]:
+    return {"constraints": {"mhe": {"schedule": {"warmup_steps": 0}, "ratio": ratio}}}
+
+
+def test_the_first_step_has_the_target_ratio_exactly(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("mhe", **with_ratio(target=0.25))
+    trainer.set_step(0)
+    trainer.step()
+    assert trainer.meter.read()["gradient_ratio/mhe"] == pytest.approx(0.25, rel=1e-4)
+
+
+def test_a_tracked_ratio_stays_near_its_target_while_the_gradients_change(
+    make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    trainer = advance(make_trainer("mhe", **with_ratio(target=0.1, horizon=4)), range(12))
+    trainer.meter.read()
+    advance(trainer, range(12, 16))
+    assert trainer.meter.read()["gradient_ratio/mhe"] == pytest.approx(0.1, rel=0.5)
+
+
+def test_with_a_ratio_the_coefficient_has_no_effect(
+    make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    sections = with_ratio(target=0.1)
+    other = {"constraints": {"mhe": {**sections["constraints"]["mhe"], "lambda_hidden": 50.0}}}
+    first, second = (advance(make_trainer("mhe", **each), range(3)).state() for each in (sections, other))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_reported_strength_is_what_weights_the_penalty(make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer("mhe", **with_ratio(target=0.1))
+    trainer.set_step(0)
+    trainer.step()
+    read = trainer.meter.read()
+    assert read["penalty_weighted/mhe"] == pytest.approx(read["strength/mhe"] * read["penalty/mhe"], rel=1e-5)
+
+
+def test_a_resumed_run_follows_the_ratio_as_an_unbroken_one(
+    make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    whole = advance(make_trainer("mhe", **with_ratio(horizon=3)), range(8)).state()
+    first = advance(make_trainer("mhe", **with_ratio(horizon=3)), range(4))
+    second = make_trainer("mhe", **with_ratio(horizon=3))
+    second.load_state(first.state())
+    resumed = advance(second, range(4, 8)).state()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
