@@ -170,7 +170,7 @@ def test_projected_cosine_stays_within_the_theorems_limits(
     assert inside.double().mean().item() >= bound
 
 
-# Of the official classification network: neurons and fan-in of the layers that are projected; the first is not.
+# Neurons and fan-in of the projected layers of the official classification network (all but the first).
 OFFICIAL_LAYERS = [(64, 576), (64, 576), (128, 576), (128, 1152), (128, 1152), (256, 1152), (256, 2304), (256, 2304),
                    (256, 4096)]  # fmt: skip
 
@@ -419,12 +419,12 @@ def test_nothing_is_read_back_to_the_host(device: str) -> None:
     assert [gradient.shape for gradient in gradients] == ([(5, 8), (3, 4, 8)] if device == "cpu" else [])
 
 
-def test_stacks_at_once_give_what_pieces_in_the_cache_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stacks_processed_in_chunks_have_the_energies_of_whole_stacks(monkeypatch: pytest.MonkeyPatch) -> None:
     weight, projection = gaussian(6, 8), gaussian(5, 4, 8, seed=1)
     whole = projected_energies([weight], [projection], s=1.0)
-    monkeypatch.setattr("gan_mhe.sphere.projection._CACHED", 2 * 6 * 6)
-    pieces = projected_energies([weight], [projection], s=1.0)
-    torch.testing.assert_close(pieces, whole, rtol=1e-14, atol=0)
+    monkeypatch.setattr("gan_mhe.sphere.projection._CHUNK_ENTRIES", 2 * 6 * 6)
+    chunked = projected_energies([weight], [projection], s=1.0)
+    torch.testing.assert_close(chunked, whole, rtol=1e-14, atol=0)
 
 
 def test_traced_computation_equals_the_eager_one() -> None:

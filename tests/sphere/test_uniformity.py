@@ -225,7 +225,7 @@ def test_relaxed_polarization_cannot_separate_duplicates_that_lie_symmetrically(
 POLES = {
     "polarization": (lambda w, v, half: -polarization(w, v, half_space=half), polarization_step),
     "covering": (lambda w, v, half: -covering(w, v, half_space=half), covering_step),
-}  # what the pole minimises, and its step
+}  # what the pole minimizes, and its step
 BOTH_POLES = pytest.mark.parametrize(("objective", "step"), POLES.values(), ids=POLES)
 
 
@@ -342,7 +342,7 @@ def test_objectives_of_directions_are_invariant_to_row_scaling(objective: Object
 
 
 @DIRECTIONS
-def test_half_space_does_not_see_the_sign_of_a_row_and_full_space_does(objective: Objective) -> None:
+def test_half_space_ignores_the_sign_of_a_row_and_full_space_does_not(objective: Objective) -> None:
     weight = gaussian(6, 4)
     flipped = weight.clone()
     flipped[[1, 2]] *= -1
@@ -399,7 +399,7 @@ def test_one_neuron_has_no_pair_and_gives_exactly_zero(objective: Objective, hal
 
 @BOTH_SPACES
 @DIRECTIONS
-def test_a_zero_row_counts_as_orthogonal_and_feels_nothing(objective: Objective, half_space: bool) -> None:
+def test_a_zero_row_counts_as_orthogonal_and_gets_no_force(objective: Objective, half_space: bool) -> None:
     weight = torch.zeros(3, 5, dtype=torch.float64)
     weight[:2, :2] = gaussian(2, 2)
     outside = weight.clone()
