@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from gan_mhe import __version__
+from gan_mhe.version import __version__
 from server.http import docs, errors
 from server.http.observability import Metrics, Observation
 from server.http.pagination import Cursors

@@ -20,7 +20,7 @@ def resolve_device(name: str) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
             raise DeviceError(
-                f"training.device: expected cpu, auto or one of the {found} CUDA devices of this machine, got {name!r}"
+                f"training.device: expected cpu, auto or a CUDA device of this machine, got {name!r}; it has {found}"
             )
     return device
 

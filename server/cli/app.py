@@ -7,7 +7,7 @@ are imported inside the commands that need them, so that `--help` answers at onc
 import typer
 
 from gan_mhe.cli import runs, scorer, training
-from gan_mhe.cli.console import complain
+from gan_mhe.cli.console import print_error
 from gan_mhe.cli.options import FAILURE, USAGE
 from gan_mhe.errors import ConfigError, GanMheError
 from server.cli import compare, jobs, operator, study
@@ -42,7 +42,7 @@ def main() -> None:
     try:
         app()
     except GanMheError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
 
 

@@ -46,7 +46,7 @@ class Board:
         line = self._lines[event.job_id]
         if event.type == "job.state":
             moving = event.data["state"] == "running" and isinstance(line, RunLine)
-            line.tell("state", "" if moving else _state(event.data))
+            line.show("state", "" if moving else _state(event.data))
         for said in run_events(event):
             line.emit(said)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from gan_mhe.cli.console import complain, out, print_table, say
+from gan_mhe.cli.console import out, print_error, print_table, say
 from gan_mhe.comparison.table import footnote, headings, table_cells
 from gan_mhe.config import compose, documents
 from gan_mhe.errors import GanMheError
@@ -101,7 +101,7 @@ def _earlier(client: Client, digest: str) -> list[Job]:
 def _report(client: Client, root: Path, ended: Sequence[Job]) -> None:
     for job in ended:
         if job.state != "succeeded":
-            complain(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
     for job in ended:
         path = root / "grids" / f"{job.variant}.png"
         with suppress(Conflict):  # it has drawn none

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import complain, out, print_columns, say
+from gan_mhe.cli.console import out, print_columns, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
 from gan_mhe.config import compose, documents
 from gan_mhe.config.names import METRICS, PRIMARY_METRIC
@@ -202,7 +202,7 @@ def _act(
                     say(f"{job_id} {action(client, job_id).state}")
             except (Conflict, NotFound) as error:
                 failed = True
-                complain(f"error: {error}")
+                print_error(f"error: {error}")
     if failed:
         raise typer.Exit(FAILURE)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import complain, print_columns, say
+from gan_mhe.cli.console import print_columns, print_error, say
 from gan_mhe.errors import GanMheError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def create_key(
 
     with _store(data_dir) as store:
         token = keys.create(store, name, project, scope)
-    complain("keep it: it cannot be shown again")
+    print_error("keep it: it cannot be shown again")
     say(token)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gan_mhe.cli.console import complain, out, say
+from gan_mhe.cli.console import out, print_error, say
 from gan_mhe.config.documents import unflatten
 from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.errors import ConfigError
@@ -54,7 +54,7 @@ def run(url: str, study: Study, root: Path) -> int:
             _fetch(client, job, cell_directory(root, job.labels["arm"], _seed(job)))
     for job in jobs:
         if job.terminal and job.state != "succeeded":
-            complain(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
     if interrupted:
         say("the jobs go on; the same command looks again")
         return INTERRUPTED

@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 
-from gan_mhe import __version__
+from gan_mhe.version import __version__
 from server.errors import FieldError
 from server.http import errors
 from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
