@@ -44,15 +44,14 @@ class Update(NamedTuple):
 
 
 class Trainer:
-    """Both networks, their optimizers and random numbers; deterministic in (config, images, step)."""
+    """Both networks, their optimizers and random numbers; deterministic in (config, images, step).
+
+    images: uint8 (M, 3, H, H), copied to `device` and kept there. engine: replaces the configured one.
+    """
 
     def __init__(
         self, config: RunConfig, images: Tensor, device: torch.device, *, engine: Engine | None = None
     ) -> None:
-        """Build networks, optimizers and penalties, and set step 0.
-
-        images: uint8 (M, 3, H, H), copied to `device` and kept there. engine: replaces the configured one.
-        """
         self.config = config
         self.device = device
         self.precision = Precision(config.training.precision, device)

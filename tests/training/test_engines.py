@@ -91,7 +91,7 @@ def make(make_config: Callable[..., RunConfig], images: Tensor) -> Callable[...,
 
 
 def largest_difference(first: Trainer, second: Trainer, counts: Callable[[str], bool] = lambda name: True) -> float:
-    """Over those of two trainers' tensors that count, relative to the largest entry of each tensor."""
+    """Largest difference of two trainers' tensors for which `counts` holds, relative to each tensor's largest entry."""
     ours, theirs = first.state(), second.state()
     assert ours.keys() == theirs.keys()
     return max(
