@@ -505,7 +505,7 @@ def test_a_task_quits_at_the_first_signal(
         time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(sample, "draw", hang)
+    monkeypatch.setattr(sample, "generate", hang)
     outcome = execute(images(source, tmp_path / "a"))
     assert (outcome.outcome, outcome.code) == ("stopped", None)
 
