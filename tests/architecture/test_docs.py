@@ -1,5 +1,6 @@
 """The documentation says what the program does, because it is generated from it or compared with it."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tools import configuration_page
 PRESET_FILES = sorted((ROOT / "configs").glob("*.toml"))
 CONFIGURATION_PAGE = ROOT / "docs" / "configuration.md"
 PAGES = [ROOT / "README.md", ROOT / "ARCHITECTURE.md", ROOT / "configs" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+DIGITS_STUDY = ROOT / "benchmarks" / "results" / "digits-variants-2026-11-21" / "data.json"
 OTHER_VARIABLES = {"GAN_MHE_SERVER", "GAN_MHE_KEY", "GAN_MHE_CACHE"}  # of the client and of the library
 SOURCE_FOLDERS = ("gan_mhe", "server", "configs", "docs", "tests", "tools", "benchmarks")
 
@@ -202,6 +204,19 @@ def test_relative_links_lead_to_files_and_headings_that_exist(page: Path) -> Non
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_paths_in_backticks_exist(page: Path) -> None:
     assert [path for path in sorted(named_paths(page)) if not any(ROOT.glob(path.rstrip("/")))] == []
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "docs" / "evidence.md"], ids=name_of)
+def test_the_tables_of_the_digits_study_repeat_its_data(page: Path) -> None:
+    rows = json.loads(text_of(DIGITS_STUDY))["comparison"]["rows"]
+    scores = {f"{row['mean']:.2f} ({row['std']:.2f})" for row in rows}
+    differences = {
+        f"{row['difference']:+.2f} ({row['difference_low']:.2f} to {row['difference_high']:.2f})"
+        for row in rows
+        if row["difference"] is not None
+    }
+    assert set(re.findall(r"\| (\d\.\d\d \(\d\.\d\d\)) ", text_of(page))) == scores
+    assert set(re.findall(r"\| ([+-]\d\.\d\d \([^)]*\)) ", text_of(page))) == differences
 
 
 def test_the_index_lists_every_page() -> None:
