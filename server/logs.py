@@ -17,7 +17,7 @@ def configure(as_json: bool) -> None:
     ]
     renderer: Any = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(),
-        exception_formatter=structlog.dev.plain_traceback,  # rich tracebacks show local variables, which include API keys
+        exception_formatter=structlog.dev.plain_traceback,  # rich tracebacks show local variables, such as API keys
     )
     last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:

@@ -132,7 +132,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal requests shutdown, the second forces it. Not passed on: the process exits normally.
 
-        The broker is notified through the event loop, since this handler may interrupt code that holds the broker's lock.
+        The broker is notified through the event loop, since this handler may interrupt code that holds its lock.
         """
         if self._loop is not None:
             with suppress(RuntimeError):

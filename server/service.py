@@ -23,7 +23,7 @@ from server.supervision.scheduler import Engine, Scheduler
 
 @dataclass
 class Service:
-    """A service with one data directory. `start` adopts the attempts of an earlier service; `stop` leaves them running."""
+    """A service with one data directory. `start` adopts attempts of an earlier service; `stop` leaves them running."""
 
     settings: Settings
     store: Store

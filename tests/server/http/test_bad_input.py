@@ -881,7 +881,7 @@ def test_a_start_that_cannot_be_is_told_in_one_line(address: tuple[str, int], tm
         ("--port", str(address[1]), "--data-dir", str(tmp_path / "a")): f"cannot listen on 127.0.0.1 port {address[1]}",
         ("--port", "0", "--data-dir", str(tmp_path / "file")): "cannot write to the data directory",
         ("--port", "0", "--data-dir", str(newer)): "newer",
-        ("--port", "0", "--host", "0.0.0.0", "--data-dir", str(tmp_path / "b")): "needs an API key",
+        ("--port", "0", "--host", "0.0.0.0", "--data-dir", str(tmp_path / "b")): "requires an API key",
     }
     processes = {arguments: start(*arguments) for arguments in starts}
     for arguments, process in processes.items():
