@@ -13,7 +13,7 @@ from gan_mhe.errors import ConfigError, GanMheError
 from server.cli import compare, jobs, operator, study
 
 app = typer.Typer(
-    help="Train GANs with hyperspherically regularized discriminators, and compare them reliably.",
+    help="Train GANs with hyperspherically regularized discriminators, and compare them fairly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

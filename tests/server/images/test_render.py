@@ -91,7 +91,7 @@ def frames(path: Path) -> tuple[list[np.ndarray[Any, Any]], list[int]]:
 
 
 def local_palettes(content: bytes) -> list[bool]:
-    """For each frame of a GIF, whether it brings colours of its own (GIF89a, sections 18 to 25)."""
+    """For each frame of a GIF, whether it has a palette of its own (GIF89a, sections 18 to 25)."""
     position = 13 + 3 * 2 ** ((content[10] & 7) + 1)
     found = []
     while content[position] != 0x3B:

@@ -338,7 +338,7 @@ def test_no_stream_is_opened_at_the_end_of_an_ended_job(store: Store, after: int
         broker, job = broker_of(store), submit(store)
         end(store, job)
         assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None
-        assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None  # its place is free
+        assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None  # the stream is released
 
     run(scenario())
 
@@ -397,7 +397,7 @@ def test_a_stream_of_several_jobs_ends_with_the_last_of_them(store: Store) -> No
             await asyncio.to_thread(report, store, two)
             await reader.until(lambda r: len(r.ids) == 4)
             pings = reader.text.count(": ping")
-            await reader.until(lambda r: r.text.count(": ping") > pings)  # it goes on
+            await reader.until(lambda r: r.text.count(": ping") > pings)  # it continues
             await asyncio.to_thread(move, store, two, State.FAILED)
             await reader.to_the_end()
         last = reader.messages[-1]
