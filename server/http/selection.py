@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from server.errors import FieldError, InvalidRequest
 from server.queue import experiments, queue
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 MAX_IDS = 200
 
@@ -27,7 +27,7 @@ class _Selection:
         self._job_ids = list(dict.fromkeys(job or []))
         self._experiment_id = experiment
 
-    def rows(self, connection: Connection, project: str) -> list[Row]:
+    def rows(self, connection: Connection, project: str) -> list[JobRow]:
         """The jobs, each once. NotFound when one is not there, or is another project's."""
         found = []
         if self._experiment_id is not None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from server.executors.base import ExitRecord
 from server.queue.states import Reason, State
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 LONGEST_DELAY_SECONDS = 60.0
 _MOST_DOUBLINGS = 30
@@ -59,7 +59,7 @@ class Decision:
     result: Mapping[str, Any] | None = None
 
 
-def decide(job: Row, record: ExitRecord | None, limits: Limits) -> Decision:
+def decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
     """Where `job` goes after its attempt ended as `record` says; None when nobody was left to say anything."""
     said = (record.outcome if record else None) or {}
     if said.get("outcome") == "completed":
@@ -79,7 +79,7 @@ def decide(job: Row, record: ExitRecord | None, limits: Limits) -> Decision:
     return _program(job, record, limits, f"the worker ended with exit code {record.exit_code} and said nothing")
 
 
-def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
+def _failed(job: JobRow, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
     if code in _FINAL:
         return _to(job, State.FAILED, record, _FINAL[code], message or code)
     if code == "disk_full" and job["state"] != State.CANCELLING:
@@ -89,32 +89,32 @@ def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: st
     return _program(job, record, limits, message or code)
 
 
-def _stopped(job: Row, record: ExitRecord, limits: Limits) -> Decision:
+def _stopped(job: JobRow, record: ExitRecord, limits: Limits) -> Decision:
     """It was asked to stop, by us or from outside, or could not renew its lease."""
     state = State(job["state"])
     if state in _STOPPED_AS:
         unsaved = f"the worker did not save ({record.message}); what it had saved before stands"
         message = job["message"] if record.outcome else unsaved
-        return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
+        return _to(job, _STOPPED_AS[state], record, _reason(job), message)
     if record.cause == "fenced":
         return _machine(job, record, limits, Reason.WORKER_LOST, record.message or "the lease could not be renewed")
     return _machine(job, record, limits, Reason.WORKER_KILLED, "the worker was stopped from outside")
 
 
-def _machine(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str) -> Decision:
+def _machine(job: JobRow, record: ExitRecord | None, limits: Limits, reason: Reason, message: str | None) -> Decision:
     """A fault of the machine: worth another try for some time."""
     state, used = State(job["state"]), job["infrastructure_used"]
     if state in _STOPPED_AS:
-        return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
+        return _to(job, _STOPPED_AS[state], record, _reason(job), message)
     if state is State.RECOVERING:  # given up on before it ended; that says more than how it ended then
-        reason, message = Reason(job["reason"]), job["message"]
+        reason, message = _reason(job), job["message"]
     if used >= limits.infrastructure:
         exhausted = f"taken up again {used} times, now {reason}: {message}"
         return _to(job, State.FAILED, record, Reason.RETRIES_EXHAUSTED, exhausted)
     return _again(job, record, limits, reason, message, infrastructure_used=used + 1)
 
 
-def _program(job: Row, record: ExitRecord, limits: Limits, message: str) -> Decision:
+def _program(job: JobRow, record: ExitRecord, limits: Limits, message: str) -> Decision:
     """A fault of the program, which may be one of chance."""
     used = job["program_used"]
     if job["state"] in (*_STOPPED_AS, State.RECOVERING):
@@ -124,21 +124,32 @@ def _program(job: Row, record: ExitRecord, limits: Limits, message: str) -> Deci
     return _again(job, record, limits, Reason.ERROR, message, program_used=used + 1)
 
 
-def _again(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str, **used: int) -> Decision:
+def _again(
+    job: JobRow, record: ExitRecord | None, limits: Limits, reason: Reason, message: str | None, **used: int
+) -> Decision:
     earlier = job["infrastructure_used"] + job["program_used"]
     delay = min(limits.backoff_seconds * 2.0 ** min(earlier, _MOST_DOUBLINGS), LONGEST_DELAY_SECONDS)
     return _to(job, State.RECOVERING, record, reason, message, delay_seconds=delay, **used)
 
 
+def _reason(job: JobRow) -> Reason:
+    """Return the reason of a job that is being stopped or recovered; it always has one."""
+    assert job["reason"] is not None
+    return Reason(job["reason"])
+
+
 def _to(
-    job: Row,
+    job: JobRow,
     state: State,
     record: ExitRecord | None,
     reason: Reason | None = None,
     message: str | None = None,
     **more: Any,
 ) -> Decision:
-    used = {name: job[name] for name in ("infrastructure_used", "program_used")}
+    used: dict[str, Any] = {
+        "infrastructure_used": job["infrastructure_used"],
+        "program_used": job["program_used"],
+    }
     exit_code = record.exit_code if record else None
     return Decision(state, reason=reason, message=message, exit_code=exit_code, **used | more)
 

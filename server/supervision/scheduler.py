@@ -20,14 +20,14 @@ from sqlalchemy import Connection
 from gan_mhe.errors import ConfigError
 from server.crash_points import crash_point
 from server.errors import InvalidTransition
-from server.executors.base import Executor, ExitRecord, LaunchError, LaunchSpec, Observation, Signal
+from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
 from server.ingest import retention
 from server.queue import queue, worker_request
 from server.queue.queue import TRAIN, StopMode
 from server.queue.states import Reason, State
 from server.settings import Settings
 from server.store import artifacts, heartbeat, journal
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 from server.store.store import Store
 from server.supervision import endings, outcomes, stall_detection
 
@@ -127,7 +127,9 @@ class Scheduler:
         return True
 
     @staticmethod
-    def _for_each(work: Callable[[Row, Row], None], pairs: Sequence[tuple[Row, Row]]) -> list[Exception]:
+    def _for_each(
+        work: Callable[[AttemptRow, JobRow], None], pairs: Sequence[tuple[AttemptRow, JobRow]]
+    ) -> list[Exception]:
         errors = []
         for attempt, job in pairs:
             try:
@@ -139,17 +141,18 @@ class Scheduler:
 
     # --- attempts
 
-    def _attend(self, attempt: Row, job: Row) -> None:
+    def _attend(self, attempt: AttemptRow, job: JobRow) -> None:
         """See how an attempt is, and do what follows."""
-        if attempt["handle"] is None:  # a server was killed while launching it
+        handle = attempt["handle"]
+        if handle is None:  # a server was killed while launching it
             self._start(attempt, job)
             return
-        seen = self._executor.observe(attempt["handle"])
+        seen = self._executor.observe(handle)
         watch = self._watches.setdefault(attempt["id"], _Watch())
         if seen.status == "exited":
             self._conclude(attempt, job, seen.record)
         elif job["state"] in (State.PAUSING, State.CANCELLING, State.RECOVERING):
-            self._ask_to_stop(attempt, job, watch)
+            self._ask_to_stop(handle, job, watch)
         elif (silence := self._silence(seen, watch)) is not None:
             self._give_up(attempt, job, "now", f"the supervisor has not been heard of for {silence:.0f} s")
         elif job["kind"] != TRAIN and job["state"] == State.STARTING:
@@ -172,7 +175,7 @@ class Scheduler:
         silent = now - watch.silent_since
         return max(silent, age or 0.0) if silent > ttl else None
 
-    def _stall(self, attempt: Row, job: Row, watch: _Watch) -> float | None:
+    def _stall(self, attempt: AttemptRow, job: JobRow, watch: _Watch) -> float | None:
         """How long a run has said nothing, None while that is not too long."""
         now = self._clock()
         if watch.journal_seq != job["journal_seq"]:
@@ -181,7 +184,7 @@ class Scheduler:
         return silent if patience is not None and silent >= patience else None
 
     def _give_up(
-        self, attempt: Row, job: Row, mode: StopMode, message: str, stalled: dict[str, float] | None = None
+        self, attempt: AttemptRow, job: JobRow, mode: StopMode, message: str, stalled: dict[str, float] | None = None
     ) -> None:
         """Take the job from an attempt that is of no use any more; it is queued once the attempt is gone."""
 
@@ -194,11 +197,11 @@ class Scheduler:
         with suppress(InvalidTransition):  # a user was faster; the next round does what is wanted now
             self._store.write(work)
 
-    def _move(self, attempt: Row, job: Row, to: State) -> None:
+    def _move(self, attempt: AttemptRow, job: JobRow, to: State) -> None:
         with suppress(InvalidTransition):  # as above
             self._store.write(lambda connection: queue.move(connection, job, to, epoch=attempt["epoch"]))
 
-    def _ask_to_stop(self, attempt: Row, job: Row, watch: _Watch) -> None:
+    def _ask_to_stop(self, handle: Handle, job: JobRow, watch: _Watch) -> None:
         """Ask once in each way; kill, and again, what is still there when it should long be gone."""
         graceful, now = job["stop_mode"] == "graceful", self._clock()
         what: Signal = "checkpoint_stop" if graceful else "stop"
@@ -206,18 +209,18 @@ class Scheduler:
             what = "kill"
         if what not in watch.signalled:
             watch.signalled[what] = now
-            self._executor.signal(attempt["handle"], what)
+            self._executor.signal(handle, what)
             return
         grace = self._settings.grace_seconds if graceful else min(self._settings.grace_seconds, _STOP_NOW_SECONDS)
         killed = watch.signalled.get("kill")
         overdue = now - watch.signalled[what] > grace + _KILL_MARGIN_SECONDS
         if overdue if killed is None else now - killed > _KILL_AGAIN_SECONDS:
             watch.signalled["kill"] = now
-            self._executor.signal(attempt["handle"], "kill")
+            self._executor.signal(handle, "kill")
 
     # --- the end of an attempt
 
-    def _conclude(self, attempt: Row, job: Row, record: ExitRecord | None) -> None:
+    def _conclude(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None) -> None:
         """Read in what is left to read, then end the attempt and move its job on, in one transaction."""
         self._indexer.drain(job["id"])
         self._store.write(lambda connection: endings.end(connection, attempt["id"], record, self._limits))
@@ -225,7 +228,7 @@ class Scheduler:
 
     # --- the start of an attempt
 
-    def _claim(self) -> list[tuple[Row, Row]]:
+    def _claim(self) -> list[tuple[AttemptRow, JobRow]]:
         """New attempts for the free slots for which a job waits."""
         if not self._store.read(queue.any_due):
             return []
@@ -238,7 +241,7 @@ class Scheduler:
         claimed = self._store.write(lambda connection: queue.claim(connection, slots, name), name="claim")
         return [(attempt, job) for job, attempt, _ in claimed]
 
-    def _start(self, attempt: Row, job: Row) -> None:
+    def _start(self, attempt: AttemptRow, job: JobRow) -> None:
         """Launch an attempt, or take up the one that a server launched and did not live to note."""
         job = self._store.read(lambda connection: queue.get(connection, job["id"]))
         handle = self._executor.find(worker_request.attempt_dir(attempt, self._settings))
@@ -258,7 +261,7 @@ class Scheduler:
         known = handle
         self._store.write(lambda connection: queue.launched(connection, attempt["id"], known))
 
-    def _spec(self, attempt: Row, job: Row) -> LaunchSpec:
+    def _spec(self, attempt: AttemptRow, job: JobRow) -> LaunchSpec:
         """Raises LaunchError when the slot is gone, ConfigError when the operator withdrew what the job names."""
         slots = {slot.name: slot for slot in self._executor.inventory()}
         if attempt["slot"] not in slots:
@@ -286,7 +289,7 @@ class Scheduler:
             return None
         return f"{free // _MIB} MiB of disk are free and {reserve // _MIB} MiB are kept in reserve"
 
-    def _pause_running(self, live: Sequence[tuple[Row, Row]], shortage: str) -> None:
+    def _pause_running(self, live: Sequence[tuple[AttemptRow, JobRow]], shortage: str) -> None:
         """Let running training jobs save into the reserve and stop. Somebody has to resume them."""
         running = [job for _, job in live if job["kind"] == TRAIN and job["state"] == State.RUNNING]
         if not running:
