@@ -224,17 +224,17 @@ def test_scores_of_two_protocols_are_not_compared(client: TestClient, service: S
     assert all(job in detail for job in jobs)
 
 
-def test_a_fork_that_changed_its_recipe_is_not_compared(client: TestClient, service: Service) -> None:
+def test_a_fork_with_another_configuration_is_not_compared(client: TestClient, service: Service) -> None:
     source = train(service, "mhe", 0, 7.0)
-    forked = {"job_id": source, "checkpoint_id": "ckpt_1", "step": 100, "same_recipe": False}
+    forked = {"job_id": source, "checkpoint_id": "ckpt_1", "step": 100, "same_config": False}
     changed = train(service, "none", 0, 7.0, forked_from=forked)
-    kept = train(service, "none", 0, 7.0, forked_from={**forked, "same_recipe": True})
+    kept = train(service, "none", 0, 7.0, forked_from={**forked, "same_config": True})
     detail = problem(client.get("/v1/compare", params={"job": [source, changed]}), 422, "invalid_request")
     assert changed in detail and source in detail
     assert compare(client, source, kept)["rows"][0]["n"] == 1
 
 
-def test_one_variant_with_two_recipes_is_not_averaged(client: TestClient, service: Service) -> None:
+def test_one_variant_with_two_configurations_is_not_averaged(client: TestClient, service: Service) -> None:
     jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 7.0, overrides={"loss": "hinge"})]
     detail = problem(client.get("/v1/compare", params={"job": jobs}), 422, "config_invalid")
     assert all(job in detail for job in jobs)

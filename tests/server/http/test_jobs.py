@@ -530,7 +530,9 @@ def test_a_batch_has_limits(client: TestClient, ids_: list[str]) -> None:
 # Forking.
 
 
-def test_a_fork_starts_from_the_newest_checkpoint_with_the_recipe_changed(client: TestClient, service: Service) -> None:
+def test_a_fork_starts_from_the_newest_checkpoint_with_another_configuration(
+    client: TestClient, service: Service
+) -> None:
     job_id = submit(client, priority=4)["id"]
     add_checkpoint(service, job_id, 10)
     newest = add_checkpoint(service, job_id, 20)
@@ -541,16 +543,16 @@ def test_a_fork_starts_from_the_newest_checkpoint_with_the_recipe_changed(client
     assert response.status_code == 201
     fork = response.json()
     assert response.headers["location"] == f"/v1/jobs/{fork['id']}"
-    assert fork["forked_from"] == {"job_id": job_id, "checkpoint_id": newest, "step": 20, "same_recipe": False}
+    assert fork["forked_from"] == {"job_id": job_id, "checkpoint_id": newest, "step": 20, "same_config": False}
     assert (fork["origin"], fork["state"], fork["labels"], fork["priority"]) == ("forked", "queued", {"a": "b"}, 4)
     assert fork["config"]["optimizer"]["generator_lr"] == 1e-3
 
 
-def test_a_longer_fork_of_the_same_recipe_goes_on_exactly(client: TestClient, service: Service) -> None:
+def test_a_longer_fork_of_the_same_configuration_continues_it(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 50)
     response = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"training.steps": 80}})
-    assert response.json()["forked_from"]["same_recipe"] is True
+    assert response.json()["forked_from"]["same_config"] is True
 
 
 def test_a_fork_that_has_nothing_to_do_is_refused(client: TestClient, service: Service) -> None:
