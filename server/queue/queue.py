@@ -50,24 +50,14 @@ class NewJob:
     start_deadline: int | None = None
 
 
-def create(
-    connection: Connection,
-    new: NewJob,
-    state: State = State.QUEUED,
-    *,
-    reason: Reason | None = None,
-    message: str | None = None,
-    **facts: Unpack[JobChanges],
-) -> JobRow:
-    """Create a job. It is queued, unless it was run elsewhere; then `state` and the other arguments describe it."""
+def create(connection: Connection, new: NewJob, state: State = State.QUEUED, **facts: Unpack[JobChanges]) -> JobRow:
+    """Create a job. It is queued, unless it was run elsewhere; then `state` and `facts` describe it."""
     now = now_ms()
     values = {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
         "labels": dict(new.labels),
         "id": new_id("job" if new.kind == TRAIN else "task"),
         "state": state,
-        "reason": reason,
-        "message": message,
         "rank": _rank(now, new.priority),
         "created_at": now,
         "queued_at": now,
@@ -127,16 +117,14 @@ def move(
     job: JobRow,
     to: State,
     *,
-    reason: Reason | None = None,
-    message: str | None = None,
-    exit_code: int | None = None,
     epoch: int | None = None,
     **changes: Unpack[JobChanges],
 ) -> JobRow:
-    """Move a job from the state in `job` to another; state, reason, message, exit code and times change together.
+    """Move a job from the state in `job` to another, and set its times and the columns in `changes`.
 
-    epoch: the lease epoch of a writer that acts for an attempt. Raises InvalidTransition if the move is illegal or the
-    job has left that state meanwhile, StaleWriter if the epoch is not the job's.
+    Reason, message and exit code become None unless they are given. epoch: the lease epoch of a writer that acts for an
+    attempt. Raises InvalidTransition if the move is illegal or the job is no longer in that state, StaleWriter if the
+    epoch is not the job's.
     """
     before = State(job["state"])
     if not legal(before, to):
@@ -145,9 +133,9 @@ def move(
         raise StaleWriter(f"{job['id']} is at lease epoch {job['lease_epoch']}; the writer's is {epoch}")
     values = {
         "state": to,
-        "reason": reason,
-        "message": message,
-        "exit_code": exit_code,
+        "reason": None,
+        "message": None,
+        "exit_code": None,
         "revision": _jobs.c.revision + 1,
         **_times(job, to),
         **changes,
@@ -380,15 +368,12 @@ def requeue(
     job: JobRow,
     *,
     delay_seconds: float,
-    reason: Reason | None = None,
-    message: str | None = None,
-    exit_code: int | None = None,
     epoch: int | None = None,
     **changes: Unpack[JobChanges],
 ) -> JobRow:
     """Put a job that lost its attempt back into the queue with its old rank; it can start after the delay.
 
-    Other parameters and errors as for `move`.
+    epoch, changes and errors: as for `move`.
     """
     requeued: JobChanges = {
         **changes,
@@ -399,9 +384,7 @@ def requeue(
         "stop_at": None,
         "eta_seconds": None,
     }
-    return move(
-        connection, job, State.QUEUED, reason=reason, message=message, exit_code=exit_code, epoch=epoch, **requeued
-    )
+    return move(connection, job, State.QUEUED, epoch=epoch, **requeued)
 
 
 def _first_waiting(slot: Slot) -> Select[Any]:

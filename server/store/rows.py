@@ -125,8 +125,11 @@ class JobRow(TypedDict):
 
 
 class JobChanges(TypedDict, total=False):
-    """Columns of `jobs` that change during a job's life, other than its state and the reason for it."""
+    """Columns of `jobs` that change during a job's life, other than its state."""
 
+    reason: str | None
+    message: str | None
+    exit_code: int | None
     rank: int
     not_before: int | None
     lease_epoch: int

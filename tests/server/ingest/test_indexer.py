@@ -299,7 +299,9 @@ class TestSampleGrid:
         reader.poll()
         assert job.rows(tables.samples) == []
 
-    def test_drawn_twice_with_equal_content_stays_when_one_of_them_is_discarded(self, job: Job, reader: Indexer) -> None:
+    def test_drawn_twice_with_equal_content_stays_when_one_of_them_is_discarded(
+        self, job: Job, reader: Indexer
+    ) -> None:
         content = png()
         job.says(started(), job.draws(0, content), job.draws(50, content))
         job.says(started(10))
