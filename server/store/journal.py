@@ -44,7 +44,7 @@ def append_each(connection: Connection, type_: str, data: Mapping[str, Mapping[s
         .values(journal_seq=_jobs.c.journal_seq + 1)
         .returning(_jobs.c.id, _jobs.c.journal_seq)
     )
-    numbers: dict[str, int] = dict(counted)
+    numbers: dict[str, int] = dict(counted.all())
     last = connection.execute(select(func.max(_journal.c.seq))).scalar() or 0
     rows: list[NewJournalRow] = [
         {"job_id": job_id, "job_seq": numbers[job_id], "type": type_, "time": now_ms(), "data": dict(document)}

@@ -104,7 +104,7 @@ def _name_ids(connection: Connection, names: Collection[str]) -> dict[str, int]:
 
 
 def _pairs(connection: Connection, query: Select[str, int]) -> dict[str, int]:
-    return dict(connection.execute(query))
+    return dict(connection.execute(query).all())
 
 
 def _recompute_blocks(connection: Connection, job: JobRow, name_ids: Collection[int], first: int, last: int) -> None:
