@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from server.clock import optional_rfc3339, rfc3339
 from server.http.schemas.jobs import Number
 from server.queue.states import TERMINAL, State
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 
 class TaskResult(BaseModel):
@@ -47,22 +47,23 @@ class Task(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: JobRow) -> Self:
         """The task of a database row."""
         own = f"/v1/tasks/{row['id']}"
         request = dict(row["request"])
-        return cls(
-            **{name: row[name] for name in ("id", "kind", "state", "reason", "message")},
-            job_id=request.pop("job_id"),
-            checkpoint_id=request.pop("checkpoint_id"),
-            terminal=row["state"] in TERMINAL,
-            request=request,
-            result=_result(row["result"]),
-            created_at=rfc3339(row["created_at"]),
-            started_at=optional_rfc3339(row["started_at"]),
-            finished_at=optional_rfc3339(row["finished_at"]),
-            links={"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
-        )
+        values = {
+            **row,
+            "job_id": request.pop("job_id"),
+            "checkpoint_id": request.pop("checkpoint_id"),
+            "terminal": row["state"] in TERMINAL,
+            "request": request,
+            "result": _result(row["result"]),
+            "created_at": rfc3339(row["created_at"]),
+            "started_at": optional_rfc3339(row["started_at"]),
+            "finished_at": optional_rfc3339(row["finished_at"]),
+            "links": {"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
+        }
+        return cls.model_validate(values)
 
 
 def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
