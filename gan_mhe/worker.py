@@ -191,7 +191,7 @@ def _do(request: TrainRequest | SampleRequest | ScoreRequest, lines: _Lines) -> 
 
 
 def _train(request: TrainRequest, lines: _Lines) -> Outcome:
-    config, place = compose.parse(request.config), RunDir(request.run_dir)
+    config, place = compose.parse_stored(request.config), RunDir(request.run_dir)
     with stop_on_signals(_say) as control:
         import torch
 
@@ -308,7 +308,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _smaller_batch(document: Mapping[str, Any]) -> str:
     if document.get("kind") != "train":
         return ""
-    size = compose.parse(document["config"]).training.batch_size
+    size = compose.parse_stored(document["config"]).training.batch_size
     return f" with training.batch_size {size}; {max(2, size // 2)} needs about half as much"
 
 

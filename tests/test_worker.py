@@ -482,7 +482,7 @@ def test_another_checkpoint_of_the_same_step_is_refused(work: Work, source: RunD
     request = images(source, tmp_path / "a") if kind == "sample" else scoring(source)
     said = work(request | {"checkpoint_sha256": digest(source, 10)})
     assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
-    assert f"is another checkpoint: its SHA-256 is {digest(source, 12)}, not {digest(source, 10)}" in said.message
+    assert f"is another checkpoint: expected SHA-256 {digest(source, 10)}, got {digest(source, 12)}" in said.message
     assert not (tmp_path / "a").exists()
 
 

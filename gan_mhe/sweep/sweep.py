@@ -14,7 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import GanMheError
 from gan_mhe.records.events import RunControl
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.run.loop import begun, execute
+from gan_mhe.run.loop import execute, has_progress
 from gan_mhe.sweep import processes
 from gan_mhe.sweep.processes import Run, SinkFactory
 
@@ -123,7 +123,7 @@ def sweep_in_waves(
         rounds, before = math.ceil(len(wave) / shared.jobs), budget.left()
         if budget.should_stop() or before < seconds_a_round * rounds:
             break
-        anew = not any(begun(RunDir(run.directory)) for run in wave)
+        anew = not any(has_progress(RunDir(run.directory)) for run in wave)
         failures += sweep(wave, make_sink, budget, shared)
         if anew:
             seconds_a_round = max(seconds_a_round, (before - budget.left()) / rounds)
@@ -133,7 +133,7 @@ def sweep_in_waves(
 def _has_ended(config: RunConfig, place: RunDir) -> bool:
     """Whether there is nothing to go on with; no where its directory is damaged, so that the run says how."""
     try:
-        result = place.read_result() if begun(place) else None
+        result = place.read_result() if has_progress(place) else None
         if result is None or result["status"] not in ("completed", "diverged"):
             return False
         if result["status"] == "completed" and result["step"] < config.training.steps:

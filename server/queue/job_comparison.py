@@ -69,7 +69,7 @@ def _check_comparable(jobs: Sequence[Row]) -> None:
 
 
 def _score(job: Row) -> RunScore:
-    score = score_of(job["id"], RunConfig.model_validate(job["request"]), job["result"])
+    score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
     swept = {key: value for key, value in (job["cell"] or {}).items() if key not in _OWN_KEYS}
     if not swept:
         return score

@@ -280,7 +280,7 @@ def test_compare_refuses_scores_of_different_protocols(gan_mhe: Command, sweep_r
     gan_mhe("train", "digits_cnn", "--run-dir", "other", "--variant", "spectral_norm", keys=keys)
     said = gan_mhe("compare", str(sweep_root), "other")
     assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("error: the runs were scored under 2 protocols, whose numbers do not compare: ")
+    assert said.err.startswith("error: the runs were scored under 2 protocols, whose scores do not compare: ")
     assert "other: digits-v1 (" in said.err
 
 

@@ -298,7 +298,7 @@ def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
 
 def _forked_from(job: Row, checkpoint: Row, config: RunConfig) -> dict[str, Any]:
     """Where a fork comes from. InvalidRequest when it would end before it begins."""
-    same_recipe = not config.changes_on_resume(RunConfig.model_validate(job["request"]))
+    same_recipe = not config.changes_on_resume(RunConfig.stored(job["request"]))
     if same_recipe and config.training.steps <= checkpoint["step"]:
         message = f"training.steps: expected more than {checkpoint['step']}, the step of the checkpoint"
         raise InvalidRequest(FieldError("/overrides/training.steps", "nothing_to_do", message))
