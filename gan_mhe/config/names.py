@@ -133,8 +133,12 @@ def describe(table: Mapping[str, Choice]) -> str:
 
 
 if TYPE_CHECKING:  # a type checker cannot read a Literal from a table
-    DatasetName = Split = LossName = GeneratorName = DiscriminatorName = str
+    DatasetName = str
+    Split = str
     ImageSize = int
+    LossName = str
+    GeneratorName = str
+    DiscriminatorName = str
 else:
     DatasetName = Literal[tuple(DATASETS)]
     Split = Literal[SPLITS]

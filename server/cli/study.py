@@ -39,8 +39,8 @@ def study(
     if server is not None and (jobs, budget, report_only) != (None, None, False):
         raise ConfigError("--jobs, --budget and --report-only are for runs here; a service has limits of its own")
     if report_only:
-        studies.kept(place)
-    studies.keep(definition, place)
+        studies.load_saved(place)
+    studies.save(definition, place)
     code = 0 if report_only else _run_study(definition, place, jobs=jobs, budget=budget, server=server)
     _report_study(definition, place)
     raise typer.Exit(code)

@@ -316,14 +316,14 @@ class Client:
         self,
         ids: str | Sequence[str],
         *,
-        metric: str = "inception_score",
+        metric: str | None = None,
         reference: str | None = None,
         view: "View" = "steps",
     ) -> "Comparison":
         """Jobs and experiments as one table.
 
-        reference: the variant that the others are set against. view: `steps` takes final generators, `wall_time` those
-        of roughly equal training time.
+        metric: by default the one that ranks the jobs. reference: the variant that the others are compared with. view:
+        `steps` takes final generators, `wall_time` those of roughly equal training time.
         """
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view}
         return _comparison(self._connection.get("/v1/compare", **params))
@@ -333,7 +333,7 @@ class Client:
         ids: str | Sequence[str],
         *,
         format: Literal["json", "csv", "markdown"],
-        metric: str = "inception_score",
+        metric: str | None = None,
         reference: str | None = None,
         view: "View" = "steps",
     ) -> str:

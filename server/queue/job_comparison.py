@@ -8,7 +8,6 @@ from typing import Any
 from gan_mhe.comparison.compare import compare, score_of
 from gan_mhe.comparison.results import Comparison, RunScore, View
 from gan_mhe.comparison.table import as_json
-from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.config.run_config import RunConfig
 from server.errors import FieldError, InvalidRequest, NotReady
 from server.queue.queue import TRAIN
@@ -19,7 +18,7 @@ _OWN_KEYS = frozenset({"variant", "seed"})
 
 
 def compare_jobs(
-    jobs: Sequence[Row], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+    jobs: Sequence[Row], *, metric: str | None = None, reference: str | None = None, view: View = "steps"
 ) -> Comparison:
     """The comparison of training jobs by their results; jobs without one count among their row's `failed`.
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, select
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.queue.queue import TRAIN
 from server.store import metric_points, tables
 from server.store.rows import Row
@@ -89,8 +89,9 @@ def newest_attempts(connection: Connection, rows: Sequence[Row]) -> dict[str, Ro
 
 
 def primary_metrics(connection: Connection, rows: Sequence[Row]) -> dict[int, Mapping[str, Any]]:
-    """Latest and best primary score of each job that was scored, by its seq; non-finite numbers by name."""
-    scored = (_summary.c.job_seq.in_([row["seq"] for row in rows]), _summary.c.name == PRIMARY_METRIC)
+    """Latest and best score of each scored job in the metric that ranks it, by seq; non-finite numbers by name."""
+    metrics = {row["seq"]: _ranking_metric(row) for row in rows}
+    scored = (_summary.c.job_seq.in_(metrics), _summary.c.name.in_(set(metrics.values())))
     found = connection.execute(select(_summary).where(*scored)).mappings()
     return {
         row["job_seq"]: {
@@ -101,4 +102,11 @@ def primary_metrics(connection: Connection, rows: Sequence[Row]) -> dict[int, Ma
             "best_step": row["best_step"],
         }
         for row in found
+        if row["name"] == metrics[row["job_seq"]]
     }
+
+
+def _ranking_metric(row: Row) -> str:
+    """The one that the job's result names; until there is a result, that of its task."""
+    metric: str = (row["result"] or {}).get("metric") or TASKS[DEFAULT_TASK].metric
+    return metric

@@ -18,7 +18,7 @@ from gan_mhe.errors import ConfigError
 from gan_mhe.files import sha256_file
 from gan_mhe.records.events import Evaluated, Finished, Progress, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Study, cell_directory, load, scores
+from gan_mhe.study.definition import Study, load, run_directory, scores
 from server.app import create_app
 from server.cli import remote_study
 from server.client import Client, Job
@@ -157,7 +157,7 @@ def test_a_study_comes_back_as_run_directories_that_compare_as_those_of_the_serv
 def test_what_a_run_said_is_in_its_directory_again(client: Client, done: Done, settings: Settings) -> None:
     study, root = done
     for job in jobs(client, study):
-        mine = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
+        mine = RunDir(run_directory(root, job.labels["arm"], job.seed or 0))
         original = RunDir(settings.job_dir(job.id) / "run")
         assert mine.read_config().digest() == original.read_config().digest()
         said, meant = list(effective(mine.read_events())), list(effective(original.read_events()))
@@ -171,7 +171,7 @@ def test_the_result_of_a_run_is_made_again_from_what_the_service_tells(
 ) -> None:
     study, root = done
     for job in jobs(client, study):
-        result = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0)).read_result()
+        result = RunDir(run_directory(root, job.labels["arm"], job.seed or 0)).read_result()
         truth = RunDir(settings.job_dir(job.id) / "run").read_result()
         assert result is not None and truth is not None
         about = ("train_seconds", "peak_memory_bytes", "curve")
@@ -192,7 +192,7 @@ def test_the_training_time_is_that_of_each_attempts_last_report() -> None:
 def test_the_first_and_the_newest_grid_are_fetched(client: Client, done: Done) -> None:
     study, root = done
     for job in jobs(client, study):
-        place = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
+        place = RunDir(run_directory(root, job.labels["arm"], job.seed or 0))
         assert sorted(path.name for path in place.samples.iterdir()) == ["step_00000000.png", "step_00000012.png"]
         assert sha256_file(place.sample(12)) == client.samples(job.id)[-1].sha256
 
@@ -261,7 +261,7 @@ def test_a_failed_job_ends_with_exit_code_1_is_told_in_its_directory_and_tried_a
     assert remote_study.run(URL, study, root) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [["plain seed 3", "failed"], ["mhe-2 seed 3", "failed"]]
-    place = RunDir(cell_directory(root, "plain", 3))
+    place = RunDir(run_directory(root, "plain", 3))
     last = list(place.read_events())[-1]
     assert isinstance(last, Finished) and (last.reason, place.read_result()) == ("failed", None)
     assert "fake failure at step 8" in last.message
@@ -294,7 +294,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_fetches_what_there_is(
 
 
 def test_runs_that_were_made_here_are_not_written_over(client: Client, write: Write, tmp_path: Path) -> None:
-    study, place = write(), RunDir(cell_directory(tmp_path / "out", "plain", 1))
+    study, place = write(), RunDir(run_directory(tmp_path / "out", "plain", 1))
     place.root.mkdir(parents=True)
     place.environment.write_text("{}")
     with pytest.raises(ConfigError, match=r"plain/seed_1 is a run that was made here; expected another --out"):
