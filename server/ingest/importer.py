@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from gan_mhe.comparison.compare import score_of
+from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.files import canonical_json, write_json
@@ -180,14 +181,14 @@ def _lock(stack: ExitStack, source: Path) -> None:
 def _without_paths(config: RunConfig, settings: Settings) -> RunConfig:
     """Return the configuration with the operator's names in place of paths, or None where a path has no name."""
     root = _operator_name(config.data.root, settings.data_roots)
-    if root is None and config.data.root is not None and config.data.name == "image_folder":
-        root = config.data.root.name  # image_folder requires a root, and the path of another machine means nothing here
+    if root is None and config.data.root is not None and DATASETS[config.data.name].needs_root:
+        root = config.data.root.name  # a root is required, and the path of another machine means nothing here
     weights = _operator_name(config.evaluation.weights, settings.weights)
     document = config.document()
     document["data"]["root"] = root
     document["evaluation"]["weights"] = weights
     document["training"]["device"] = config.training.device.split(":")[0]
-    return RunConfig.model_validate(document)
+    return RunConfig.stored(document)
 
 
 def _operator_name(path: Path | None, known: Mapping[str, Path]) -> str | None:

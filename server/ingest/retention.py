@@ -14,7 +14,7 @@ from typing import TypedDict
 
 from sqlalchemy import Connection, and_, delete, func, select
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.clock import now_ms
 from server.queue.states import TERMINAL
 from server.settings import Settings
@@ -87,7 +87,9 @@ def evenly(steps: Sequence[int], keep: int) -> list[int]:
 
 def _old_checkpoints(connection: Connection, ended_before: int) -> dict[str, list[int]]:
     """Return the steps of the checkpoints to delete, by job: not the last, the best, and those that other jobs need."""
-    primary = and_(_summary.c.job_seq == _jobs.c.seq, _summary.c.name == PRIMARY_METRIC)
+    # The metric that ranks the job: the one that its result names, or that of its task.
+    metric = func.coalesce(_jobs.c.result["metric"].as_string(), TASKS[DEFAULT_TASK].metric)
+    primary = and_(_summary.c.job_seq == _jobs.c.seq, _summary.c.name == metric)
     query = (
         select(_checkpoints.c.job_id, _checkpoints.c.id, _checkpoints.c.step, _summary.c.best_step)
         .join(_jobs, _jobs.c.id == _checkpoints.c.job_id)

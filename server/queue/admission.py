@@ -8,15 +8,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
+from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.config.sections import DataConfig
+from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.evaluation.protocol import protocol_settings
 from server.clock import now_ms, rfc3339
@@ -25,7 +26,6 @@ from server.executors.base import Executor
 from server.queue import queue
 from server.settings import Settings
 
-_BUNDLED_DATA = ("digits", "synthetic")
 _DEVICES = ("auto", "cpu", "cuda")
 _MAX_MESSAGE = 500
 
@@ -90,14 +90,14 @@ def preset(settings: Settings, name: str) -> dict[str, Any]:
 def data_sets(settings: Settings) -> list[dict[str, Any]]:
     """Return the data sets that jobs may use. Keys: name, bundled, roots, download (whether it can be downloaded)."""
     offers: list[dict[str, Any]] = []
-    for name in get_args(DataConfig.model_fields["name"].annotation):
-        download = settings.allow_downloads and name not in (*_BUNDLED_DATA, "image_folder")
-        if name == "image_folder":
+    for name, dataset in DATASETS.items():
+        download = settings.allow_downloads and not (dataset.bundled or dataset.needs_root)
+        if dataset.needs_root:
             roots = sorted(settings.data_roots)
         else:
-            roots = [name] if name in settings.data_roots and name not in _BUNDLED_DATA else []
-        if name in _BUNDLED_DATA or roots or download:
-            offers.append({"name": name, "bundled": name in _BUNDLED_DATA, "roots": roots, "download": download})
+            roots = [name] if name in settings.data_roots and not dataset.bundled else []
+        if dataset.bundled or roots or download:
+            offers.append({"name": name, "bundled": dataset.bundled, "roots": roots, "download": download})
     return offers
 
 
@@ -112,7 +112,13 @@ def resolve(operator: Operator, source: Source) -> RunConfig:
     assert document is not None
     overrides = _nested(source.overrides)
     try:
-        config = compose(document, variant=source.variant, seed=source.seed, overrides=overrides)
+        config = compose(
+            document,
+            variant=source.variant,
+            seed=source.seed,
+            overrides=overrides,
+            stored=source.ancestor is not None,
+        )
     except ConfigError as error:
         raise InvalidRequest(*_field_errors(source, error)) from error
     refusals = [
@@ -186,8 +192,8 @@ def _data_refusals(settings: Settings, config: RunConfig) -> Refusals:
         refusals.append(("data.root", "unknown_root", _unknown(root, settings.data_roots)))
     if data.download and not settings.allow_downloads:
         refusals.append(("data.download", "downloads_not_allowed", "the operator does not allow downloads"))
-    bundled = data.name in _BUNDLED_DATA or data.name == "image_folder"
-    if not bundled and not refusals and not data.download and (root or data.name) not in settings.data_roots:
+    downloadable = not (DATASETS[data.name].bundled or DATASETS[data.name].needs_root)
+    if downloadable and not refusals and not data.download and (root or data.name) not in settings.data_roots:
         names = ", ".join(str(offer["name"]) for offer in data_sets(settings))
         message = f"the service has no folder for {data.name!r} and data.download is off; it offers {names}"
         refusals.append(("data.name", "data_unavailable", message))
@@ -279,15 +285,12 @@ def new_job(config: RunConfig, project: str, **attributes: Any) -> queue.NewJob:
 
 def estimate(config: RunConfig) -> dict[str, Any]:
     """Estimate the cost of a configuration in units that do not depend on the device."""
-    training, evaluation = config.training, config.evaluation
-    images = training.steps * training.n_dis * training.batch_size
+    training, evaluation, task = config.training, config.evaluation, SUMMARIES[config.task]
+    images = training.steps * task.images_per_step(config)
     scored = 0
     if evaluation.protocol != "none":
         samples = evaluation.num_samples or protocol_settings(evaluation.protocol).num_samples
         times = training.steps // evaluation.every_steps if evaluation.every_steps else 0
         scored = max(times, 1) * samples
-    note = (
-        f"{training.steps:,} generator steps, each with {training.n_dis} discriminator updates on "
-        f"{training.batch_size} real images, and {scored:,} images to score; the time this takes depends on the slot"
-    )
+    note = f"{task.work(config)}, and {scored:,} images to score; the time this takes depends on the slot"
     return {"steps": training.steps, "images": images, "scored_images": scored, "note": note}

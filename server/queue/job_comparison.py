@@ -8,7 +8,6 @@ from typing import Any
 from gan_mhe.comparison.compare import compare, score_of
 from gan_mhe.comparison.results import Comparison, RunScore, View
 from gan_mhe.comparison.table import as_json
-from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.config.run_config import RunConfig
 from server.errors import FieldError, InvalidRequest, NotReady
 from server.queue.queue import TRAIN
@@ -19,7 +18,7 @@ _OWN_KEYS = frozenset({"variant", "seed"})
 
 
 def compare_jobs(
-    jobs: Sequence[JobRow], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+    jobs: Sequence[JobRow], *, metric: str | None = None, reference: str | None = None, view: View = "steps"
 ) -> Comparison:
     """Compare training jobs by their results. A job without a result counts as `failed` in its arm's row.
 
@@ -67,7 +66,7 @@ def _check_comparable(jobs: Sequence[JobRow]) -> None:
 
 
 def _score(job: JobRow) -> RunScore:
-    score = score_of(job["id"], RunConfig.model_validate(job["request"]), job["result"])
+    score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
     settings = {key: value for key, value in (job["cell"] or {}).items() if key not in _OWN_KEYS}
     if not settings:
         return score

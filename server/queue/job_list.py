@@ -6,7 +6,7 @@ from typing import Any, Literal, TypedDict
 
 from sqlalchemy import Column, ColumnElement, Connection, Select, and_, select
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.queue.queue import TRAIN
 from server.store import metric_points, tables
 from server.store.rows import AttemptRow, JobRow, MetricSummaryRow, RowT, fetch_all
@@ -101,8 +101,9 @@ def newest_attempts(connection: Connection, rows: Sequence[JobRow]) -> dict[str,
 
 
 def primary_metrics(connection: Connection, rows: Sequence[JobRow]) -> dict[int, PrimaryMetric]:
-    """Return the primary metric of each job that was scored, by the job's `seq`."""
-    scored = (_summary.c.job_seq.in_([row["seq"] for row in rows]), _summary.c.name == PRIMARY_METRIC)
+    """Return the latest and the best score of each scored job in the metric that ranks it, by the job's `seq`."""
+    metrics = {row["seq"]: _ranking_metric(row) for row in rows}
+    scored = (_summary.c.job_seq.in_(metrics), _summary.c.name.in_(set(metrics.values())))
     found = fetch_all(connection, select(_summary).where(*scored), MetricSummaryRow)
     return {
         row["job_seq"]: {
@@ -113,4 +114,11 @@ def primary_metrics(connection: Connection, rows: Sequence[JobRow]) -> dict[int,
             "best_step": row["best_step"],
         }
         for row in found
+        if row["name"] == metrics[row["job_seq"]]
     }
+
+
+def _ranking_metric(row: JobRow) -> str:
+    """Return the metric that the job's result names, or, without a result, that of its task."""
+    metric: str = (row["result"] or {}).get("metric") or TASKS[DEFAULT_TASK].metric
+    return metric

@@ -278,7 +278,7 @@ def test_compare_refuses_scores_of_different_protocols(gan_mhe: Command, sweep_r
     gan_mhe("train", "digits_cnn", "--run-dir", "other", "--variant", "spectral_norm", keys=keys)
     output = gan_mhe("compare", str(sweep_root), "other")
     assert (output.code, output.out) == (1, "")
-    assert output.err.startswith("error: the runs were scored under 2 protocols, whose numbers do not compare: ")
+    assert output.err.startswith("error: the runs were scored under 2 protocols, whose scores do not compare: ")
     assert "other: digits-v1 (" in output.err
 
 

@@ -273,7 +273,7 @@ def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(
     flip_tensor_bit(cut_short.checkpoint(8))
     execute(damageable(tiny), cut_short.root)
     assert [rejection.checkpoint_step for rejection in rejections(cut_short.root)] == [8, 4]
-    assert "no checkpoint can be used: the run starts over" in notices(cut_short.root)
+    assert "no checkpoint can be used; the run starts from the beginning" in notices(cut_short.root)
     assert_same_story(cut_short.root, unbroken(damageable(tiny)))
 
 
@@ -309,7 +309,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     result = execute(tiny("evaluation.every_steps=4", preset="digits_cnn"), tmp_path, Damage())
     assert (result.status, result.best) == ("completed", None)
     assert result.final is not None and result.final.scores == {"inception_score": 1.0}
-    assert "the best generator, of step 4, is not scored again" in notices(tmp_path)[-1]
+    assert "the best checkpoint, of step 4, is not scored again" in notices(tmp_path)[-1]
 
 
 # --- cut short as processes
