@@ -1,6 +1,6 @@
 """The `constraints` section: normalization, penalties and projections of the discriminator."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -20,6 +20,8 @@ class RatioConfig(Section):
 
 class PenaltyTiming(Section):
     """When a penalty is computed, and how its strength is set."""
+
+    is_energy: ClassVar[bool] = False  # whether it spreads the neurons' directions; a run has at most one such penalty
 
     interval: Count = 1
     """Compute the penalty at every n-th generator step and multiply it by n, which keeps its mean strength."""
@@ -61,6 +63,8 @@ class OrthonormalConfig(PenaltyTiming):
 
 class EnergyConfig(PenaltyTiming):
     """The keys that MHE and CoMHE share."""
+
+    is_energy: ClassVar[bool] = True
 
     lambda_hidden: NonNegative = 1.0
     """Factor of the hidden layers' energies; 0 runs the same code without effect, as a control."""
@@ -122,6 +126,8 @@ class ComheConfig(EnergyConfig):
 class UniformityConfig(PenaltyTiming):
     """Hyperspherical uniformity, Liu et al. 2021: other measures of how evenly the filters are spread."""
 
+    is_energy: ClassVar[bool] = True
+
     measure: Literal["separation", "polarization", "relaxed_polarization", "covering", "gram_determinant"] = (
         "separation"
     )
@@ -138,6 +144,8 @@ class UniformityConfig(PenaltyTiming):
 
 class OfficialMheConfig(PenaltyTiming):
     """The energy as the authors' GAN code computes it. Each switch is one deviation from the paper."""
+
+    is_energy: ClassVar[bool] = True
 
     coefficient: NonNegative = 1e-6
     """Factor of the sum over layers; in the authors' code 1e-6, and 1e-7 with spectral normalization."""
@@ -227,7 +235,7 @@ class ConstraintsConfig(Section):
             raise ValueError(
                 "clipping bounds the norms of filters, which sphere_conv divides by; expected one of the two"
             )
-        energies = [name for name in ("mhe", "official_mhe", "comhe", "uniformity") if getattr(self, name)]
+        energies = [name for name, section in self if isinstance(section, PenaltyTiming) and section.is_energy]
         if len(energies) > 1:
             raise ValueError(f"{' and '.join(energies)} exclude each other; expected one of them")
         return self

@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 from gan_mhe.config.compose import compose
+from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import PRESETS, flatten, load_document
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.variants import VARIANTS
@@ -79,13 +81,14 @@ def documented_keys() -> set[str]:
 
 
 def all_keys() -> set[str]:
-    """The dotted keys of all leaves, from several documents, because the energies exclude each other."""
-    followed: dict[str, Any] = {"ratio": {}}
-    documents: list[dict[str, Any]] = [
-        {"clipping": {}, "gradient_penalty": followed, "orthonormal": followed, "weight_decay": followed},
-        {"mhe": {**followed, "minibatch": {}}, "sphere_conv": {}},
-        *({name: followed} for name in ("official_mhe", "comhe", "uniformity")),
-    ]
+    """The dotted keys of all leaves, from one document per section of the constraints, because some exclude others."""
+
+    def optional(section: type[BaseModel]) -> dict[str, type[BaseModel]]:
+        fields = section.model_fields.items()
+        return {name: get_args(field.annotation)[0] for name, field in fields if field.default is None}
+
+    sections = optional(ConstraintsConfig).items()
+    documents = [{name: {key: {} for key in optional(section)}} for name, section in sections]
     found = {
         key
         for constraints in documents
