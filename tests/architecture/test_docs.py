@@ -13,6 +13,7 @@ from gan_mhe.config.documents import PRESETS, flatten, load_document
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.variants import VARIANTS
 from server.cli.app import app
+from tests.support.looped import looped
 from tests.support.paths import ROOT
 from tools import configuration_page
 
@@ -128,12 +129,12 @@ def test_the_package_finds_these_presets() -> None:
     assert sorted(path.name for path in PRESETS.glob("*.toml")) == [path.name for path in PRESET_FILES]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@looped("name", VARIANTS)
 def test_every_variant_is_documented(name: str) -> None:
     assert f"`{name}`" in text_of("README.md", "configs/README.md")
 
 
-@pytest.mark.parametrize("command", list(commands(app)))
+@looped("command", list(commands(app)))
 def test_every_command_is_documented(command: str) -> None:
     assert command in text_of("README.md", "configs/README.md")
 

@@ -17,11 +17,12 @@ from gan_mhe.sphere import (
     projected_energies,
 )
 from gan_mhe.sphere.geometry import cosines
+from tests.support.looped import looped
 
 POWERS = [0.0, 1.0, 2.0]
 DISTANCES = ["euclidean", "geodesic"]
 DECAY = 0.3
-SETTINGS = pytest.mark.parametrize(
+SETTINGS = looped(
     "options",
     [
         {"s": s, "distance": distance, "half_space": half_space}
@@ -84,7 +85,7 @@ def step(kind: str, projection: torch.Tensor, weight: torch.Tensor, lr: float | 
 
 
 KINDS = {"angle": math.nan, "log": 0.0, "s = 1": 1.0, "s = 2": 2.0, "s = 3.7": 3.7}  # the power of the adversary
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+EACH_KIND = looped("kind", KINDS)
 
 
 # --- projected energies
@@ -128,7 +129,7 @@ def test_square_orthogonal_projection_gives_the_energy_without_projection(option
     torch.testing.assert_close(energy[0], hyperspherical_energy(weight, **options), rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("dim", [30, 40])
+@looped("dim", [30, 40])
 def test_projected_cosines_of_orthogonal_rows_have_variance_one_over_k(dim: int) -> None:
     cosine = cosines([gaussian(20_000, dim, 2).mT])  # orthogonal rows project to independent Gaussian ones
     products = cosine.view(-1, 2, 2)[:, 0, 1]
@@ -137,8 +138,8 @@ def test_projected_cosines_of_orthogonal_rows_have_variance_one_over_k(dim: int)
     assert products.square().mean().item() == pytest.approx(1 / dim, abs=4 * error)
 
 
-@pytest.mark.parametrize("dim", [30, 40])
-@pytest.mark.parametrize("s", POWERS)
+@looped("dim", [30, 40])
+@looped("s", POWERS)
 def test_projected_orthonormal_rows_have_the_energy_of_uniform_points(s: float, dim: int) -> None:
     count, copies = 10, 500
     energy = projected_energies([rotation(20)[:count]], [gaussian(copies, dim, 20, seed=1)], s=s)
@@ -146,7 +147,7 @@ def test_projected_orthonormal_rows_have_the_energy_of_uniform_points(s: float, 
     assert energy.item() == pytest.approx(uniform_energy(s, dim - 1), abs=4 * error)
 
 
-@pytest.mark.parametrize("correlation", [-0.8, 0.6])
+@looped("correlation", [-0.8, 0.6])
 def test_projected_cosine_is_shortened_by_its_known_bias(correlation: float) -> None:
     dim, copies = 30, 200_000
     pair = torch.tensor([[1, 0], [correlation, math.sqrt(1 - correlation**2)]], dtype=torch.float64)
@@ -158,8 +159,8 @@ def test_projected_cosine_is_shortened_by_its_known_bias(correlation: float) -> 
     assert abs(bias) > error
 
 
-@pytest.mark.parametrize(("dim", "epsilon", "bound"), [(400, 0.3, 0.956), (1000, 0.2, 0.973)])
-@pytest.mark.parametrize("correlation", [-0.5, 0.0, 0.9])
+@looped(("dim", "epsilon", "bound"), [(400, 0.3, 0.956), (1000, 0.2, 0.973)])
+@looped("correlation", [-0.5, 0.0, 0.9])
 def test_projected_cosine_stays_within_the_theorems_limits(
     correlation: float, dim: int, epsilon: float, bound: float
 ) -> None:
@@ -180,7 +181,7 @@ def half_space_mean(count: int, dim: int) -> float:
     return (2 * (count - 1) * uniform_energy(2, dim - 1) + 1 / 4) / (2 * count - 1)
 
 
-@pytest.mark.parametrize(("dim", "logged", "closed_form"), [(40, 5.135, 5.131), (30, 5.180, 5.176)])
+@looped(("dim", "logged", "closed_form"), [(40, 5.135, 5.131), (30, 5.180, 5.176)])
 def test_random_layers_start_at_the_energy_that_the_authors_logged(dim: int, logged: float, closed_form: float) -> None:
     expected = half_space_mean(64, 27) + sum(half_space_mean(count, dim) for count, _ in OFFICIAL_LAYERS)
     assert expected == pytest.approx(closed_form, abs=5e-4)
@@ -236,7 +237,7 @@ def test_small_steps_preserve_angles_better_and_better() -> None:
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_small_steps_of_the_adversary_raise_the_energy(s: float) -> None:
     weight, projection = gaussian(12, 9), gaussian(6, 9, seed=1)
     gains = [adversarial_gain(projection, weight, s).item()]
@@ -253,7 +254,7 @@ def test_rate_may_be_a_tensor(kind: str) -> None:
     torch.testing.assert_close(step(kind, projection, weight, rate), step(kind, projection, weight, 0.25))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@looped("dtype", [torch.float64, torch.float32])
 def test_projection_that_preserves_every_cosine_only_decays(dtype: torch.dtype) -> None:
     for projection in (rotation(6).to(dtype).requires_grad_(), torch.eye(6, dtype=dtype).requires_grad_()):
         weight = gaussian(5, 6).to(dtype).requires_grad_()
@@ -307,11 +308,11 @@ DEGENERATE = {
     "one neuron": gaussian(1, 5),
     "one dimension": gaussian(5, 1) * torch.ones(1, 5),
 }
-PRECISIONS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+PRECISIONS = looped("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", DEGENERATE)
+@looped("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@looped("name", DEGENERATE)
 def test_energies_steps_and_their_gradients_are_finite(name: str, dtype: torch.dtype) -> None:
     weight = DEGENERATE[name].to(dtype, copy=True).requires_grad_()
     projection = gaussian(3, 5, seed=2)
@@ -332,7 +333,7 @@ def test_energies_steps_and_their_gradients_are_finite(name: str, dtype: torch.d
         assert all(value.isfinite().all() for value in values)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
+@looped("half_space", [False, True])
 def test_one_neuron_gives_exactly_zero_and_no_gradient(half_space: bool) -> None:
     weight, projection = gaussian(1, 5).float().requires_grad_(), gaussian(4, 3, 5).float().requires_grad_()
     order = torch.arange(5)
@@ -409,7 +410,7 @@ def all_at_once(weight: torch.Tensor, projection: torch.Tensor, order: torch.Ten
     return [energies, *torch.autograd.grad(energies.sum(), (weight, projection))]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@looped("device", ["cpu", "cuda"])
 def test_nothing_is_read_back_to_the_host(device: str) -> None:
     with FakeTensorMode():  # raises on item() and on branches over values
         weight = torch.empty(5, 8, device=device, requires_grad=True)
@@ -439,7 +440,7 @@ def test_traced_computation_equals_the_eager_one() -> None:
 # --- refusals
 
 
-@pytest.mark.parametrize("projection", [
+@looped("projection", [
     torch.ones(3, 5), torch.ones(2, 3, 4), torch.ones(0, 3, 5), torch.ones(2, 0, 5),
     torch.ones(2, 3, 5, dtype=torch.int64),
 ])  # fmt: skip
@@ -448,7 +449,7 @@ def test_projections_of_another_kind_are_refused_with_their_shape(projection: to
         projected_energies([torch.ones(2, 5)], [projection])
 
 
-@pytest.mark.parametrize("take", [
+@looped("take", [
     lambda weight, projection: angle_preserving_step(projection, weight, lr=0.1, weight_decay=0.0),
     lambda weight, projection: adversarial_step(projection, weight, lr=0.1, weight_decay=0.0, s=2.0),
 ])  # fmt: skip
@@ -459,8 +460,8 @@ def test_steps_refuse_shapes_that_do_not_match(take) -> None:
         take(torch.ones(5), torch.ones(3, 5))
 
 
-@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@looped("bad", [-0.1, math.nan, math.inf])
+@looped("name", ["lr", "weight_decay"])
 def test_steps_refuse_rates_out_of_range(name: str, bad: float) -> None:
     numbers = {"lr": 0.1, "weight_decay": 0.0} | {name: bad}
     with pytest.raises(ValueError, match=f"{name}: expected a finite number >= 0, got {bad}"):
@@ -469,7 +470,7 @@ def test_steps_refuse_rates_out_of_range(name: str, bad: float) -> None:
         adversarial_step(torch.ones(3, 5), torch.ones(2, 5), s=2.0, **numbers)
 
 
-@pytest.mark.parametrize("s", [-1.0, math.nan])
+@looped("s", [-1.0, math.nan])
 def test_power_out_of_range_is_refused_everywhere(s: float) -> None:
     weight, projection = torch.ones(2, 5), torch.ones(1, 3, 5)
     for refused in (
@@ -481,13 +482,13 @@ def test_power_out_of_range_is_refused_everywhere(s: float) -> None:
             refused()
 
 
-@pytest.mark.parametrize("groups", [0, -1, 6])
+@looped("groups", [0, -1, 6])
 def test_number_of_groups_out_of_range_is_refused(groups: int) -> None:
     with pytest.raises(ValueError, match=f"groups: expected a number from 1 to D = 5, got {groups}"):
         group_energies([torch.ones(2, 5)], [torch.arange(5)], groups=groups)
 
 
-@pytest.mark.parametrize("order", [torch.arange(4), torch.arange(5.0), torch.arange(5)[None]])
+@looped("order", [torch.arange(4), torch.arange(5.0), torch.arange(5)[None]])
 def test_order_of_another_kind_is_refused_with_its_shape(order: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"order: expected an integer tensor of shape \(5,\), got .*shape \("):
         groups_of(torch.ones(2, 5), order, 2)
