@@ -17,6 +17,7 @@ from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.variants import VARIANTS
 from server.cli.app import app
 from server.settings import Settings
+from tests.support.looped import looped
 from tests.support.paths import ROOT
 from tools import configuration_page
 
@@ -169,12 +170,12 @@ def test_the_package_finds_these_presets() -> None:
     assert sorted(path.name for path in PRESETS.glob("*.toml")) == [path.name for path in PRESET_FILES]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@looped("name", VARIANTS)
 def test_every_variant_is_documented(name: str) -> None:
     assert f"`{name}`" in text_of(CONFIGURATION_PAGE)
 
 
-@pytest.mark.parametrize("command", list(commands(app)))
+@looped("command", list(commands(app)))
 def test_every_command_is_documented(command: str) -> None:
     assert command in text_of(*PAGES)
 

@@ -26,6 +26,7 @@ from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
 from gan_mhe.files import write_json
 from gan_mhe.records.events import decode_number
 from gan_mhe.records.run_dir import RunDir
+from tests.support.looped import looped
 
 SCORES = st.lists(st.floats(0.5, 100.0), min_size=2, max_size=8)
 PINNED_KEYS = {"variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs"}
@@ -526,16 +527,16 @@ class TestOrder:
         ascending = ["low", "middle", "high"]
         assert rows == (ascending[::-1] if METRICS[metric].higher_is_better else ascending)
 
-    @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
+    @looped("metric", METRICS)
+    @looped("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
     def test_a_variant_with_a_nan_score_is_last_and_says_so(self, metric: str, broken: list[float]) -> None:
         rows = of_scores({"broken": broken, "fine": [2.0, 3.0], "poor": [50.0]}, metric)
         assert list(rows)[-1] == "broken"
         assert rows["broken"].n == len(broken)
         assert rows["broken"].mean is not None and math.isnan(rows["broken"].mean)
 
-    @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
+    @looped("metric", METRICS)
+    @looped("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
     def test_an_infinite_score_wins_nothing(self, metric: str, broken: list[float]) -> None:
         assert list(of_scores({"broken": broken, "fine": [2.0]}, metric))[-1] == "broken"
 

@@ -9,6 +9,7 @@ import pytest
 
 from gan_mhe.errors import ConfigError, ScorerError
 from gan_mhe.evaluation.protocol import METRICS, Protocol, pin_protocol
+from tests.support.looped import looped
 
 
 def pinned(name: str = "digits-v1", **changes: Any) -> Protocol:
@@ -21,7 +22,7 @@ def pinned(name: str = "digits-v1", **changes: Any) -> Protocol:
     return pin_protocol(name, **(arguments | changes))
 
 
-@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Protocol)])
+@looped("field", [field.name for field in dataclasses.fields(Protocol)])
 def test_every_field_changes_the_fingerprint(field: str) -> None:
     protocol = pinned()
     value = getattr(protocol, field)

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from gan_mhe.records import checkpoint
 from gan_mhe.records.events import CheckpointRejected, Evaluated, Event, Notice, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
+from tests.support.forked import Piped, Start
 
 Configure = Callable[..., RunConfig]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 # Long enough that a kill always comes before the end: several seconds even on a fast machine.
 LONG = ("training.steps=200", "training.report_every_steps=7", "checkpoint.every_steps=8", "checkpoint.keep_last=3")
@@ -315,7 +314,7 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
 # --- cut short as processes
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]", timeout_seconds: float = 120) -> None:
+def wait_for(path: Path, process: Piped, timeout_seconds: float = 120) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not path.exists():
         if process.poll() is not None or time.monotonic() > deadline:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from gan_mhe.records.events import Started
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.study.definition import Arm, Study, load, load_saved, run_directory, runs, save, scores
 from server.cli.app import main
+from tests.support.forked import Piped, Start
 
 Command = Callable[..., tuple[int, str, str]]
-Start = Callable[..., "subprocess.Popen[str]"]
 Write = Callable[..., Path]
 
 HEAD = """
@@ -293,7 +292,7 @@ def test_a_killed_study_goes_on_in_the_middle_of_a_run_and_repeats_none(
     assert [event.resumed for event in began] == [False, True] and began[1].step == 20
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(path: Path, process: Piped) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
