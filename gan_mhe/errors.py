@@ -5,7 +5,7 @@ GanMheError                    anything this package raises on purpose; has a st
 ├── DataError                  images are missing, broken or of the wrong size data_invalid
 ├── DeviceError                the asked-for device or precision is not here  device_unavailable
 ├── MemoryLimitError           a run needs more memory than its device has free out_of_memory
-├── ScorerError                an evaluation cannot be made as the protocol says  scorer_unavailable
+├── ExtractorError             a protocol's feature extractor cannot be used  scorer_unavailable
 ├── ProtocolMismatchError      scores of different protocols in one comparison protocol_mismatch
 ├── CheckpointError            a checkpoint is damaged or belongs elsewhere   checkpoint_invalid
 ├── RunDirError                a run directory cannot be read or written      run_dir_invalid
@@ -49,8 +49,8 @@ class MemoryLimitError(GanMheError):
     code = "out_of_memory"
 
 
-class ScorerError(GanMheError):
-    """A feature extractor's weights are missing, differ from the protocol's, or fit other images."""
+class ExtractorError(GanMheError):
+    """A feature extractor's weights are missing, differ from the protocol's, or are for other images."""
 
     code = "scorer_unavailable"
 

@@ -1,4 +1,4 @@
-"""`gan-mhe scorer`: classifiers that score data sets of your own."""
+"""`gan-mhe scorer`: training of classifiers for the protocol `classifier:<name>`."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     pass
 
 
-scorer_app = typer.Typer(help="Make the classifiers that score data sets of your own.", no_args_is_help=True)
+scorer_app = typer.Typer(help="Train classifiers for scores on your own data sets.", no_args_is_help=True)
 
 
 @scorer_app.command("train")
@@ -29,13 +29,13 @@ def scorer_train(
         Path | None, typer.Option("--out", help="Weights file; the cache's scorers folder unless given.")
     ] = None,
 ) -> None:
-    """Train a classifier on real images and keep it as the scorer `classifier:NAME`."""
-    from gan_mhe.run.score import train_and_save_scorer
+    """Train a classifier on real images and keep it for the protocol `classifier:NAME`."""
+    from gan_mhe.run.score import train_and_save_classifier
 
     settings = compose.parse(
         {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
     )
-    path, accuracy = train_and_save_scorer(
+    path, accuracy = train_and_save_classifier(
         name,
         settings,
         width=width,

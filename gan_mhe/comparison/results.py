@@ -25,8 +25,8 @@ class RunScore:
     """`completed`, `stopped`, `diverged`, or how far a run without result got."""
     protocol: str | None
     """Name of the evaluation protocol."""
-    fingerprint: str | None
-    """SHA-256 of everything in the protocol that changes a score."""
+    fingerprints: Mapping[str, str]
+    """SHA-256 of everything in the protocol that changes a score, by the name of the score."""
     evaluations: int
     """Evaluated generators that `best` was chosen from."""
     final: Mapping[str, float] | None
@@ -112,7 +112,7 @@ class Comparison:
     protocol: str
     """Name of the evaluation protocol that all runs share."""
     fingerprint: str
-    """Fingerprint of that protocol."""
+    """Fingerprint of the metric under that protocol, equal in all runs."""
     rows: tuple[Row, ...]
     """One row per variant, the best mean first."""
     real: float | None

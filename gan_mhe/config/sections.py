@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from gan_mhe.config.names import PROTOCOLS
+from gan_mhe.config.protocols import PROTOCOLS, find_protocol, unknown_protocol
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -121,8 +121,9 @@ class SamplingConfig(Section):
 class EvaluationConfig(Section):
     """Scores under a named protocol."""
 
-    protocol: str = "digits-v1"
-    """`digits-v1`, `inception-2015`, `classifier:<name>`, or `none` for no scores."""
+    protocol: Annotated[
+        str, Field(description=f"{', '.join(f'`{name}`' for name in PROTOCOLS)}, or `none` for no scores.")
+    ] = "digits-v1"
     every_steps: Every = 0
     """Generator steps between two evaluations; 0 scores only the final generator."""
     num_samples: Count | None = None
@@ -137,10 +138,8 @@ class EvaluationConfig(Section):
     @field_validator("protocol")
     @classmethod
     def _known_protocol(cls, protocol: str) -> str:
-        if protocol not in PROTOCOLS and not protocol.startswith("classifier:"):
-            raise ValueError(
-                f"unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}, classifier:<name>"
-            )
+        if protocol != "none" and find_protocol(protocol) is None:
+            raise ValueError(unknown_protocol(protocol))
         return protocol
 
 

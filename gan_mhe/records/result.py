@@ -24,7 +24,8 @@ class RunResult:
 
     status: `completed`, `stopped` or `diverged`. final: the last generator. best: the generator with the best of
     `evaluations` scores, scored again with fresh latents so that the choice does not flatter it. real: the data.
-    peak_memory_bytes: the most memory of the device that the run, or one of its processes, has held (see
+    fingerprints: of each score by name, empty without a protocol; two scores of one name compare only if theirs are
+    equal. peak_memory_bytes: the most memory of the device that the run, or one of its processes, has held (see
     `training.memory.peak_bytes`); None in results of versions that did not say. curve: every evaluation in order, the
     last included, rescoring not; all latents but the rescoring's are the same. Empty where a version did not say.
     """
@@ -35,7 +36,7 @@ class RunResult:
     seed: int
     digest: str
     protocol: str | None
-    fingerprint: str | None
+    fingerprints: Mapping[str, str]
     metric: str
     final: Score | None
     best: Score | None
@@ -56,7 +57,25 @@ class RunResult:
         """Inverse of `document`."""
         values = decode(document)
         scores = {key: Score(**values[key]) if values[key] else None for key in ("final", "best")}
-        return cls(**values | scores | {"curve": read_curve(values)})
+        values |= {"fingerprints": read_fingerprints(values), "curve": read_curve(values)}
+        values.pop("fingerprint", None)
+        return cls(**values | scores)
+
+
+def read_fingerprints(result: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprint of each score by name. Older results have one fingerprint, which counts for each of their scores.
+
+    result: the document of a run's result, or of a checkpoint's score. Raises TypeError if a fingerprint is not text.
+    """
+    fingerprints, shared = result.get("fingerprints"), result.get("fingerprint")
+    if fingerprints is None:
+        scored = [result, result.get("final"), result.get("best"), *result.get("curve", ())]
+        names = [name for score in scored if score for name in score.get("scores", ())]
+        fingerprints = {} if shared is None else dict.fromkeys(names, shared)
+    wrong = [value for value in fingerprints.values() if not isinstance(value, str)]
+    if wrong:
+        raise TypeError(f"fingerprints: expected text, got {wrong[0]!r}")
+    return dict(fingerprints)
 
 
 def read_curve(values: Mapping[str, Any]) -> tuple[Score, ...]:

@@ -14,7 +14,7 @@ class Task(Protocol):
 
     images_per_step: int
     protocol: str | None
-    fingerprint: str | None
+    fingerprints: Mapping[str, str]
 
     @property
     def notes(self) -> tuple[str, ...]:

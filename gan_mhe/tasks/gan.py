@@ -13,6 +13,7 @@ from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import DivergedError
 from gan_mhe.evaluation.evaluator import Evaluator
+from gan_mhe.evaluation.metrics import fingerprints
 from gan_mhe.files import default_cache_dir
 from gan_mhe.images import grids, latents
 from gan_mhe.rng import derive_seed
@@ -35,7 +36,7 @@ def load_images(config: RunConfig) -> ImageSet:
 
 
 def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -> Evaluator | None:
-    """The configuration's evaluator, or None for protocol `none`. ScorerError when its weights are missing."""
+    """The configuration's evaluator, or None for protocol `none`. ExtractorError when its weights are missing."""
     if config.evaluation.protocol == "none":
         return None
     return Evaluator.build(
@@ -54,7 +55,7 @@ class GanTask:
     """See `gan_mhe.tasks.base.Task`."""
 
     def __init__(self, config: RunConfig, *, to_train: bool = False) -> None:
-        """Load the data and the scorer, build the networks. Everything that can be missing is missed here.
+        """Load the data and the extractor, build the networks. Everything that can be missing is missed here.
 
         to_train: memory for training steps too (MemoryLimitError); scores and pictures need less.
         """
@@ -67,7 +68,7 @@ class GanTask:
         self.trainer = Trainer(config, images.images, device)
         self.images_per_step = config.training.batch_size * config.training.n_dis
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
-        self.fingerprint = self._evaluator.protocol.fingerprint() if self._evaluator else None
+        self.fingerprints: Mapping[str, str] = fingerprints(self._evaluator.protocol) if self._evaluator else {}
         self._latents = latents.fixed_latents(
             config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)
         )

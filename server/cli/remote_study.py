@@ -198,7 +198,7 @@ def _result(job: Job, said: Sequence[RunEvent]) -> dict[str, Any]:
         "seed": job.seed,
         "digest": job.config_digest.removeprefix("sha256:"),
         "protocol": scores.protocol if scores else None,
-        "fingerprint": scores.fingerprint if scores else None,
+        "fingerprints": dict(scores.fingerprints) if scores else {},
         "metric": PRIMARY_METRIC,
         "final": _score(scores.final) if scores else None,
         "best": _score(scores.best) if scores else None,

@@ -30,13 +30,17 @@ class Score(_Record):
 
 
 class Scores(_Record):
-    """What came of a run. real: of the real images themselves; scores compare only if their fingerprints are equal."""
+    """What came of a run. real: of the real images; fingerprints: of each score by name.
+
+    The values of a score compare only if their fingerprints are equal. fingerprint: of the job's metric.
+    """
 
     final: Score | None
     best: Score | None
     real: Mapping[str, float] | None
     protocol: str | None
     fingerprint: str | None
+    fingerprints: Mapping[str, str] = {}
 
 
 class PrimaryMetric(_Record):
@@ -158,6 +162,7 @@ class TaskResult(_Record):
     real: Mapping[str, float] | None = None
     protocol: str | None = None
     fingerprint: str | None = None
+    fingerprints: Mapping[str, str] | None = None
 
 
 class Task(_Record):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, select, update
 
-from gan_mhe.files import sha256_bytes
+from gan_mhe.files import canonical_json, sha256_bytes
 from gan_mhe.records.events import (
     CheckpointRejected,
     CheckpointSaved,
@@ -92,11 +92,17 @@ def _checked(event: Event) -> Event:
     for field, value in asdict(event).items():
         if isinstance(value, int) and not 0 <= value < _MAX_STEP:
             raise ValueError(f"{field}: expected 0 or more and less than 2**53, got {value}")
-        for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
+        for text in _texts(value):
             text.encode()  # JSON can spell half of a character, which no column holds
             if len(text) > _MAX_NAME and field != "message":
                 raise ValueError(f"{field}: expected at most {_MAX_NAME} characters, got {len(text)}")
     return event
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in the value of a field: itself, or the names and values of a table."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else [value]
+    return [part for part in parts if isinstance(part, str)]
 
 
 class Ingest:
@@ -251,6 +257,8 @@ class Ingest:
     def _evaluated(self, event: Evaluated) -> None:
         said = _fields(event)
         row = {"job_id": self._job["id"], "attempt": self._number, **said}
+        # One hash of all fingerprints: equal rows have equal ones for every score.
+        row["fingerprint"] = sha256_bytes(canonical_json(row.pop("fingerprints")))
         artifacts.add_evaluation(self._connection, row)
         # The best generator's second score is of a step that has been scored: the history keeps the first.
         if event.purpose != "best_rescored":

@@ -184,10 +184,11 @@ def test_sample_looks_at_the_output_name_before_it_computes(
 
 def test_score_prints_a_table_or_json_of_the_same_numbers(gan_mhe: Command, run: str) -> None:
     table, document = gan_mhe("score", run), json.loads(gan_mhe("score", run, "--format", "json").out)
-    assert table.out.startswith(f"step 2  digits-v1 [{document['fingerprint'][:12]}]\n")
-    row = re.search(r"^fid +([\d.]+) ", table.out, re.MULTILINE)
+    assert table.out.startswith("step 2  digits-v1\n")
+    row = re.search(r"^fid +([\d.]+) .* ([0-9a-f]{12})$", table.out, re.MULTILINE)
     assert row is not None and float(row[1]) == pytest.approx(document["scores"]["fid"], rel=1e-3)
-    assert set(document) == {"step", "protocol", "fingerprint", "scores", "real"}
+    assert row[2] == document["fingerprints"]["fid"][:12]
+    assert set(document) == {"step", "protocol", "fingerprints", "scores", "real"}
 
 
 def test_score_follows_the_runs_own_choice_of_generator(gan_mhe: Command) -> None:
@@ -195,7 +196,7 @@ def test_score_follows_the_runs_own_choice_of_generator(gan_mhe: Command) -> Non
     gan_mhe("train", "digits_cnn", "--run-dir", "averaged", keys=keys)
     result = RunDir(Path("averaged")).read_result()
     document = json.loads(gan_mhe("score", "averaged", "--format", "json").out)
-    assert result is not None and document["fingerprint"] == result["fingerprint"]
+    assert result is not None and document["fingerprints"] == result["fingerprints"]
 
 
 def test_score_refuses_a_format_it_does_not_have(gan_mhe: Command, run: str) -> None:
@@ -403,7 +404,7 @@ STORY: list[events.Event] = [
     events.SampleGrid(0, "samples/step_00000000.png", "0" * 64),
     events.Scalars(2, {"d_loss": 1.25, "g_loss": 0.5, "energy/conv0": 0.1}),
     events.Progress(2, 4, 10.0, 640.0, 0.2),
-    events.Evaluated(2, "scheduled", {"inception_score": 7.125}, "digits-v1", "f" * 64, 0.1),
+    events.Evaluated(2, "scheduled", {"inception_score": 7.125}, "digits-v1", {"inception_score": "f" * 64}, 0.1),
     events.CheckpointSaved(2, "checkpoints/step_00000002", "0" * 64),
     events.Finished(4, "stopped", ""),
 ]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from gan_mhe.comparison.results import Row
 from gan_mhe.comparison.table import without_score
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.data import FINISHED, CellReport, StudyReport, is_told
 
 _UNEXPLAINED = ("missing", "unfinished")  # these need no message: nothing went wrong that one could tell

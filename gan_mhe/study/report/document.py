@@ -18,7 +18,7 @@ def document(report: StudyReport) -> dict[str, Any]:
     contents: dict[str, Any] = {
         "study": report.study.model_dump(mode="json"),
         "protocol": protocol(report),
-        "cells": [_cell(cell) for cell in report.cells()],
+        "cells": [_cell(cell, report.study.metric) for cell in report.cells()],
         "comparison": _comparison(report.by_steps),
         "comparison_at_equal_wall_time": _comparison(report.by_time),
         "arms": {arm.arm.name: _arm(arm, report.reference()) for arm in report.arms},
@@ -65,7 +65,7 @@ def changes(arm: ArmReport, reference: ArmReport) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _cell(cell: CellReport) -> dict[str, Any]:
+def _cell(cell: CellReport, metric: str) -> dict[str, Any]:
     score = cell.score
     return {
         "arm": cell.arm,
@@ -79,7 +79,7 @@ def _cell(cell: CellReport) -> dict[str, Any]:
         "final": score.final if score else None,
         "best": score.best if score else None,
         "evaluations": score.evaluations if score else None,
-        "fingerprint": score.fingerprint if score else None,
+        "fingerprint": score.fingerprints.get(metric) if score else None,
         "curve": [asdict(point) for point in cell.curve],
         "gradient_ratio": means(cell.ratios),
         "strength": means(cell.strengths),

@@ -5,7 +5,8 @@ from typing import Any
 
 from gan_mhe.comparison.inference import ALPHA
 from gan_mhe.comparison.results import Comparison
-from gan_mhe.config.names import METRICS, PRIMARY_METRIC
+from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report import tables
 from gan_mhe.study.report.answer import answer, code, lacking, number
 from gan_mhe.study.report.data import StudyReport

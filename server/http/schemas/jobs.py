@@ -1,9 +1,11 @@
 """Jobs and experiments as they are shown. Files and folders of the server never are."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339
 from server.queue.states import TERMINAL, State
 from server.settings import Settings
@@ -61,7 +63,16 @@ class Scores(BaseModel):
     best: Score | None
     real: dict[str, Number] | None = Field(description="Of the real images themselves.")
     protocol: str | None
-    fingerprint: str | None = Field(description="Scores compare only if their fingerprints are equal.")
+    fingerprint: str | None = Field(description="Of `metric`; its values compare only if their fingerprints are equal.")
+    fingerprints: dict[str, str] = Field(description="Of each score by name.")
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Self:
+        """The scores in the document of a run's result."""
+        fingerprints = read_fingerprints(result)
+        values = {name: result.get(name) for name in ("metric", "final", "best", "real", "protocol")}
+        fingerprint = fingerprints.get(result["metric"])
+        return cls.model_validate({**values, "fingerprint": fingerprint, "fingerprints": fingerprints})
 
 
 class PrimaryMetric(BaseModel):
@@ -138,7 +149,7 @@ class Job(BaseModel):
             "executor": None if attempt is None else attempt["executor"],
             "slot": None if attempt is None else attempt["slot"],
             "metric": metric,
-            "scores": None if result is None else {name: result.get(name) for name in Scores.model_fields},
+            "scores": None if result is None else Scores.of(result),
             "links": _links(row),
         }
         return cls.model_validate(values)

@@ -5,6 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.http.schemas.jobs import Number
 from server.queue.states import TERMINAL, State
@@ -24,7 +26,10 @@ class TaskResult(BaseModel):
     scores: dict[str, Number] | None = None
     real: dict[str, Number] | None = Field(default=None, description="Of the real images themselves.")
     protocol: str | None = None
-    fingerprint: str | None = Field(default=None, description="Scores compare only if their fingerprints are equal.")
+    fingerprint: str | None = Field(default=None, description="Of the Inception score.")
+    fingerprints: dict[str, str] | None = Field(
+        default=None, description="Of each score by name; its values compare only if their fingerprints are equal."
+    )
 
 
 class Task(BaseModel):
@@ -68,5 +73,9 @@ class Task(BaseModel):
 def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
     if result is None:
         return None
-    url = {"url": f"/v1/blobs/{result['sha256']}"} if "sha256" in result else {}
-    return TaskResult(**{**result, **url})
+    if "sha256" in result:
+        return TaskResult(**{**result, "url": f"/v1/blobs/{result['sha256']}"})
+    fingerprints = read_fingerprints(result)
+    return TaskResult(
+        **{**result, "fingerprints": fingerprints, "fingerprint": fingerprints.get(PRIMARY_METRIC)},
+    )
