@@ -3,7 +3,7 @@
 # With a GPU: add --gpus all. The torch wheels carry their own CUDA libraries.
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml constraints.txt README.md ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY configs configs
 COPY gan_mhe gan_mhe
 COPY server server

@@ -38,7 +38,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 docs: $(READY)
-	$(BIN)/python -m tools.configuration_page > configs/README.md
+	$(BIN)/python -m tools.configuration_page > docs/configuration.md
 
 golden: $(READY)
 	$(BIN)/python -m tools.record_golden

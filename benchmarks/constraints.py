@@ -1,11 +1,11 @@
-"""What the regularisers of the hyperspherical family cost in a training step, beside that of MHE.
+"""Cost of the hyperspherical regularizers in a training step, relative to the cost of MHE.
 
     python benchmarks/constraints.py [--rounds 3] [--batch 64] [--width 1.0] [--out FILE.json]
 
 All arms train the wide discriminator of the MHE code in one process, on one batch of noise, with the engine that `auto`
-chooses. They take turns, A B C A B C, one block of steps each; what an arm adds to a step is formed within a round,
-against the step without a constraint, so that a change of the machine meets both. An arm's block has as many steps as
-`comhe` has between two draws of its matrices, so that each block holds one.
+chooses. They take turns, A B C A B C, one block of steps each. The time that an arm adds to a step is computed within a
+round, against the step without a constraint, so that a change in the machine's speed affects both. A block has as many
+steps as `comhe` has between two draws of its matrices, so each block contains one draw.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from gan_mhe.training.trainer import Trainer
 BARE, MHE = "none", "mhe"
 BLOCK_STEPS = ComheConfig().redraw_every_steps
 IMAGES = 256
-# Arm -> its variant and what is laid over it.
+# Arm -> its variant and the overrides of its constraints.
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     BARE: ("none", {}),
     MHE: ("mhe", {}),
@@ -47,7 +47,7 @@ ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 
 
 def measure(rounds: int, batch: int, width: float) -> dict[str, Any]:
-    """Milliseconds of a step by arm, what each adds, and that as a multiple of what MHE adds."""
+    """Milliseconds per step by arm, the time each arm adds, and that time as a multiple of what MHE adds."""
     device = resolve_device("auto")
     precision = "bf16" if has_bf16_instructions(device) else "float32"
     trainers = {
@@ -90,7 +90,7 @@ def _trainer(
 
 
 def _milliseconds(trainer: Trainer, first: int, steps: int) -> float:
-    """Of one step, on average over `steps`."""
+    """Mean milliseconds of a step over `steps`."""
     synchronize(trainer.device)
     began = time.perf_counter()
     for step in range(first, first + steps):
@@ -118,7 +118,7 @@ def _summary(values: Sequence[float]) -> dict[str, float]:
 
 def show(result: Mapping[str, Any]) -> None:
     """Print the figures as a table."""
-    table = Table("arm", "step", "added to a step", "of what mhe adds", box=box.SIMPLE)
+    table = Table("arm", "step", "added to a step", "multiple of what mhe adds", box=box.SIMPLE)
     for name, figures in result["arms"].items():
         share = figures["added_share"]
         table.add_row(
@@ -131,12 +131,12 @@ def show(result: Mapping[str, Any]) -> None:
 
 
 def say(line: str) -> None:
-    """Progress, apart from the result."""
+    """Print progress to standard error, apart from the result."""
     sys.stderr.write(f"{line}\n")
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print, and write to `--out` if given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=64)

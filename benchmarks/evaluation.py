@@ -1,16 +1,16 @@
-"""How much faster IS and FID are here than by torch-fidelity's own call, for the same generator and weights.
+"""Speed of IS and FID here against torch-fidelity's own call, for the same generator and weights.
 
     python benchmarks/evaluation.py [--repeats 5] [--images 500] [--device auto] [--out FILE.json]
 
-InceptionV3 has random weights, written to a file that both sides read; time does not depend on them. torch-fidelity is
+Both sides read InceptionV3 with random weights from one file; time does not depend on the weights. torch-fidelity is
 called as its users call it: the generator wrapped, `isc=True, fid=True`, its defaults otherwise, its cache off. Ours is
-`Evaluator.score`, what training calls for every evaluation, and works out KID, precision and recall besides. The two
-alternate. Three ratios, each of torch-fidelity's time to ours:
+`Evaluator.score`, which training calls for every evaluation and which also computes KID, precision and recall. The two
+sides alternate. Each of the three ratios is torch-fidelity's time over ours:
 
-    as_called     its call, which reads the weights and works through the real images each time, to a score here, where
+    as_called     its call, which reads the weights and processes the real images each time, against a score here, where
                   both are kept between evaluations
-    both_cached   its call with the real side out of its own cache, to a score here
-    neither       its call, to a score here plus everything that is kept: weights read, the real side worked out
+    both_cached   its call with the real side from its own cache, against a score here
+    neither       its call, against a score here that also reads the weights and processes the real images
 """
 
 import argparse
@@ -46,12 +46,12 @@ GOALS = {"as_called": 2.0}
 PROTOCOL = "inception-2015"
 SIDE = 32
 LATENT_DIM = 128
-LATENT_SEED = 2020  # what torch-fidelity draws latents with
+LATENT_SEED = 2020  # torch-fidelity's own seed of its latents
 REAL_NAME = "benchmark-real"
 
 
 class Quantised(nn.Module):
-    """A generator that ends in bytes, as torch-fidelity's wrapper wants it."""
+    """A generator that returns uint8 images, as torch-fidelity's wrapper requires."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Quantised(nn.Module):
 
 
 class Bytes(Dataset[Tensor]):
-    """Bare uint8 images, the only kind of item torch-fidelity takes."""
+    """Plain uint8 images, the only items that torch-fidelity accepts."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -75,7 +75,7 @@ class Bytes(Dataset[Tensor]):
 
 
 def write_random_inception(path: Path) -> None:
-    """A state of torch-fidelity's InceptionV3 with random weights that keep signals alive."""
+    """Write a state of torch-fidelity's InceptionV3 with random weights that preserve the scale of activations."""
     generator = rng.generator("cpu", 0, "benchmark/inception")
     nothing = io.BytesIO()
     torch.save({}, nothing)
@@ -89,14 +89,14 @@ def write_random_inception(path: Path) -> None:
 
 
 class _Untrained(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """The library's network as it was born, whatever it is told to load."""
+    """The library's network with its initial weights: it ignores every state it is given to load."""
 
     def load_state_dict(self, *_: Any, **__: Any) -> None:
         pass
 
 
 class Contest:
-    """One generator, one set of real images and one weights file, scored by either side."""
+    """One generator, one set of real images and one weights file, scored by both sides."""
 
     def __init__(self, folder: Path, images: int, device: torch.device) -> None:
         self.folder, self.images, self.device = folder, images, device
@@ -111,7 +111,7 @@ class Contest:
         self.real = ImageSet(REAL_NAME, real, None, (), content_sha256(real, None))
 
     def library(self, *, cached: bool) -> dict[str, float]:
-        """torch-fidelity's own call; cached: with the features and statistics of the real images out of its cache."""
+        """torch-fidelity's own call; cached: with the features and statistics of the real images from its cache."""
         names = {"input2_cache_name": REAL_NAME, "cache_root": str(self.folder / "cache")} if cached else {}
         found = torch_fidelity.calculate_metrics(
             input1=torch_fidelity.GenerativeModelModuleWrapper(Quantised(self.network), LATENT_DIM, "normal", 0),
@@ -128,7 +128,7 @@ class Contest:
         return {"inception_score": found["inception_score_mean"], "fid": found["frechet_inception_distance"]}
 
     def evaluator(self, cache_dir: Path) -> Evaluator:
-        """Ours, made as `Evaluator.build` makes it, with another weights file than the protocol pins."""
+        """Our evaluator, built as `Evaluator.build` does it but with another weights file than the protocol pins."""
         extractor = load_extractor(PROTOCOL, self.weights, device=self.device, expected_sha256=self.weights_sha256)
         protocol = pin_protocol(
             PROTOCOL,
@@ -147,7 +147,7 @@ class Contest:
         return evaluator.score(self.network, latent_dim=LATENT_DIM, latent_seed=LATENT_SEED)
 
     def from_scratch(self) -> dict[str, float]:
-        """The first evaluation of a run that found no cache."""
+        """The first evaluation of a run with an empty cache."""
         with tempfile.TemporaryDirectory(dir=self.folder) as empty:
             return self.score(self.evaluator(Path(empty)))
 
@@ -156,7 +156,7 @@ def _timed(call: Callable[[], dict[str, float]], device: torch.device) -> tuple[
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
-    found = call()  # ends in numbers on the host, so nothing is left running
+    found = call()  # returns numbers on the host, so all device work is done
     return time.perf_counter() - start, found
 
 
@@ -164,7 +164,7 @@ def measure(repeats: int, *, images: int = 500, device: str = "auto") -> dict[st
     """Times, ratios and the agreement of values, of `images` generated against as many real images of 32 x 32.
 
     repeats: rounds of all four calls in turn, after one that is not counted; device: "cpu", "cuda" or "auto". Raises
-    ExtractorError for too few images.
+    ExtractorError if there are too few images for a score.
     """
     chosen = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[str, list[float]] = {}
@@ -180,9 +180,9 @@ def measure(repeats: int, *, images: int = 500, device: str = "auto") -> dict[st
         values = {}
         for round_number in range(repeats + 1):
             for side, call in calls.items():
-                with contextlib.redirect_stderr(io.StringIO()):  # the library reports its cache there
+                with contextlib.redirect_stderr(io.StringIO()):  # the library prints about its cache there
                     took, values[side] = _timed(call, chosen)
-                if round_number:  # the first round fills caches and warms the allocator
+                if round_number:  # the first round fills caches and warms up the allocator
                     seconds.setdefault(side, []).append(took)
     return {
         "images": images,
@@ -216,7 +216,7 @@ def _summary(values: list[float]) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print, and write where asked."""
+    """Measure, print, and write to `--out` if given."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--images", type=int, default=500)

@@ -1,4 +1,4 @@
-"""What the machine can do at most, and how much of it a piece of work asks for."""
+"""The machine's ceilings (arithmetic and copies), and the operations and bytes of a computation."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _REPEATS = 5
 
 
 def describe(device: torch.device) -> dict[str, Any]:
-    """JSON values: what a run says about its machine, and the processor, the cores and the date."""
+    """JSON values: a run's description of its machine, with the processor, the cores and the date."""
     return describe_environment(device) | {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cpu_model": _cpu_line("model name") or "unknown",
@@ -45,7 +45,7 @@ def _cpu_line(key: str) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what a GPU was given to do."""
+    """Wait until a GPU has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -56,11 +56,11 @@ def synchronize(device: torch.device) -> None:
 def ceilings(device: torch.device) -> dict[str, float]:
     """The best of several square products by precision, in GFLOP/s (10⁹), and of large copies, in GB/s (10⁹).
 
-    A product of two N x N matrices counts 2 N³ operations; a copy counts what it reads and what it writes, between
-    buffers that were written before, so that no page is met for the first time. Keys: float32, float64, bfloat16
-    where the device has instructions for it, tf32 on CUDA, copy.
+    A product of two N x N matrices counts 2 N³ operations. A copy counts bytes read and bytes written, between buffers
+    that were written before, so that no page fault is measured. Keys: float32, float64, bfloat16 if the device has
+    instructions for it, tf32 on CUDA, copy.
     """
-    # 2048: what a CPU multiplies at full speed within a fraction of a second. 8192: what fills a large GPU.
+    # 2048: large enough for full speed on a CPU, in a fraction of a second. 8192: large enough to fill a large GPU.
     size = 8192 if device.type == "cuda" else 2048
     types = {"float32": torch.float32, "float64": torch.float64}
     if has_bf16_instructions(device):
@@ -106,18 +106,18 @@ def _best_seconds(work: Callable[[], object], device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Cost:
-    """flops: of convolutions and products, a multiplication and an addition each counting one, zeros of the padding
-    included. bytes: of tensors read and written by every operation, the traffic if no cache held anything."""
+    """flops: operations of convolutions and products, multiplications and additions counted separately, zeros of the
+    padding included. bytes: sizes of all tensors that operations read and write, the traffic without any cache."""
 
     flops: int
     bytes: int
 
 
 def cost(work: Callable[[], object]) -> Cost:
-    """Perform `work` and add up what its operations cost, those of its backward passes included.
+    """Run `work` and sum the costs of its operations, backward passes included.
 
-    PyTorch's own formulas, and two more: a matrix by a vector counts 2 N D, and gan_mhe::gram 2 N² D, the whole
-    product, although on a CPU it forms one triangle. FlopCounterMode would do, but fails under autograd.grad.
+    Uses PyTorch's own formulas and two more: a matrix-vector product counts 2 N D, and gan_mhe::gram 2 N² D, the whole
+    product, although on a CPU it computes one triangle. FlopCounterMode fails under autograd.grad, hence this class.
     """
     with _Counter() as counter:
         work()
@@ -158,7 +158,7 @@ _ONLY_WRITE = (_ATEN.copy_, _ATEN.fill_, _ATEN.zero_)
 
 
 def _traffic(func: Any, args: Any, kwargs: Any, result: Any) -> int:
-    """Bytes that one operation reads and writes; 0 for views and for memory that is merely taken."""
+    """Bytes that one operation reads and writes; 0 for views and for uninitialized memory."""
     changed = _tensors(_changed_arguments(func, args, kwargs))
     read = _tensors((args, kwargs))
     made = _tensors(result)
@@ -172,7 +172,7 @@ def _traffic(func: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 
 def _changed_arguments(func: Any, args: Any, kwargs: Any) -> list[Any]:
-    """The arguments that the operation's schema says it writes to."""
+    """The arguments that the operation writes to, by its schema."""
     changed = []
     for index, argument in enumerate(func._schema.arguments):
         if argument.alias_info and argument.alias_info.is_write:
@@ -189,5 +189,5 @@ def _addresses(tensors: list[Tensor]) -> set[int]:
 
 
 def _size(tensor: Tensor) -> int:
-    # An expanded tensor has more elements than there are in memory.
+    # An expanded tensor has more elements than its memory holds.
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

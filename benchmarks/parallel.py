@@ -1,15 +1,15 @@
-"""What it gains to train several seeds at once: as processes, or stacked in one.
+"""Speedup of training several seeds at once: as processes, or stacked in one process.
 
     python benchmarks/parallel.py [--repeats 3] [--out FILE.json]
 
-Two measurements, each in alternation with its rival, so that a change of the machine meets both:
+The two sides of each measurement alternate, so that a change in the machine's speed affects both:
 
 sweep    four short runs of the digits preset one after another with all threads, against `--jobs` 2 and 4 that share
          the threads; wall time with the start of processes, and the runs' own training time without it.
 stacked  forward and backward pass of two discriminators as one `torch.func.vmap` over stacked weights, against the
          same two passes one after another.
 
-A ratio is the time one after another over the time at once: above 1, at once is faster.
+A ratio is the sequential time over the parallel time: above 1, parallel is faster.
 """
 
 import argparse
@@ -47,13 +47,13 @@ SHORT = (
 # Width factor and images of one pass, real and generated together: the digits preset, and the published size.
 SIZES = {"digits_cnn": (0.125, 32), "full_width_batch_64": (1.0, 128)}
 NETWORKS = 2
-PASSES_SECONDS = 1.0  # of one timing, about
+PASSES_SECONDS = 1.0  # approximate length of one timing
 
 Weights = Mapping[str, Tensor]
 
 
 def measure(repeats: int) -> dict[str, Any]:
-    """Both measurements, `repeats` times each."""
+    """Run both measurements, `repeats` times each."""
     device = resolve_device("auto")
     return {
         "machine": describe(device),
@@ -68,7 +68,7 @@ def measure(repeats: int) -> dict[str, Any]:
 
 
 def measure_sweeps(repeats: int) -> dict[str, Any]:
-    """Seconds of the four runs by `--jobs`, and how much is gained over one after another."""
+    """Seconds of the four runs by `--jobs`, and the speedup over running them one after another."""
     taken: dict[int, list[tuple[float, float]]] = {jobs: [] for jobs in (1, *JOBS)}
     for turn in range(repeats):
         for jobs, seconds in taken.items():
@@ -92,7 +92,7 @@ def measure_sweeps(repeats: int) -> dict[str, Any]:
 
 
 def _sweep(jobs: int) -> tuple[float, float]:
-    """Wall time of the command, and the runs' own training time in all, divided by how many went on at once."""
+    """Wall time of the command, and the runs' total training time divided by the number of parallel runs."""
     environment = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     with tempfile.TemporaryDirectory() as root:
         command = [sys.executable, "-m", "server.cli.app", "sweep", "digits_cnn", "--variants", "mhe_sn"]
@@ -110,7 +110,7 @@ def _sweep(jobs: int) -> tuple[float, float]:
 
 
 def measure_stacked(width: float, images: int, device: torch.device, repeats: int) -> dict[str, Any]:
-    """Milliseconds of the gradients of two discriminators, apart and stacked."""
+    """Milliseconds of the gradients of two discriminators, separate and stacked."""
     networks = [_discriminator(width, seed).to(device) for seed in range(NETWORKS)]
     batches = torch.randn(NETWORKS, images, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     apart, stacked = _apart(networks, batches), _stacked(networks, batches)
@@ -162,14 +162,14 @@ def _stacked(networks: Sequence[nn.Module], batches: Tensor) -> Callable[[], lis
 
 
 def _check_equal(apart: Sequence[Weights], stacked: Sequence[Weights]) -> None:
-    """AssertionError where the two do not compute the same: their times would say nothing."""
+    """Raise AssertionError if the two compute different values: their times would not be comparable."""
     for expected, found in zip(apart, stacked, strict=True):
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=1e-5)
 
 
 def _seconds(work: Callable[[], object], times: int, device: torch.device) -> float:
-    """Of one call, on average."""
+    """Mean milliseconds of one call."""
     work()
     _finish(device)
     began = time.perf_counter()
@@ -180,7 +180,7 @@ def _seconds(work: Callable[[], object], times: int, device: torch.device) -> fl
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for what a GPU was given to do."""
+    """Wait until a GPU has finished its queued work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -196,18 +196,18 @@ def ratio(apart: Sequence[float], together: Sequence[float]) -> dict[str, float]
 
 
 def rounded(values: Sequence[float]) -> list[float]:
-    """As they are printed."""
+    """Format the figures for printing."""
     return [round(value, 3) for value in values]
 
 
 def say(text: str) -> None:
-    """Progress, apart from the result."""
+    """Print progress to standard error, apart from the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, and write to `--out` if given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, metavar="FILE.json")

@@ -1,8 +1,8 @@
-"""The reference of the step benchmark: an eager GAN loop as the field's well-known code bases write it.
+"""The reference of the step benchmark: an eager GAN loop as well-known code bases write it.
 
-Float32, channels first, real and generated images through the discriminator apart, PyTorch's spectral normalisation,
+Float32, channels first, real and generated images in separate discriminator passes, PyTorch's spectral normalization,
 MHE by autograd from its formula, `loss.backward()` into `.grad`, discriminator gradients computed in the generator's
-step too, ordinary Adam, both losses read back at every step. PyTorch's settings are left as they are, which on CUDA
+step too, ordinary Adam, both losses read back at every step. PyTorch's settings keep their defaults, which on CUDA
 means TensorFloat-32 in convolutions. The networks are the project's own.
 """
 
@@ -24,7 +24,7 @@ BETAS = (0.5, 0.999)
 
 
 class PlainLoop:
-    """Generator and discriminator of 32 x 32 images, the standard loss, spectral normalisation, MHE where asked for.
+    """Generator and discriminator for 32 x 32 images, standard loss, spectral normalization, and MHE if `mhe`.
 
     images: uint8 (M, 3, 32, 32) on the CPU, M >= batch_size. width: factor of both networks' channels. mhe: adds
     the energy of the convolutions, lambda 1. Draws from torch's global generators.
@@ -48,7 +48,7 @@ class PlainLoop:
         self._batches = _for_ever(loader)
 
     def step(self) -> tuple[float, float]:
-        """One update of the discriminator and one of the generator; their losses, the energy included."""
+        """Update the discriminator and the generator once; return their losses, the energy included."""
         real = self._next_real()
         self.adam_discriminator.zero_grad()
         fake = self.generator(self._latents()).detach()

@@ -1,4 +1,4 @@
-"""What the service costs and how fast it answers while a job trains on the same machine.
+"""Cost and latency of the service while a job trains on the same machine.
 
     python benchmarks/service.py [--seconds 30] [--subscribers 1000] [--out FILE.json]
 
@@ -45,7 +45,7 @@ SHORT = ("training.steps=250", *TRAINING[1:])
 
 @contextmanager
 def server(data_dir: Path) -> Iterator[str]:
-    """A server process with one training slot of one thread; its address."""
+    """Run a server process with one training slot of one thread; yield its address."""
     command = [sys.executable, "-m", "server.cli.app", "serve", "--port", "0", "--data-dir", str(data_dir)]
     environment = {
         **os.environ,
@@ -84,7 +84,7 @@ def submit(client: httpx2.Client, overrides: Sequence[str], **fields: Any) -> di
 
 
 def wait_for(client: httpx2.Client, job_id: str, *, step: int = 0, terminal: bool = False) -> dict[str, Any]:
-    """Wait until a job trains and has made some steps, or has ended."""
+    """Wait until a job has trained for some steps, or has ended."""
     while True:
         job: dict[str, Any] = client.get(f"/v1/jobs/{job_id}").json()
         if job["terminal"] or (not terminal and job["state"] == "running" and job["progress"]["step"] >= step):
@@ -94,7 +94,7 @@ def wait_for(client: httpx2.Client, job_id: str, *, step: int = 0, terminal: boo
 
 @contextmanager
 def training(address: str) -> Iterator[tuple[httpx2.Client, str]]:
-    """A job that trains for as long as the body lasts."""
+    """Keep a job training for the duration of the `with` block."""
     with httpx2.Client(base_url=address, timeout=60) as client:
         job = submit(client, TRAINING, priority=10)
         wait_for(client, job["id"], step=1)
@@ -106,7 +106,7 @@ def training(address: str) -> Iterator[tuple[httpx2.Client, str]]:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that is not below `percent` of all."""
+    """The smallest value that is at least as large as `percent` of all values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
 
@@ -118,7 +118,7 @@ def summary(milliseconds: Sequence[float]) -> dict[str, float]:
 
 
 async def submissions(address: str, seconds: float) -> list[float]:
-    """Milliseconds from when each submission was due to its answer: a late start counts against the server."""
+    """Milliseconds from the due time of each submission to its answer: a late start counts against the server."""
     body = {"preset": "digits_cnn", "variant": "none", "overrides": {"training.steps": 10}, "priority": -10}
     taken: list[float] = []
 
@@ -138,7 +138,7 @@ async def submissions(address: str, seconds: float) -> list[float]:
 
 
 class Subscriber(asyncio.Protocol):
-    """One reader of an event stream, as cheap as can be: ids and arrival times of what came."""
+    """One minimal reader of an event stream: records ids and arrival times."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -162,7 +162,7 @@ class Subscriber(asyncio.Protocol):
 
 
 async def follow(address: str, job_id: str, subscribers: int, seconds: float) -> tuple[list[float], int, int]:
-    """Latencies in milliseconds while all follow, events that each should have, and how many readers lack one."""
+    """Latencies in milliseconds while all are connected, expected events per reader, and readers that lack one."""
     loop = asyncio.get_running_loop()
     port = int(address.rsplit(":", 1)[1])
     readers = []
@@ -172,7 +172,7 @@ async def follow(address: str, job_id: str, subscribers: int, seconds: float) ->
     await asyncio.sleep(3)
     began = time.time()
     await asyncio.sleep(seconds)
-    ended = time.time() - 2  # what came later may still be on its way
+    ended = time.time() - 2  # later events may still be in transit
     latencies, gaps, expected = [], 0, 0
     for reader in readers:
         ids = [identity for identity, committed, _ in reader.arrivals if committed < ended]
@@ -184,7 +184,7 @@ async def follow(address: str, job_id: str, subscribers: int, seconds: float) ->
 
 
 def train_alone(directory: Path) -> float:
-    """Seconds of training of the short run as a worker process without any server."""
+    """Training seconds of the short run as a worker process without any server."""
     config = compose(
         load_document(PRESETS / "digits_cnn.toml"), variant="mhe_sn", seed=0, overrides=parse_overrides(SHORT)
     ).document()
@@ -211,7 +211,7 @@ def train_alone(directory: Path) -> float:
 
 
 def train_served(client: httpx2.Client, data_dir: Path) -> float:
-    """Seconds of training of the same run through the server, with one stream open."""
+    """Training seconds of the same run through the server, with one stream open."""
     job = submit(client, SHORT, seed=0)
     with client.stream("GET", f"/v1/jobs/{job['id']}/stream", timeout=None) as stream:
         for line in stream.iter_lines():
@@ -238,13 +238,13 @@ def slowdown(data_dir: Path, pairs: int) -> dict[str, Any]:
 
 
 def say(text: str) -> None:
-    """Progress, apart from the result."""
+    """Print progress to standard error, apart from the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def measure(root: Path, seconds: float, subscribers: int, pairs: int) -> dict[str, Any]:
-    """All three."""
+    """Run all three measurements."""
     with server(root / "submit") as address, training(address):
         submit_ms = asyncio.run(submissions(address, seconds))
         say(f"submit {summary(submit_ms)}")
@@ -264,7 +264,7 @@ def measure(root: Path, seconds: float, subscribers: int, pairs: int) -> dict[st
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, and write to `--out` if given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=30)
     parser.add_argument("--subscribers", type=int, default=1000)

@@ -1,13 +1,13 @@
-"""How long a training step takes, against an ordinary loop, against the machine's limits, and what MHE costs in it.
+"""Time of a training step against an ordinary loop and against the machine's limits, and MHE's share of it.
 
     python benchmarks/step.py [--rounds 7] [--batch 64] [--width 1.0] [--out FILE.json]
     python benchmarks/step.py --profile
 
-Every arm is a process of its own, with its own allocator and settings, started once; the parent asks them in turn,
-A B C A B C, each for one block of steps of about 1.5 seconds, while the others wait. Ratios are formed within a round,
-so that a change of the machine meets both sides, and given as median, lowest and highest over the rounds.
+Every arm is a process of its own, with its own allocator and settings, started once. The parent runs them in turn,
+A B C A B C, each for one block of steps of about 1.5 seconds, while the others wait. Ratios are computed within a
+round, so that a change in the machine's speed affects both sides, and reported as median, lowest and highest.
 
-Ours is `Trainer` driven as a run drives it; the reports of every 50th step are left out. Plain is `plain.py`.
+Ours is `Trainer` driven as a run drives it, without the reports of every 50th step. Plain is `plain.py`.
 """
 
 import argparse
@@ -39,21 +39,21 @@ from gan_mhe.training.trainer import Trainer
 
 IMAGES = 10_000
 RECIPE_STEPS = 200_000
-LAZY = 4  # the interval of the arms that pull by MHE now and then
+LAZY = 4  # generator steps between two computations of MHE in the lazy arms
 BLOCK_SECONDS = 1.5
-_LEAST_INTERVALS = 3  # in a block of an arm that pulls by MHE now and then
-_RECORDED_AT = 5  # steps of each set of due penalties until the last of the GPU's graphs is recorded and replayed
+_LEAST_INTERVALS = 3  # in a block of a lazy arm
+_RECORDED_AT = 5  # steps of each set of due penalties until the GPU's last graph is recorded and replayed
 SIZE_OF_GOALS = (1.0, 64)  # width and batch size
 CEILING_OF = {"bf16": "bfloat16", "float32": "float32", "tf32": "tf32"}
 
 _STATISTICS = ("median", "min", "max")
 
 Step = Callable[[], object]
-Seconds = Mapping[str, Sequence[float]]  # of a step, by arm and round
+Seconds = Mapping[str, Sequence[float]]  # seconds of a step, by arm and round
 
 
 class Goal(NamedTuple):
-    """figure: a key of `figures`; the median is to be at least, or at most, `bound`."""
+    """figure: a key of `figures`; its median must be at least (or at most) `bound`."""
 
     figure: str
     at_least: bool
@@ -82,7 +82,7 @@ CUDA_GOALS = (
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to make a step. precision: None for the plain loop. interval: generator steps between pulls by MHE."""
+    """One way to run a step. precision: None for the plain loop. interval: generator steps between uses of MHE."""
 
     precision: str | None
     mhe: bool = True
@@ -91,7 +91,7 @@ class Arm:
 
     @property
     def name(self) -> str:
-        """What results call it: plain_mhe_sn, ours_bf16_mhe_sn_interval_4, ours_tf32_mhe_sn_eager."""
+        """Its name in results: plain_mhe_sn, ours_bf16_mhe_sn_interval_4, ours_tf32_mhe_sn_eager."""
         return "_".join(
             [
                 f"ours_{self.precision}" if self.precision else "plain",
@@ -104,7 +104,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setup:
-    """What all arms have in common. block_seconds: least length of a timed block."""
+    """The settings that all arms share. block_seconds: least length of a timed block."""
 
     device: str
     batch: int
@@ -114,13 +114,13 @@ class Setup:
 
 
 def precisions(device: torch.device) -> tuple[str, ...]:
-    """Those that a run on the device would choose from; bf16 only where it is not emulated."""
+    """The precisions that a run on the device would choose from; bf16 only if it is not emulated."""
     fast = ("bf16",) if has_bf16_instructions(device) else ()
     return (*fast, "tf32" if device.type == "cuda" else "float32")
 
 
 def arms(device: torch.device) -> list[Arm]:
-    """Plain first, then ours; on CUDA every engine too."""
+    """The plain arms first, then ours; on CUDA every engine too."""
     chosen = [Arm(None), Arm(None, mhe=False)]
     for precision in precisions(device):
         chosen += [Arm(precision), Arm(precision, mhe=False), Arm(precision, interval=LAZY)]
@@ -130,7 +130,7 @@ def arms(device: torch.device) -> list[Arm]:
 
 
 def configuration(arm: Arm, setup: Setup) -> RunConfig:
-    """The run of which the arm's steps are steps: the published networks, synthetic images of 32 x 32."""
+    """The configuration of the arm's steps: the published networks, synthetic images of 32 x 32."""
     mhe = {"mhe": {"interval": arm.interval}} if arm.mhe else {}
     return RunConfig.model_validate(
         {
@@ -152,7 +152,7 @@ def configuration(arm: Arm, setup: Setup) -> RunConfig:
 
 
 def make_step(arm: Arm, setup: Setup) -> Step:
-    """A call for one step after another. Raises ConfigError or DeviceError where the arm cannot be made here."""
+    """A function that runs the next step. Raises ConfigError or DeviceError if this machine cannot run the arm."""
     device = torch.device(setup.device)
     stream = torch.Generator().manual_seed(0)
     images = torch.randint(256, (IMAGES, 3, 32, 32), dtype=torch.uint8, generator=stream)
@@ -172,14 +172,14 @@ def make_step(arm: Arm, setup: Setup) -> Step:
 
 
 def serve(arm: Arm, setup: Setup) -> None:
-    """An arm's process. One JSON line when ready, or refused; then one for each line "go": the seconds of a step."""
+    """Run an arm's process: one JSON line when ready or refused, then one per line "go": the seconds of a step."""
     torch.set_num_threads(setup.threads)
     device = torch.device(setup.device)
     try:
         step = make_step(arm, setup)
         for _ in range(arm.interval * (_RECORDED_AT if device.type == "cuda" else 1)):
             step()
-    # The compiler needs tools, a C compiler among them, that a machine may lack.
+    # The compiler needs tools, such as a C compiler, that a machine may lack.
     except (GanMheError, torch._dynamo.exc.TorchDynamoException) as error:
         _answer({"refused": str(error).strip().partition("\n")[0]})
         return
@@ -191,10 +191,10 @@ def serve(arm: Arm, setup: Setup) -> None:
 
 
 def _block(step: Step, interval: int, setup: Setup) -> dict[str, float]:
-    """Seconds of a step, by suffix of the arm's name, over whole intervals for as long as a block is to take.
+    """Seconds of a step by suffix of the arm's name, over whole intervals, for at least `block_seconds`.
 
-    The average of all steps; or, of an arm that pulls by MHE now and then, the median of those that do (`_due`) and of
-    those that do not (`_other`), which lie so close together that the machine is the same for both.
+    The mean of all steps. A lazy arm reports two medians instead: steps that compute MHE (`_due`) and the others
+    (`_other`), which are so close in time that the machine's speed is the same for both.
     """
     device = torch.device(setup.device)
     taken: list[float] = []
@@ -209,7 +209,7 @@ def _block(step: Step, interval: int, setup: Setup) -> dict[str, float]:
             if interval > 1:
                 synchronize(device)
             taken.append(time.perf_counter() - before)
-    synchronize(device)  # a GPU may be behind: the block is longer for it, not the average
+    synchronize(device)  # a GPU may lag behind: that lengthens the block, not the mean
     if interval == 1:
         return {"": (time.perf_counter() - began) / len(taken)}
     others = [seconds for number, seconds in enumerate(taken) if number % interval]
@@ -222,7 +222,7 @@ def _answer(message: Mapping[str, Any]) -> None:
 
 
 class ArmProcess:
-    """The parent's end of an arm. refused: why it cannot be made on this machine, or None."""
+    """The parent's side of an arm. refused: why this machine cannot run it, or None."""
 
     def __init__(self, arm: Arm, process: "subprocess.Popen[str]") -> None:
         self.arm = arm
@@ -230,10 +230,10 @@ class ArmProcess:
         self.refused: str | None = self._read()["refused"]
 
     def block(self) -> dict[str, float]:
-        """Seconds of a step in one block, as `_block` gives them. RuntimeError when the process is no more."""
+        """Seconds of a step in one block, as `_block` returns them. RuntimeError if the process has ended."""
         assert self._process.stdin, "started with a pipe"
-        with suppress(BrokenPipeError):  # reading says what became of the process
-            os.write(self._process.stdin.fileno(), b"go\n")  # no buffer, which would be written again when closed
+        with suppress(BrokenPipeError):  # reading shows what happened to the process
+            os.write(self._process.stdin.fileno(), b"go\n")  # a buffer would be written again on close
         seconds: dict[str, float] = self._read()["seconds"]
         return seconds
 
@@ -248,9 +248,9 @@ class ArmProcess:
 
 @contextmanager
 def started(arm: Arm, setup: Setup) -> Iterator[ArmProcess]:
-    """The arm's process, ready and warm, until the end of its input. RuntimeError when it cannot be started."""
+    """Run the arm's process, warmed up, until the end of the `with` block. RuntimeError if it cannot start."""
     command = [sys.executable, __file__, "--arm", json.dumps([asdict(arm), asdict(setup)])]
-    # OpenMP takes its number of threads when it is loaded, before torch can tell it.
+    # OpenMP reads its number of threads when it is loaded, before torch can set it.
     environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads)}
     with subprocess.Popen(
         command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -262,9 +262,9 @@ def started(arm: Arm, setup: Setup) -> Iterator[ArmProcess]:
 
 
 def measure(rounds: int, *, batch: int = 64, width: float = 1.0) -> dict[str, Any]:
-    """Everything, as JSON values: machine, ceilings, seconds by arm, costs of a step, figures, goals.
+    """Measure everything; JSON values: machine, ceilings, seconds by arm, costs of a step, figures, goals.
 
-    Takes all cores, a process an arm, and about rounds x arms x 1.5 seconds besides starting them.
+    Uses all cores, one process per arm, and about rounds x arms x 1.5 seconds after the processes have started.
     """
     device = resolve_device("auto")
     setup = Setup(str(device), batch, width, threads=len(os.sched_getaffinity(0)))
@@ -293,7 +293,7 @@ def measure(rounds: int, *, batch: int = 64, width: float = 1.0) -> dict[str, An
 def _take_turns(
     processes: Sequence[ArmProcess], rounds: int, device: torch.device
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """Seconds of a step by arm and round; and the best ceilings, which are looked at in every round too."""
+    """Seconds of a step by arm and round, and the best ceilings, which are measured in every round too."""
     seconds: dict[str, list[float]] = {}
     best: dict[str, float] = {}
     for number in range(rounds):
@@ -307,9 +307,9 @@ def _take_turns(
 
 
 def step_cost(arm: Arm, setup: Setup) -> Cost:
-    """Of one step with everything due, performed eagerly in this process."""
+    """Operations and bytes of one step with every penalty due, run eagerly in this process."""
     step = make_step(Arm(arm.precision, arm.mhe, engine="eager"), setup)
-    step()  # makes Adam's moments
+    step()  # creates Adam's moments
     return cost(step)
 
 
@@ -322,7 +322,7 @@ def summary(values: Sequence[float]) -> dict[str, float]:
 
 
 def figures(seconds: Seconds, costs: Mapping[str, Cost], best: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """What is derived from times, costs and ceilings, each within a round first, then summed up over the rounds.
+    """Figures derived from times, costs and ceilings: computed within each round, then summarized over the rounds.
 
     With t(arm) the time of a step:
 
@@ -330,13 +330,13 @@ def figures(seconds: Seconds, costs: Mapping[str, Cost], best: Mapping[str, floa
                                speedup_P_without_mhe the same of the two spectral_norm arms
         mhe_share_P            1 - t(other) / t(due), of steps without and with MHE of one process, which runs it at
                                interval 4; mhe_share_P_interval_4 = (t(due) - t(other)) / (t(due) + 3 t(other));
-                               mhe_share_plain by the plain loop's two arms
+                               mhe_share_plain from the plain loop's two arms
         fraction_of_ceiling_P  operations of a step per second / those of the best square product in P
-        fraction_of_copy_P     bytes of a step per second / those of the best copy; above 1 where caches help
+        fraction_of_copy_P     bytes of a step per second / those of the best copy; above 1 if caches help
         milliseconds_P         1000 t(ours_P_mhe_sn)
         recipe_minutes_P       t(ours_P_mhe_sn) of 200,000 steps, extrapolated
 
-    Figures of arms that are not there are left out. best: GFLOP/s and GB/s, as `machine.ceilings` gives them.
+    Figures of missing arms are left out. best: GFLOP/s and GB/s, as `machine.ceilings` gives them.
     """
     found = {"mhe_share_plain": _share(seconds, "plain_spectral_norm", "plain_mhe_sn")}
     for precision, ceiling in CEILING_OF.items():
@@ -389,13 +389,13 @@ def verdict(goal: Goal, found: Mapping[str, Mapping[str, float]], setup: Setup) 
 
 
 def say(text: str) -> None:
-    """Progress, apart from the result."""
+    """Print progress to standard error, apart from the result."""
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
 
 
 def show(measured: Mapping[str, Any], console: Console) -> None:
-    """Tables of times, and of figures beside their goals; ceilings and costs."""
+    """Print tables of times and of figures beside their goals, then ceilings and costs."""
     machine, setup = measured["machine"], measured["setup"]
     named = machine["device_name"] if setup["device"].startswith("cuda") else machine["cpu_model"]
     console.print(
@@ -437,7 +437,7 @@ def _short(value: float) -> str:
 
 
 def profile(batch: int, width: float) -> str:
-    """The 15 operations that take the most time of one step of ours, in the fastest precision, as a table."""
+    """The 15 most expensive operations of one step of ours, in the fastest precision, as a table."""
     device = resolve_device("auto")
     setup = Setup(str(device), batch, width, threads=len(os.sched_getaffinity(0)))
     torch.set_num_threads(setup.threads)
@@ -472,7 +472,7 @@ def _options() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measure, print, keep."""
+    """Measure, print, and write to `--out` if given."""
     options = _options()
     if options.arm:
         arm, setup = json.loads(options.arm)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The README's tutorial: an experiment of two variants and two seeds through curl alone. Prints what it does.
+# The transcript of docs/tutorial.md: an experiment of two variants and two seeds with curl alone. Prints each command.
 # Usage: docs/tutorial.sh [SERVER] [FOLDER FOR THE IMAGES]
 set -euo pipefail
 server=${1:-http://127.0.0.1:8000}
@@ -22,7 +22,7 @@ job=$(field '["cells"][1]["job_id"]' < "$folder/experiment.json")
 
 run "curl -sN '$server/v1/stream?experiment=$experiment' | grep --line-buffered '^event: ' | sort | uniq -c"
 run "curl -sL $server/v1/jobs/$job/samples/latest -o $folder/grid.png"
-run "curl -s '$server/v1/jobs/$job/samples/animation?format=webp&fps=4' -o $folder/film.webp"
+run "curl -s '$server/v1/jobs/$job/samples/animation?format=webp&fps=4' -o $folder/animation.webp"
 
 checkpoint=$(curl -s "$server/v1/jobs/$job/checkpoints" | field '["data"][-1]["id"]')
 for file in one two; do

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: atomic writes, content hashes, append-only JSON lines."""
+"""Atomic file and directory writes, content hashes, and append-only JSON-lines files."""
 
 import contextlib
 import hashlib
@@ -14,15 +14,15 @@ from gan_mhe.errors import StorageError
 
 
 def default_cache_dir() -> Path:
-    """Where decoded data sets, scorers and reference statistics are kept: $GAN_MHE_CACHE, or ~/.cache/gan-mhe."""
+    """Cache of decoded data sets, extractor weights and reference statistics: $GAN_MHE_CACHE or ~/.cache/gan-mhe."""
     configured = os.environ.get("GAN_MHE_CACHE")
     return Path(configured) if configured else Path.home() / ".cache" / "gan-mhe"
 
 
 def atomic_write(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary sibling, flush it to disk, and rename it over `path`.
+    """Write `content` to a temporary file beside `path`, flush it to disk, and rename it to `path`.
 
-    Raises StorageError when the disk refuses; whatever stood at `path` is then unchanged.
+    Raises StorageError if writing fails; an existing file at `path` is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -40,17 +40,17 @@ def atomic_write(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `path` to fill; on success rename it into place, replacing an older one.
+    """Yield a temporary directory beside `path`; rename it to `path` on success, replacing an existing directory.
 
-    Raises StorageError when the disk refuses; an older directory then stands as it was. A killed process leaves only
-    `.tmp` siblings, which `remove_temporaries` clears.
+    Raises StorageError if writing fails; an existing directory is then unchanged. A killed process leaves only `.tmp`
+    entries beside `path`, which `remove_temporaries` deletes.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     older = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        _put_in_place(temporary, path, older)
+        _replace_directory(temporary, path, older)
         _sync_directory(path.parent)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
@@ -59,8 +59,8 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(older, ignore_errors=True)
 
 
-def _put_in_place(new: Path, path: Path, older: Path) -> None:
-    """Rename `new` to `path`. What stood there moves to `older`, because a rename replaces no filled directory."""
+def _replace_directory(new: Path, path: Path, older: Path) -> None:
+    """Rename `new` to `path`. A directory at `path` moves to `older` first: rename replaces only empty directories."""
     if not path.exists():
         os.replace(new, path)
         return
@@ -81,7 +81,7 @@ def _sync_directory(path: Path) -> None:
 
 
 def remove_temporaries(directory: Path) -> None:
-    """Delete what interrupted atomic writes left in `directory`."""
+    """Delete the temporary files and directories that interrupted atomic writes left in `directory`."""
     for leftover in directory.glob(".*.tmp"):
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
@@ -90,12 +90,15 @@ def remove_temporaries(directory: Path) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON with sorted keys, no spaces and no NaN: equal values give equal bytes, so they can be hashed."""
+    """JSON with sorted keys and no spaces: equal values give equal bytes, so that they can be hashed.
+
+    Non-finite numbers raise ValueError.
+    """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. Non-finite numbers are a ValueError: encode them first."""
+    """Write `value` as indented JSON, atomically. Non-finite numbers raise ValueError: encode them first."""
     atomic_write(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
@@ -111,26 +114,26 @@ def sha256_file(path: Path) -> str:
 
 
 class JsonLines:
-    """An append-only file of one JSON value a line.
+    """An append-only file with one JSON value per line; `lines` is the number of complete lines.
 
-    A process killed in the middle of a write leaves a torn last line; opening the file again cuts it off, so
-    that what is appended next stands on a line of its own. `lines` counts the whole ones.
+    A process killed during a write leaves an incomplete last line. Opening the file removes it, so that the next value
+    starts on a new line.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.lines, self._size = _cut_torn_line(path)
-            # Unbuffered: a line that the disk refuses must not be tried again behind our back.
+            self.lines, self._size = _remove_incomplete_line(path)
+            # Unbuffered: a buffer would retry a failed line on the next write.
             self._file = open(path, "ab", buffering=0)
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
         self.path = path
 
     def append(self, value: Any) -> None:
-        """Append one line and hand it to the operating system, so that readers see it at once.
+        """Append one line and pass it to the operating system, so that readers see it immediately.
 
-        Raises StorageError when the disk refuses; the file then holds what it held before.
+        Raises StorageError if writing fails; the file is then unchanged.
         """
         line = canonical_json(value) + b"\n"
         rest = memoryview(line)
@@ -149,8 +152,8 @@ class JsonLines:
         self._file.close()
 
 
-def _cut_torn_line(path: Path) -> tuple[int, int]:
-    """Drop an unfinished last line, if there is one; return the number of whole lines and of their bytes."""
+def _remove_incomplete_line(path: Path) -> tuple[int, int]:
+    """Remove an incomplete last line; return the number of complete lines and their size in bytes."""
     lines, size = 0, 0
     with open(path, "a+b") as file:
         file.seek(0)
@@ -162,7 +165,7 @@ def _cut_torn_line(path: Path) -> tuple[int, int]:
 
 
 def read_json_lines(path: Path) -> Iterator[Any]:
-    """Yield the values of a JSON-lines file; a torn last line is not there yet and is left out."""
+    """Yield the values of a JSON-lines file; an incomplete last line is still being written and is skipped."""
     with open(path, "rb") as file:
         for line in file:
             if line.endswith(b"\n"):

@@ -1,12 +1,12 @@
-"""One job in a process of its own: `python -m gan_mhe.worker REQUEST`, for whoever supervises jobs.
+"""Executes one job in its own process: `python -m gan_mhe.worker REQUEST`. Supervisors of jobs start it.
 
-REQUEST is a JSON file: a training run, images from a checkpoint, or a checkpoint's score. What came of it is written to
-the file that the request calls `outcome`, in every case that leaves the process its life:
+REQUEST is a JSON file that describes a training run, images from a checkpoint, or the score of a checkpoint. The worker
+writes the outcome to the file that the request names in `outcome`, unless the process is killed:
 
     {"outcome": "completed" | "stopped" | "failed", "code": ..., "message": ..., "step": ..., "result": ...}
 
-Exit codes: 0 completed, 75 stopped, 1 failed. The first SIGTERM or SIGINT makes a training run save and stop, the
-second quits; anything else quits at the first. torch is loaded once the request is known to be sound.
+Exit codes: 0 completed, 75 stopped, 1 failed, 2 wrong usage. On the first SIGTERM or SIGINT a training run saves and
+stops, on the second it quits; other requests quit on the first. torch is imported after the request has been validated.
 """
 
 import errno
@@ -33,14 +33,14 @@ from gan_mhe.run.control import stop_on_signals
 STOPPED, FAILED, USAGE = 75, 1, 2
 
 MEDIA_TYPES = {"png": "image/png", "zip": "application/zip", "npz": "application/x-npz"}
-_RESERVE = b"\0" * 16384  # more than an outcome takes
+_RESERVE = b"\0" * 16384  # larger than any outcome
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# What allocators say that raise no exception of their own.
+# Messages of allocators that raise a plain RuntimeError.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Request(BaseModel):
-    """What all requests share. `run_dir`: of the run that is trained or used; `outcome`: file to write."""
+    """Fields of all requests. run_dir: directory of the run; outcome: file to write the outcome to."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,7 +49,7 @@ class Request(BaseModel):
 
 
 class Fork(BaseModel):
-    """A checkpoint of another run to begin from."""
+    """The checkpoint of another run from which a training run starts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -58,9 +58,10 @@ class Fork(BaseModel):
 
 
 class TrainRequest(Request):
-    """Begin the run, or go on with it.
+    """Start or resume a training run.
 
-    require_checkpoint: refuse to start over when no checkpoint can be used. memory_fraction: of the GPU, at most.
+    require_checkpoint: fail if no checkpoint is usable, instead of starting over. fork: start from another run's
+    checkpoint. memory_fraction: largest fraction of the GPU's memory that the process may allocate.
     """
 
     kind: Literal["train"]
@@ -71,7 +72,10 @@ class TrainRequest(Request):
 
 
 class SampleRequest(Request):
-    """Images from one checkpoint. interpolation: images of each of `n` walks; 0 draws `n` images instead."""
+    """Generate images from one checkpoint.
+
+    interpolation: number of images in each of `n` walks between two latents; 0 generates `n` independent images.
+    """
 
     kind: Literal["sample"]
     step: int
@@ -86,7 +90,7 @@ class SampleRequest(Request):
 
 
 class ScoreRequest(Request):
-    """The score of one checkpoint. overrides: nested tables of evaluation keys."""
+    """Score one checkpoint. overrides: nested tables of evaluation keys."""
 
     kind: Literal["score"]
     step: int
@@ -101,7 +105,7 @@ _REQUESTS: TypeAdapter[TrainRequest | SampleRequest | ScoreRequest] = TypeAdapte
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a request. code: of the error, stable; step: how far it got."""
+    """The outcome of a request. code: stable code of the error, if any; step: last step that was reached."""
 
     outcome: Literal["completed", "stopped", "failed"]
     code: str | None = None
@@ -110,42 +114,42 @@ class Outcome:
     result: Mapping[str, Any] | None = None
 
 
-class _Lines:
-    """Events as lines on the console; `step` is that of the last one."""
+class _ConsoleSink:
+    """Prints each event as a line; `step` is the step of the last event."""
 
     def __init__(self) -> None:
         self.step: int | None = None
 
     def emit(self, event: Event) -> None:
         self.step = event.step
-        _say(describe(event))
+        _print(describe(event))
 
 
 def main() -> None:
-    """Do what the request file says; the exit code tells what came of it."""
+    """Execute the request file named on the command line; exit with the code of the outcome."""
     if len(sys.argv) != 2:
         sys.stderr.write("usage: python -m gan_mhe.worker REQUEST\n")
         raise SystemExit(USAGE)
-    outcome = work(Path(sys.argv[1]))
+    outcome = execute_request(Path(sys.argv[1]))
     raise SystemExit({"completed": 0, "stopped": STOPPED, "failed": FAILED}[outcome.outcome])
 
 
-def work(path: Path) -> Outcome:
-    """Do what the request file says, and write what came of it."""
+def execute_request(path: Path) -> Outcome:
+    """Execute the request in the file `path`, write the outcome to the file it names, and return it."""
     for number in _SIGNALS:
         signal.signal(number, signal.default_int_handler)
-    lines = _Lines()
+    sink = _ConsoleSink()
     document: dict[str, Any] = {}
     reserve: Path | None = None
     try:
         document = _read(path)
-        reserve = _set_room_aside(Path(document["outcome"]))
-        outcome = _do(_parse(document), lines)
+        reserve = _reserve_space(Path(document["outcome"]))
+        outcome = _execute(_parse(document), sink)
     except KeyboardInterrupt:
-        outcome = Outcome("stopped", message="quit at once; the last checkpoint stands", step=lines.step)
+        outcome = Outcome("stopped", message="quit without saving; the last checkpoint is intact", step=sink.step)
     except Exception as error:
-        outcome = _failure(error, document, lines.step)
-    for number in _SIGNALS:  # last words are not interrupted
+        outcome = _failure(error, document, sink.step)
+    for number in _SIGNALS:  # writing the outcome must not be interrupted
         signal.signal(number, signal.SIG_IGN)
     if reserve is not None:
         with suppress(OSError):
@@ -160,12 +164,12 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("outcome"), str):
-        raise ConfigError(f"{path}: expected an object that names its outcome file")
+        raise ConfigError(f"{path}: expected a JSON object whose 'outcome' is a file name")
     return document
 
 
-def _set_room_aside(outcome: Path) -> Path:
-    """A file that can be given up for the outcome when the disk has become full."""
+def _reserve_space(outcome: Path) -> Path:
+    """Write a placeholder that is deleted before the outcome is written, so that the outcome fits on a full disk."""
     reserve = outcome.with_name(f".{outcome.name}.reserve")
     with suppress(StorageError):
         atomic_write(reserve, _RESERVE)
@@ -176,23 +180,23 @@ def _parse(document: Mapping[str, Any]) -> TrainRequest | SampleRequest | ScoreR
     try:
         return _REQUESTS.validate_python(document)
     except ValidationError as error:
-        problems = (".".join(map(str, ("request", *said["loc"]))) + f": {said['msg']}" for said in error.errors())
+        problems = (".".join(map(str, ("request", *item["loc"]))) + f": {item['msg']}" for item in error.errors())
         raise ConfigError("; ".join(problems)) from error
 
 
-def _do(request: TrainRequest | SampleRequest | ScoreRequest, lines: _Lines) -> Outcome:
+def _execute(request: TrainRequest | SampleRequest | ScoreRequest, sink: _ConsoleSink) -> Outcome:
     match request:
         case TrainRequest():
-            return _train(request, lines)
+            return _train(request, sink)
         case SampleRequest():
             return Outcome("completed", step=request.step, result=_sample(request))
         case ScoreRequest():
             return Outcome("completed", step=request.step, result=_score(request))
 
 
-def _train(request: TrainRequest, lines: _Lines) -> Outcome:
-    config, place = compose.parse(request.config), RunDir(request.run_dir)
-    with stop_on_signals(_say) as control:
+def _train(request: TrainRequest, sink: _ConsoleSink) -> Outcome:
+    config, run_dir = compose.parse(request.config), RunDir(request.run_dir)
+    with stop_on_signals(_print) as control:
         import torch
 
         from gan_mhe.run.loop import execute
@@ -200,42 +204,44 @@ def _train(request: TrainRequest, lines: _Lines) -> Outcome:
         if request.memory_fraction is not None and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(request.memory_fraction)
         if request.fork is not None:
-            _begin_from(request.fork, place, config)
+            _copy_checkpoint(request.fork, run_dir, config)
         if request.fork is not None or request.require_checkpoint:
-            _check_resumable(place, config)
-        result = execute(config, request.run_dir, lines, control)
-    ended: Literal["completed", "stopped"] = "stopped" if result.status == "stopped" else "completed"
-    return Outcome(ended, step=result.step, result=result.document())
+            _check_resumable(run_dir, config)
+        result = execute(config, request.run_dir, sink, control)
+    outcome: Literal["completed", "stopped"] = "stopped" if result.status == "stopped" else "completed"
+    return Outcome(outcome, step=result.step, result=result.document())
 
 
-def _begin_from(fork: Fork, place: RunDir, config: RunConfig) -> None:
-    """Put another run's checkpoint where a run that has none yet will find it. It has no scores of its own then."""
+def _copy_checkpoint(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
+    """Copy another run's checkpoint, without its scores, to a run that has no checkpoint yet."""
     from gan_mhe.records import checkpoint
 
     if fork.step >= config.training.steps:
-        raise ConfigError(f"training.steps is {config.training.steps}; a fork of step {fork.step} needs more")
-    with place.locked():
-        if place.checkpoint_steps():
+        raise ConfigError(
+            f"training.steps: expected more than {fork.step}, the step of the fork, got {config.training.steps}"
+        )
+    with run_dir.locked():
+        if run_dir.checkpoint_steps():
             return
         source = RunDir(fork.run_dir)
         found = checkpoint.load(source.checkpoint(fork.step), lineage=source.read_config().digest("resumable"))
         notes = {"best": None, "final": None, "evaluations": 0, "train_seconds": found.notes["train_seconds"]}
         copy = checkpoint.Checkpoint(found.step, config.digest("resumable"), found.tensors, notes)
-        checkpoint.save(place.checkpoint(found.step), copy)
+        checkpoint.save(run_dir.checkpoint(found.step), copy)
 
 
-def _check_resumable(place: RunDir, config: RunConfig) -> None:
-    """CheckpointError when the run would start over."""
+def _check_resumable(run_dir: RunDir, config: RunConfig) -> None:
+    """Raise CheckpointError if no checkpoint of the run is usable, so that it would start over."""
     from gan_mhe.records import checkpoint
 
     refused = []
-    for step in reversed(place.checkpoint_steps()):
+    for step in reversed(run_dir.checkpoint_steps()):
         try:
-            checkpoint.load(place.checkpoint(step), lineage=config.digest("resumable"))
+            checkpoint.load(run_dir.checkpoint(step), lineage=config.digest("resumable"))
             return
         except CheckpointError as error:
             refused.append(str(error))
-    raise CheckpointError(f"no checkpoint of {place.root} can be used: {'; '.join(refused) or 'there is none'}")
+    raise CheckpointError(f"no usable checkpoint in {run_dir.root}: {'; '.join(refused) or 'it has none'}")
 
 
 def _sample(request: SampleRequest) -> dict[str, Any]:
@@ -245,12 +251,12 @@ def _sample(request: SampleRequest) -> dict[str, Any]:
     from gan_mhe.training.precision import resolve_device
 
     run, columns = RunDir(request.run_dir), request.interpolation
-    asked: dict[str, Any] = request.model_dump(include={"seed", "step", "ema", "truncation"})
-    asked["digest"] = request.checkpoint_sha256
+    options: dict[str, Any] = request.model_dump(include={"seed", "step", "ema", "truncation"})
+    options["digest"] = request.checkpoint_sha256
     if columns:
-        images = sample.interpolate(run, rows=request.n, columns=columns, **asked)
+        images = sample.interpolate(run, rows=request.n, columns=columns, **options)
     else:
-        images = sample.draw(run, n=request.n, **asked)
+        images = sample.generate(run, n=request.n, **options)
     content = sample.encode(images, request.format, columns=columns or None)
     atomic_write(request.output, content)
     return {
@@ -272,7 +278,7 @@ def _score(request: ScoreRequest) -> dict[str, Any]:
 
 
 def _failure(error: Exception, document: Mapping[str, Any], step: int | None) -> Outcome:
-    code, message = _explain(error, document)
+    code, message = _classify(error, document)
     if code == "error":
         traceback.print_exception(error)
     else:
@@ -280,19 +286,19 @@ def _failure(error: Exception, document: Mapping[str, Any], step: int | None) ->
     return Outcome("failed", code, message, getattr(error, "step", step))
 
 
-def _explain(error: Exception, document: Mapping[str, Any]) -> tuple[str, str]:
-    """Code and message, by what lies at the bottom of the error."""
-    for cause in _chain(error):
+def _classify(error: Exception, document: Mapping[str, Any]) -> tuple[str, str]:
+    """Stable code and message, from the error and its causes."""
+    for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk_full", str(error)
         if _is_out_of_memory(cause):
-            return "out_of_memory", f"out of memory{_smaller_batch(document)}: {str(cause) or type(cause).__name__}"
+            return "out_of_memory", f"out of memory{_batch_advice(document)}: {str(cause) or type(cause).__name__}"
     if isinstance(error, GanMheError):
         return error.code, str(error)
     return "error", f"{type(error).__name__}: {error}"
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
@@ -302,17 +308,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
-def _smaller_batch(document: Mapping[str, Any]) -> str:
+def _batch_advice(document: Mapping[str, Any]) -> str:
     if document.get("kind") != "train":
         return ""
     size = compose.parse(document["config"]).training.batch_size
     return f" with training.batch_size {size}; {max(2, size // 2)} needs about half as much"
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

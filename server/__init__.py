@@ -1,1 +1,1 @@
-"""The service: training jobs over REST, supervised, streamed and compared. Nothing here imports torch."""
+"""The service: training jobs over REST, supervised, streamed and compared. It never imports torch."""

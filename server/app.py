@@ -1,4 +1,4 @@
-"""The web application around a service. Nothing happens at import; the service starts and stops with the app."""
+"""The web application of a service. The service starts and stops with the application, not at import."""
 
 import time
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from gan_mhe import __version__
+from gan_mhe.version import __version__
 from server.http import docs, errors
 from server.http.observability import Metrics, Observation
 from server.http.pagination import Cursors
@@ -34,26 +34,25 @@ from server.ingest import deletion, importer
 from server.service import Service
 
 DESCRIPTION = """
-Train GANs whose discriminators are regularised by Minimum Hyperspherical Energy (MHE) and its rivals, watch them
-while they train, and compare their scores honestly.
+Train GANs whose discriminators are regularized by Minimum Hyperspherical Energy (MHE) or by other methods, watch them
+while they train, and compare their scores fairly.
 
-Begin with `POST /v1/jobs`; its example trains for about a minute on a CPU. Follow a job with
+Start with `POST /v1/jobs`; its example trains for about a minute on a CPU. Follow a job with
 `GET /v1/jobs/{job_id}/stream`, and compare variants over seeds with `POST /v1/experiments` and `GET /v1/compare`.
 
-Errors are RFC 9457 problem documents with a stable `code`. Every POST takes an `Idempotency-Key`. Times are RFC 3339
-in UTC. Numbers that are not finite are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
+Errors are RFC 9457 problem documents with a stable `code`. Every POST accepts an `Idempotency-Key`. Times are RFC 3339
+in UTC. Non-finite numbers are the strings `"NaN"`, `"Infinity"` and `"-Infinity"`.
 """
-
 TAGS = [
     {"name": "jobs", "description": "Training jobs: submit, watch, pause, resume, retry, fork, cancel, delete."},
-    {"name": "experiments", "description": "One job for every combination of variants, seeds and other keys."},
-    {"name": "events", "description": "What happened to a job: a durable history, and the same as a live stream."},
+    {"name": "experiments", "description": "One job for each combination of variants, seeds and other keys."},
+    {"name": "events", "description": "Events of jobs, as a durable history and as a live stream."},
     {"name": "metrics", "description": "Losses, scores and diagnostics over the generator steps."},
-    {"name": "logs", "description": "What a job printed."},
-    {"name": "samples", "description": "Grids of generated images by step, and films of them."},
-    {"name": "checkpoints", "description": "Saved states, and new samples and scores from them."},
-    {"name": "compare", "description": "Scores of variants: mean and spread over seeds, never across protocols."},
-    {"name": "catalogue", "description": "What can be asked for."},
+    {"name": "logs", "description": "Output of jobs."},
+    {"name": "samples", "description": "Grids of generated images by step, and animations of them."},
+    {"name": "checkpoints", "description": "Saved states; sampling and scoring from them."},
+    {"name": "compare", "description": "Scores of variants: mean and spread over seeds, under one protocol."},
+    {"name": "catalogue", "description": "What requests can refer to: variants, presets, protocols, data sets."},
     {"name": "system", "description": "The service itself."},
 ]
 
@@ -76,7 +75,7 @@ ROUTERS = (
 
 
 class Application(FastAPI):
-    """FastAPI whose document knows the body of all errors."""
+    """FastAPI with the schema of error responses in its OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""
@@ -120,7 +119,7 @@ def create_app(service: Service) -> Application:
     docs.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=service.settings.max_body_bytes)
     app.add_middleware(Hardening, settings=service.settings)
-    app.add_middleware(Observation, metrics=app.state.metrics)  # the last added is the outermost
+    app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 
 

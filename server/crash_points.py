@@ -1,4 +1,4 @@
-"""Named places where a test can kill the process, to show that nothing depends on getting past them."""
+"""Named points at which a test can kill the process, to verify that a crash there loses nothing."""
 
 import os
 import signal
@@ -19,6 +19,6 @@ POINTS = (
 
 
 def crash_point(name: str) -> None:
-    """End this process as `kill -9` would, if the environment names this point."""
+    """Kill this process with SIGKILL if the environment variable names this point."""
     if os.environ.get(VARIABLE) == name:
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,6 +1,6 @@
 """Identifiers: a type prefix and a UUIDv7 in Crockford base 32, such as `job_06ekqz1v3m4s8x0c9d7f2h5b6w`.
 
-They sort roughly by creation, but nothing pages or orders by them: a clock may jump, a database sequence does not.
+Their order is roughly that of creation, but no list is sorted by them: a clock may jump, a database sequence does not.
 """
 
 import os
@@ -17,7 +17,7 @@ _last = 0
 
 
 def new_id(prefix: str) -> str:
-    """A new identifier. Two from one process are never equal and never out of order."""
+    """A new identifier, unique and increasing within a process."""
     number = _uuid7()
     digits = []
     for _ in range(_LENGTH):
@@ -27,7 +27,7 @@ def new_id(prefix: str) -> str:
 
 
 def is_id(text: str, prefix: str) -> bool:
-    """Whether `text` could be an identifier of this type."""
+    """Whether `text` has the form of an identifier with this prefix."""
     return text.startswith(f"{prefix}_") and _PATTERN.fullmatch(text) is not None
 
 

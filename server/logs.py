@@ -1,4 +1,4 @@
-"""Where log lines go: standard output, one line each, for reading or as JSON."""
+"""Logging to standard output, one line per event, as text or as JSON."""
 
 import logging
 import sys
@@ -8,7 +8,7 @@ import structlog
 
 
 def configure(as_json: bool) -> None:
-    """Set up logging for this process; libraries' own loggers are heard from warnings on."""
+    """Configure logging of this process: the service from level INFO, libraries from level WARNING."""
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -17,7 +17,7 @@ def configure(as_json: bool) -> None:
     ]
     renderer: Any = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(),
-        exception_formatter=structlog.dev.plain_traceback,  # the rich one shows local variables, keys among them
+        exception_formatter=structlog.dev.plain_traceback,  # rich tracebacks show local variables, such as API keys
     )
     last: list[Any] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
     if as_json:

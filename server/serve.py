@@ -1,4 +1,4 @@
-"""The service as a process: it refuses unsafe starts, says where it listens, and goes quickly when asked to."""
+"""The service as a process: refuses unsafe starts, prints its address, and shuts down quickly."""
 
 import asyncio
 import os
@@ -23,23 +23,23 @@ from server.settings import Settings
 from server.store import keys
 
 GRACEFUL_SHUTDOWN_SECONDS = 5
-# Besides the event streams, which are connections too: requests at once before new ones are answered 503.
-_REQUESTS_AT_ONCE = 1000
-_OTHER_FILES = 1024
+# Connections in addition to event streams; more requests are answered with 503.
+_MAX_CONCURRENT_REQUESTS = 1000
+_OTHER_OPEN_FILES = 1024
 _BACKLOG = 2048
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal asks to stop. StartRefused when that cannot be done safely or at all."""
+    """Serve until a signal requests shutdown. Raises StartRefused if the service cannot start, or not safely."""
     logs.configure(settings.log_json)
     service = _open(settings)
     announced = settings.data_dir / "server.json"
     try:
         _require_keys(service)
         with _listen(settings) as listener:
-            connections = settings.max_streams_per_key + _REQUESTS_AT_ONCE
-            _allow_open_files(connections + _OTHER_FILES)
+            connections = settings.max_streams_per_key + _MAX_CONCURRENT_REQUESTS
+            _allow_open_files(connections + _OTHER_OPEN_FILES)
             url = _url(settings.host, listener.getsockname()[1])
             _run(service, listener, connections, lambda: _announce(announced, url))
     finally:
@@ -61,7 +61,7 @@ def _require_keys(service: Service) -> None:
         return
     if not any(key["revoked_at"] is None for key in keys.listing(service.store)):
         raise StartRefused(
-            f"listening on {service.settings.host} needs an API key, and there is none: make one with "
+            f"listening on {service.settings.host} requires an API key, but there are none: create one with "
             "`gan-mhe keys create`, or listen on 127.0.0.1"
         )
 
@@ -73,20 +73,20 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         raise StartRefused(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "
-            "choose another with --port (0 takes a free one)"
+            "choose another port with --port (0 selects a free one)"
         ) from error
 
 
-def _allow_open_files(wanted: int) -> None:
-    """Every connection is an open file, and the usual limit of 1024 is less than the streams we promise."""
+def _allow_open_files(count: int) -> None:
+    """Raise the limit on open files: every connection is one, and the default of 1024 is too low for the streams."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    limit = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _url(host: str, port: int) -> str:
-    host = _ANY_ADDRESS.get(host, host)
+    host = _WILDCARD_HOSTS.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -110,11 +110,11 @@ def _run(service: Service, listener: socket.socket, connections: int, announce: 
     server = _Server(config, service, announce)
     server.run(sockets=[listener])
     if not server.started:
-        raise StartRefused("the service did not start; the log says why")
+        raise StartRefused("the service did not start; see its log")
 
 
 class _Server(uvicorn.Server):
-    """Tells open streams that it goes; left alone, uvicorn would wait for them to end by themselves."""
+    """Ends open event streams at shutdown; uvicorn alone would wait until their clients disconnect."""
 
     def __init__(self, config: uvicorn.Config, service: Service, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -123,16 +123,16 @@ class _Server(uvicorn.Server):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and say so."""
+        """Start listening, then announce the address."""
         self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         if self.started:
             self._announce()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal asks to stop, the second insists. Not passed on: the process ends normally.
+        """The first signal requests shutdown, the second forces it. Not passed on: the process exits normally.
 
-        The broker is told from the loop, since this handler may interrupt code that holds the broker's lock.
+        The broker is notified through the event loop, since this handler may interrupt code that holds its lock.
         """
         if self._loop is not None:
             with suppress(RuntimeError):

@@ -1,4 +1,4 @@
-"""The parts of a running service, put together once by whoever starts it."""
+"""A running service: its components, created once by the process that starts it."""
 
 import fcntl
 import os
@@ -12,7 +12,7 @@ from server.errors import StartRefused
 from server.executors.base import Executor
 from server.executors.devices import NvidiaSmi
 from server.executors.local import LocalExecutor
-from server.images.image_cache import Derived
+from server.images.image_cache import ImageCache
 from server.ingest.indexer import Indexer
 from server.settings import Settings
 from server.store import heartbeat
@@ -23,20 +23,20 @@ from server.supervision.scheduler import Engine, Scheduler
 
 @dataclass
 class Service:
-    """A service over one data directory. `start` takes up what an earlier one left; `stop` leaves attempts running."""
+    """A service with one data directory. `start` adopts attempts of an earlier service; `stop` leaves them running."""
 
     settings: Settings
     store: Store
     executor: Executor
     engine: Engine
     broker: Broker
-    derived: Derived
+    image_cache: ImageCache
     lock: int
 
     @classmethod
     def open(cls, settings: Settings, executor: Executor | None = None) -> Self:
-        """Take the data directory and bring its database up to date. StartRefused when either cannot be done."""
-        lock = _take(settings.data_dir)
+        """Lock the data directory and migrate its database. Raises StartRefused if either fails."""
+        lock = _lock(settings.data_dir)
         try:
             store = Store(settings.database)
             store.migrate()
@@ -48,14 +48,14 @@ class Service:
         scheduler = Scheduler(store, settings, executor, Indexer(store, settings))
         broker = Broker(store)
         store.subscribe(broker.publish)
-        return cls(settings, store, executor, Engine(scheduler), broker, Derived(settings.derived), lock)
+        return cls(settings, store, executor, Engine(scheduler), broker, ImageCache(settings.image_cache), lock)
 
     def start(self) -> None:
-        """Begin to schedule and to read what runs say."""
+        """Start scheduling and reading events."""
         self.engine.start()
 
     def stop(self) -> None:
-        """Stop scheduling and give the data directory back; once. Attempts go on without us."""
+        """Stop scheduling and release the data directory. Attempts keep running. May be called repeatedly."""
         if self.lock >= 0:
             self.engine.stop()
             self.store.close()
@@ -64,7 +64,7 @@ class Service:
 
 
 def local_executor(settings: Settings) -> LocalExecutor:
-    """Processes on this machine, as the settings have them."""
+    """An executor for this machine, configured by the settings."""
     return LocalExecutor(
         cpu_slots=settings.cpu_slots,
         threads_per_slot=settings.threads_per_slot,
@@ -77,8 +77,8 @@ def local_executor(settings: Settings) -> LocalExecutor:
     )
 
 
-def _take(data_dir: Path) -> int:
-    """Hold the data directory for this process. The lock goes with the process, however that ends."""
+def _lock(data_dir: Path) -> int:
+    """Lock the data directory; the lock is released when the process ends, in whatever way."""
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(data_dir / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)

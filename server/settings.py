@@ -1,6 +1,6 @@
-"""What the operator decides, from arguments or from environment variables `GAN_MHE_*`; JSON for lists and tables.
+"""The operator's settings, from arguments or environment variables `GAN_MHE_*`; lists and tables are given as JSON.
 
-Built once by whoever starts the service; nothing reads the environment at import.
+Created once by the process that starts the service; importing this module does not read the environment.
 """
 
 import ipaddress
@@ -26,66 +26,66 @@ class Settings(BaseSettings):
     )
 
     data_dir: Path = Path("gan-mhe-data")
-    """Everything the service keeps: database, jobs, derived pictures."""
+    """Directory of all data of the service: database, jobs, cached images."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any but a loopback address needs API keys."""
+    """Address to listen on. Addresses other than loopback require API keys."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen on; 0 takes a free one."""
+    """Port to listen on; 0 selects a free one."""
     allowed_hosts: tuple[str, ...] = ()
-    """Names by which clients may call the service besides its own address and localhost."""
+    """Host names that clients may use besides the service's own address and localhost."""
 
     cpu_slots: Annotated[int, Field(ge=0)] = max(1, (os.cpu_count() or 2) // 2)
-    """Training jobs at once on the CPU; 0 where only GPUs are to train."""
+    """Concurrent training jobs on the CPU; 0 to train on GPUs only."""
     threads_per_slot: Annotated[int, Field(ge=1)] = 1
-    """CPU threads of one job."""
+    """CPU threads per job."""
     task_slots: Annotated[int, Field(ge=1)] = 1
-    """Sampling and scoring tasks at once, beside the training jobs."""
+    """Concurrent sampling and scoring tasks, in addition to training jobs."""
     cuda_slots_per_device: Annotated[int, Field(ge=0)] = 1
-    """Training jobs at once on one GPU."""
+    """Concurrent training jobs per GPU."""
     cuda_memory_bytes_per_slot: int | None = None
-    """Memory of the GPU that one job may use; unset shares the device equally."""
+    """GPU memory per job in bytes; if unset, the jobs of a device share it equally."""
     worker_command: tuple[str, ...] = (sys.executable, "-m", "gan_mhe.worker")
-    """What an attempt runs; the request file's path is appended."""
+    """Command of an attempt; the request file's path is appended."""
     worker_niceness: Annotated[int, Field(ge=0, le=19)] = 5
-    """Steps of niceness by which attempts let this service, and whatever else runs here, have the cores first."""
+    """Niceness of attempts, so that this service and other programs have priority for the CPU."""
 
     presets: tuple[str, ...] | None = None
-    """Presets that jobs may name; unset allows all that ship with the package."""
+    """Presets that jobs may use; if unset, all that the package contains."""
     data_roots: dict[str, Path] = Field(default_factory=dict)
-    """Folders of data sets by name: `{"cifar10": "/data"}` for torchvision's, any other name for an image folder,
-    which jobs then give as `data.root`."""
+    """Directories of data sets by name: `{"cifar10": "/data"}` for torchvision's data set; any other name is an image
+    folder that jobs select with `data.root`."""
     weights: dict[str, Path] = Field(default_factory=dict)
-    """Extractor weight files by name, which jobs then give as `evaluation.weights`."""
+    """Extractor weight files by name; jobs select one with `evaluation.weights`."""
     allow_downloads: bool = False
-    """Whether a job may let torchvision or torch-fidelity fetch files."""
+    """Whether jobs may download files through torchvision or torch-fidelity."""
 
     grace_seconds: Seconds = 60
-    """Time an attempt has to save its state when asked to stop."""
+    """Seconds that an attempt has to save its state after a request to stop."""
     lease_ttl_seconds: Seconds = 15
-    """After so long without renewal an attempt counts as lost."""
+    """Seconds without renewal after which an attempt's lease expires and the attempt is lost."""
     infrastructure_retries: Annotated[int, Field(ge=0)] = 5
-    """Times a job is taken up again after its process was killed, lost or could not be started."""
+    """Retries of a job after its process was killed, lost, or could not be started."""
     program_retries: Annotated[int, Field(ge=0)] = 1
-    """Times a job is taken up again after an unexpected exception."""
+    """Retries of a job after an unexpected exception."""
     retry_backoff_seconds: Annotated[float, Field(ge=0)] = 1.0
-    """Wait before the first retry; doubles with each, up to a minute."""
+    """Seconds before the first retry; doubled for each further one, up to a minute."""
 
     disk_reserve_bytes: Bytes = 512 * _MIB
-    """With less free space than this no job is taken and running ones are paused after saving."""
+    """Free disk space in bytes below which no job is accepted and running jobs are saved and paused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = _MIB
-    """Largest request body."""
+    """Maximum size of a request body in bytes."""
     max_matrix_cells: Annotated[int, Field(ge=1)] = 1000
-    """Largest experiment."""
+    """Maximum number of jobs in an experiment."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 20_000
-    """Jobs of one project waiting at once."""
+    """Maximum number of queued jobs per project."""
     max_streams_per_key: Annotated[int, Field(ge=1)] = 2000
-    """Open event streams of one key."""
+    """Maximum number of open event streams per API key."""
     samples_per_job: Annotated[int, Field(ge=0)] = 0
-    """Sample grids kept of a finished job, spread evenly, the first and the last among them; 0 keeps all."""
+    """Sample grids kept of a finished job, evenly spaced, the first and the last included; 0 keeps all."""
     checkpoint_days: Annotated[float, Field(ge=0)] = 0
-    """Days after a job's end at which all its checkpoints but the final and the best are deleted; 0 keeps them."""
+    """Days after a job's end when its checkpoints are deleted except the final and the best one; 0 keeps them."""
     log_json: bool = False
-    """Log lines as JSON instead of for reading."""
+    """Log as JSON instead of text."""
 
     @property
     def is_loopback(self) -> bool:
@@ -104,14 +104,14 @@ class Settings(BaseSettings):
 
     @property
     def inbox(self) -> Path:
-        """Where run directories are put to be imported."""
+        """Directory from which run directories are imported."""
         return self.data_dir / "inbox"
 
     @property
-    def derived(self) -> Path:
-        """Thumbnails and animations; may be deleted at any time."""
+    def image_cache(self) -> Path:
+        """Directory of thumbnails and animations; may be deleted at any time."""
         return self.data_dir / "derived"
 
     def job_dir(self, job_id: str) -> Path:
-        """Everything of one job on disk."""
+        """Directory of one job."""
         return self.data_dir / "jobs" / job_id

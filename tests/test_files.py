@@ -68,7 +68,7 @@ class TestAtomicWrite:
 
     def test_leaves_the_old_file_when_the_kernel_refuses_the_bytes(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"old")
-        said = run_with_file_size_limit(
+        output = run_with_file_size_limit(
             1000,
             """
             from pathlib import Path
@@ -81,7 +81,7 @@ class TestAtomicWrite:
             """,
             tmp_path / "file",
         )
-        assert said == f"cannot write {tmp_path / 'file'}: File too large\n"
+        assert output == f"cannot write {tmp_path / 'file'}: File too large\n"
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
         assert (tmp_path / "file").read_bytes() == b"old"
 
@@ -211,9 +211,11 @@ class TestJsonLines:
             assert lines.lines == expected + 1
             lines.close()
 
-    @pytest.mark.parametrize("torn", [b"{", b'{"seq": 2', b"2"])
-    def test_a_torn_last_line_is_cut_so_that_the_next_stands_alone(self, tmp_path: Path, torn: bytes) -> None:
-        (tmp_path / "log").write_bytes(b"0\n1\n" + torn)
+    @pytest.mark.parametrize("incomplete", [b"{", b'{"seq": 2', b"2"])
+    def test_an_incomplete_last_line_is_removed_so_that_the_next_starts_on_a_new_line(
+        self, tmp_path: Path, incomplete: bytes
+    ) -> None:
+        (tmp_path / "log").write_bytes(b"0\n1\n" + incomplete)
         lines = JsonLines(tmp_path / "log")
         assert lines.lines == 2
         lines.append("next")
@@ -221,12 +223,12 @@ class TestJsonLines:
         assert (tmp_path / "log").read_bytes() == b'0\n1\n"next"\n'
 
     @pytest.mark.parametrize(("content", "whole"), [(b"0\n1\n2", [0, 1]), (b"0\n1\n{", [0, 1]), (b"{", []), (b"", [])])
-    def test_a_reader_leaves_out_a_torn_last_line(self, tmp_path: Path, content: bytes, whole: list[int]) -> None:
+    def test_a_reader_skips_an_incomplete_last_line(self, tmp_path: Path, content: bytes, whole: list[int]) -> None:
         (tmp_path / "log").write_bytes(content)
         assert list(read_json_lines(tmp_path / "log")) == whole
 
     def test_a_refused_line_leaves_the_file_as_it_was_and_the_next_one_whole(self, tmp_path: Path) -> None:
-        said = run_with_file_size_limit(
+        output = run_with_file_size_limit(
             100,
             """
             from pathlib import Path
@@ -244,7 +246,7 @@ class TestJsonLines:
             """,
             tmp_path / "log",
         )
-        assert said == f"cannot write {tmp_path / 'log'}: File too large\n2\n"
+        assert output == f"cannot write {tmp_path / 'log'}: File too large\n2\n"
         assert (tmp_path / "log").read_bytes() == b'"before"\n"after"\n'
 
     def test_a_number_that_json_lacks_is_refused_before_anything_is_written(self, tmp_path: Path) -> None:

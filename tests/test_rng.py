@@ -44,7 +44,7 @@ def test_different_triples_have_different_seeds_that_a_generator_takes(triples: 
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
-def test_a_generator_draws_what_its_triple_says() -> None:
+def test_a_generator_is_seeded_with_the_derived_seed() -> None:
     expected = draw(torch.Generator().manual_seed(derive_seed(3, "init", 5)))
     assert draw(generator("cpu", 3, "init", 5)) == expected
     assert draw(generator(CPU, 3, "init", 5)) == expected

@@ -17,7 +17,7 @@ NAMES = (
 
 
 def constraints_of(name: str) -> dict[str, Any]:
-    """What a variant switches on, flat: sections and normalisation that do nothing left out."""
+    """What a variant switches on, flat: sections and normalization that do nothing left out."""
     written = flatten(compose({}, variant=name).document()["constraints"])
     return {key: value for key, value in written.items() if value not in (None, "none")}
 
@@ -32,7 +32,7 @@ def test_the_table_is_closed() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_variant_says_what_it_is_and_where_it_comes_from(name: str) -> None:
+def test_each_variant_has_a_description_and_a_source(name: str) -> None:
     assert VARIANTS[name].description.strip() and VARIANTS[name].source.strip()
 
 
@@ -75,7 +75,7 @@ def test_the_control_constrains_nothing() -> None:
         ("mhe_official", "none"),
     ],
 )
-def test_normalisation_is_as_the_name_says(name: str, normalization: str) -> None:
+def test_normalization_matches_the_name(name: str, normalization: str) -> None:
     assert compose({}, variant=name).constraints.normalization == normalization
 
 
@@ -90,7 +90,7 @@ def test_normalisation_is_as_the_name_says(name: str, normalization: str) -> Non
         ("half_mhe_sn", 1.0, "euclidean", True),
     ],
 )
-def test_the_energy_is_as_the_name_says(name: str, strength: float, distance: str, half_space: bool) -> None:
+def test_the_energy_matches_the_name(name: str, strength: float, distance: str, half_space: bool) -> None:
     mhe = compose({}, variant=name).constraints.mhe
     assert mhe is not None
     assert (mhe.lambda_hidden, mhe.distance, mhe.half_space, mhe.s) == (strength, distance, half_space, 0.0)
@@ -98,7 +98,7 @@ def test_the_energy_is_as_the_name_says(name: str, strength: float, distance: st
 
 
 @pytest.mark.parametrize(("name", "coefficient"), [("mhe_official", 1e-6), ("mhe_sn_official", 1e-7)])
-def test_the_official_variants_keep_every_quirk(name: str, coefficient: float) -> None:
+def test_the_official_variants_keep_every_deviation(name: str, coefficient: float) -> None:
     official = compose({}, variant=name).constraints.official_mhe
     assert official is not None and official.coefficient == coefficient
     switches = [value for value in official.model_dump().values() if isinstance(value, bool)]

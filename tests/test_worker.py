@@ -1,4 +1,4 @@
-"""One job in a process of its own: whatever comes of it is written down, with a code that programs can act on."""
+"""The worker: every request ends with an outcome file that has a stable code."""
 
 import errno
 import io
@@ -33,25 +33,25 @@ from gan_mhe.worker import Outcome
 from tests.support.paths import FAKE_WORKER
 
 Configure = Callable[..., RunConfig]
-Work = Callable[[dict[str, Any]], Outcome]
+Execute = Callable[[dict[str, Any]], Outcome]
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Iterator[Work]:
-    """Do what a request says, in this process; the outcome is that of the file."""
+def execute(tmp_path: Path) -> Iterator[Execute]:
+    """Execute a request in this process and return its outcome, which equals that of the file."""
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
-    def do(request: dict[str, Any]) -> Outcome:
-        outcome = tmp_path / "attempt" / "outcome.json"
-        outcome.parent.mkdir(exist_ok=True)
-        outcome.unlink(missing_ok=True)
-        (tmp_path / "request.json").write_text(json.dumps({"outcome": str(outcome)} | request))
-        said = worker.work(tmp_path / "request.json")
-        assert [path.name for path in outcome.parent.iterdir()] == ["outcome.json"]
-        assert Outcome(**json.loads(outcome.read_text())) == said
-        return said
+    def execute(request: dict[str, Any]) -> Outcome:
+        path = tmp_path / "attempt" / "outcome.json"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        (tmp_path / "request.json").write_text(json.dumps({"outcome": str(path)} | request))
+        outcome = worker.execute_request(tmp_path / "request.json")
+        assert [file.name for file in path.parent.iterdir()] == ["outcome.json"]
+        assert Outcome(**json.loads(path.read_text())) == outcome
+        return outcome
 
-    yield do
+    yield execute
     for number, handler in before.items():
         signal.signal(number, handler)
 
@@ -67,26 +67,26 @@ def damage(run_dir: RunDir, step: int) -> None:
 # --- training
 
 
-def test_a_completed_run_hands_over_its_result_and_says_what_happened(
-    work: Work, tiny: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_completed_run_returns_its_result_and_prints_its_events(
+    execute: Execute, tiny: Configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = work(training(tmp_path / "run", tiny()))
-    assert (said.outcome, said.code, said.message, said.step) == ("completed", None, "", 12)
-    assert said.result == RunDir(tmp_path / "run").read_result()
+    outcome = execute(training(tmp_path / "run", tiny()))
+    assert (outcome.outcome, outcome.code, outcome.message, outcome.step) == ("completed", None, "", 12)
+    assert outcome.result == RunDir(tmp_path / "run").read_result()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "started, 12 steps"
     assert lines[-1] == "completed at step 12"
 
 
-def test_a_completed_run_is_not_trained_again(work: Work, tiny: Configure, tmp_path: Path) -> None:
-    first = work(training(tmp_path / "run", tiny()))
+def test_a_completed_run_is_not_trained_again(execute: Execute, tiny: Configure, tmp_path: Path) -> None:
+    first = execute(training(tmp_path / "run", tiny()))
     before = (tmp_path / "run" / "events.jsonl").read_bytes()
-    assert work(training(tmp_path / "run", tiny(), require_checkpoint=True)) == first
+    assert execute(training(tmp_path / "run", tiny(), require_checkpoint=True)) == first
     assert (tmp_path / "run" / "events.jsonl").read_bytes() == before
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_later_ends_as_if_it_had_never_stopped(
-    work: Work, tiny: Configure, tmp_path: Path
+    execute: Execute, tiny: Configure, tmp_path: Path
 ) -> None:
     config = tiny("training.steps=30", "training.report_every_steps=1")
     request = tmp_path / "stopped.json"
@@ -100,30 +100,30 @@ def test_a_run_that_is_asked_to_stop_saves_and_later_ends_as_if_it_had_never_sto
     process.terminate()
     rest, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "stopping: this step is finished and saved first" in rest
+    assert "stopping: finishing and saving this step first" in rest
     stopped = json.loads((tmp_path / "stopped.out").read_text())
     assert stopped["outcome"] == "stopped"
     assert 0 < stopped["step"] < 30
-    resumed = work(training(tmp_path / "run", config, require_checkpoint=True))
-    unbroken = work(training(tmp_path / "unbroken", config))
+    resumed = execute(training(tmp_path / "run", config, require_checkpoint=True))
+    unbroken = execute(training(tmp_path / "unbroken", config))
     assert timeless(resumed) == timeless(unbroken)
     assert last_tensors(tmp_path / "run").keys() == last_tensors(tmp_path / "unbroken").keys()
     for name, tensor in last_tensors(tmp_path / "run").items():
         assert torch.equal(tensor, last_tensors(tmp_path / "unbroken")[name]), name
 
 
-def timeless(said: Outcome) -> dict[str, Any]:
-    assert said.result is not None
-    return {key: value for key, value in said.result.items() if key not in ("train_seconds", "peak_memory_bytes")}
+def timeless(outcome: Outcome) -> dict[str, Any]:
+    assert outcome.result is not None
+    return {key: value for key, value in outcome.result.items() if key not in ("train_seconds", "peak_memory_bytes")}
 
 
 def last_tensors(root: Path) -> dict[str, torch.Tensor]:
-    place = RunDir(root)
-    return dict(checkpoint.load(place.checkpoint(place.checkpoint_steps()[-1])).tensors)
+    run_dir = RunDir(root)
+    return dict(checkpoint.load(run_dir.checkpoint(run_dir.checkpoint_steps()[-1])).tensors)
 
 
-def test_a_second_signal_quits_at_once_and_is_no_failure(
-    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_second_signal_quits_without_saving_and_is_no_failure(
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang(*arguments: Any) -> None:
         for _ in range(2):
@@ -132,56 +132,56 @@ def test_a_second_signal_quits_at_once_and_is_no_failure(
         raise AssertionError("went on")
 
     monkeypatch.setattr(loop, "execute", hang)
-    said = work(training(tmp_path / "run", tiny()))
-    assert (said.outcome, said.code) == ("stopped", None)
-    assert said.message == "quit at once; the last checkpoint stands"
+    outcome = execute(training(tmp_path / "run", tiny()))
+    assert (outcome.outcome, outcome.code) == ("stopped", None)
+    assert outcome.message == "quit without saving; the last checkpoint is intact"
 
 
-def test_signals_do_not_disturb_a_worker_that_has_said_its_last_words(
-    work: Work, tiny: Configure, tmp_path: Path
+def test_signals_are_ignored_once_the_outcome_is_being_written(
+    execute: Execute, tiny: Configure, tmp_path: Path
 ) -> None:
-    work(training(tmp_path / "run", tiny("training.steps=1")))
+    execute(training(tmp_path / "run", tiny("training.steps=1")))
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGINT)
 
 
 def test_a_run_that_lost_all_its_checkpoints_fails_instead_of_starting_over(
-    work: Work, tiny: Configure, tmp_path: Path
+    execute: Execute, tiny: Configure, tmp_path: Path
 ) -> None:
-    place = RunDir(tmp_path / "run")
-    said = work(training(place.root, tiny(), require_checkpoint=True))
-    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
-    assert said.message == f"no checkpoint of {place.root} can be used: there is none"
-    work(training(place.root, tiny()))
-    place.result.unlink()
-    for step in place.checkpoint_steps():
-        damage(place, step)
-    events = place.events.read_bytes()
-    said = work(training(place.root, tiny(), require_checkpoint=True))
-    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
-    assert said.message.count("is damaged") == 2
-    assert place.events.read_bytes() == events
+    run_dir = RunDir(tmp_path / "run")
+    outcome = execute(training(run_dir.root, tiny(), require_checkpoint=True))
+    assert (outcome.outcome, outcome.code) == ("failed", "checkpoint_invalid")
+    assert outcome.message == f"no usable checkpoint in {run_dir.root}: it has none"
+    execute(training(run_dir.root, tiny()))
+    run_dir.result.unlink()
+    for step in run_dir.checkpoint_steps():
+        damage(run_dir, step)
+    events = run_dir.events.read_bytes()
+    outcome = execute(training(run_dir.root, tiny(), require_checkpoint=True))
+    assert (outcome.outcome, outcome.code) == ("failed", "checkpoint_invalid")
+    assert outcome.message.count("is damaged") == 2
+    assert run_dir.events.read_bytes() == events
 
 
-def test_an_older_checkpoint_is_enough_to_go_on(work: Work, tiny: Configure, tmp_path: Path) -> None:
-    place = RunDir(tmp_path / "run")
-    work(training(place.root, tiny()))
-    place.result.unlink()
-    damage(place, 12)
-    assert work(training(place.root, tiny(), require_checkpoint=True)).outcome == "completed"
-    assert [event.step for event in place.read_events() if isinstance(event, Started)] == [0, 10]
+def test_an_older_checkpoint_is_enough_to_go_on(execute: Execute, tiny: Configure, tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    execute(training(run_dir.root, tiny()))
+    run_dir.result.unlink()
+    damage(run_dir, 12)
+    assert execute(training(run_dir.root, tiny(), require_checkpoint=True)).outcome == "completed"
+    assert [event.step for event in run_dir.read_events() if isinstance(event, Started)] == [0, 10]
 
 
 def test_a_shared_gpu_is_used_up_to_the_share_only(
-    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shares: list[float] = []
     result = loop.execute(tiny("training.steps=1"), tmp_path / "run")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", shares.append)
     monkeypatch.setattr(loop, "execute", lambda *arguments: result)
-    work(training(tmp_path / "run", tiny(), memory_fraction=0.25))
-    work(training(tmp_path / "run", tiny(), memory_fraction=None))
+    execute(training(tmp_path / "run", tiny(), memory_fraction=0.25))
+    execute(training(tmp_path / "run", tiny(), memory_fraction=None))
     assert shares == [0.25]
 
 
@@ -207,58 +207,67 @@ def other(tiny: Configure, *keys: str) -> RunConfig:
 
 
 def test_a_fork_goes_on_from_the_other_runs_checkpoint_with_no_scores_of_its_own(
-    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in source.root.rglob("*")}
-    place = RunDir(tmp_path / "fork")
-    said = work(training(place.root, other(tiny), fork=fork(source)))
-    assert (said.outcome, said.step) == ("completed", 14)
-    assert said.result is not None and said.result["evaluations"] == 1
-    assert [(event.step, event.resumed) for event in place.read_events() if isinstance(event, Started)] == [(10, True)]
-    assert place.read_config() == other(tiny)
+    run_dir = RunDir(tmp_path / "fork")
+    outcome = execute(training(run_dir.root, other(tiny), fork=fork(source)))
+    assert (outcome.outcome, outcome.step) == ("completed", 14)
+    assert outcome.result is not None and outcome.result["evaluations"] == 1
+    assert [(event.step, event.resumed) for event in run_dir.read_events() if isinstance(event, Started)] == [
+        (10, True)
+    ]
+    assert run_dir.read_config() == other(tiny)
     assert {path: path.stat().st_mtime_ns for path in source.root.rglob("*")} == before
 
 
 def test_a_fork_that_has_begun_resumes_where_it_was(
-    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
 ) -> None:
-    place = RunDir(tmp_path / "fork")
-    request = training(place.root, other(tiny, "checkpoint.every_steps=4"), fork=fork(source))
-    work(request)
-    place.result.unlink()
-    shutil.rmtree(place.checkpoint(14))
-    assert work(request).outcome == "completed"
-    assert [event.step for event in place.read_events() if isinstance(event, Started)] == [10, 12]
+    run_dir = RunDir(tmp_path / "fork")
+    request = training(run_dir.root, other(tiny, "checkpoint.every_steps=4"), fork=fork(source))
+    execute(request)
+    run_dir.result.unlink()
+    shutil.rmtree(run_dir.checkpoint(14))
+    assert execute(request).outcome == "completed"
+    assert [event.step for event in run_dir.read_events() if isinstance(event, Started)] == [10, 12]
 
 
-def test_a_fork_never_starts_over_from_nothing(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
-    place = RunDir(tmp_path / "fork")
-    work(training(place.root, other(tiny), fork=fork(source)))
-    place.result.unlink()
-    for step in place.checkpoint_steps():
-        damage(place, step)
-    assert work(training(place.root, other(tiny), fork=fork(source))).code == "checkpoint_invalid"
+def test_a_fork_never_starts_over_from_nothing(
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path / "fork")
+    execute(training(run_dir.root, other(tiny), fork=fork(source)))
+    run_dir.result.unlink()
+    for step in run_dir.checkpoint_steps():
+        damage(run_dir, step)
+    assert execute(training(run_dir.root, other(tiny), fork=fork(source))).code == "checkpoint_invalid"
 
 
 def test_a_fork_into_networks_of_another_shape_is_refused(
-    work: Work, tiny: Configure, source: RunDir, tmp_path: Path
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
 ) -> None:
-    said = work(training(tmp_path / "fork", other(tiny, "generator.width=0.0625"), fork=fork(source)))
-    assert said.code == "checkpoint_invalid"
-    assert "does not fit the generator" in said.message
+    outcome = execute(training(tmp_path / "fork", other(tiny, "generator.width=0.0625"), fork=fork(source)))
+    assert outcome.code == "checkpoint_invalid"
+    assert "does not fit the generator" in outcome.message
 
 
-def test_a_fork_of_a_damaged_checkpoint_is_refused(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
+def test_a_fork_of_a_damaged_checkpoint_is_refused(
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
+) -> None:
     copy = RunDir(Path(shutil.copytree(source.root, tmp_path / "copy")))
     damage(copy, 10)
-    said = work(training(tmp_path / "fork", other(tiny), fork=fork(copy)))
-    assert said.code == "checkpoint_invalid"
+    outcome = execute(training(tmp_path / "fork", other(tiny), fork=fork(copy)))
+    assert outcome.code == "checkpoint_invalid"
     assert RunDir(tmp_path / "fork").checkpoint_steps() == []
 
 
-def test_a_fork_needs_steps_left_to_make(work: Work, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
-    said = work(training(tmp_path / "fork", other(tiny, "training.steps=10"), fork=fork(source)))
-    assert (said.code, said.message) == ("config_invalid", "training.steps is 10; a fork of step 10 needs more")
+def test_a_fork_needs_steps_left_to_make(execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path) -> None:
+    outcome = execute(training(tmp_path / "fork", other(tiny, "training.steps=10"), fork=fork(source)))
+    assert (outcome.code, outcome.message) == (
+        "config_invalid",
+        "training.steps: expected more than 10, the step of the fork, got 10",
+    )
 
 
 # --- failures
@@ -287,8 +296,8 @@ def no_space() -> Exception:
         (RuntimeError("something odd"), "error", "RuntimeError: something odd", None),
     ],
 )
-def test_a_failure_has_a_code_by_what_lies_beneath_it(
-    work: Work,
+def test_a_failure_has_the_code_of_its_cause(
+    execute: Execute,
     tiny: Configure,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -302,25 +311,25 @@ def test_a_failure_has_a_code_by_what_lies_beneath_it(
         raise error
 
     monkeypatch.setattr(loop, "execute", fail)
-    said = work(training(tmp_path / "run", tiny()))
-    assert (said.outcome, said.code, said.step, said.result) == ("failed", code, step, None)
-    assert message in said.message
+    outcome = execute(training(tmp_path / "run", tiny()))
+    assert (outcome.outcome, outcome.code, outcome.step, outcome.result) == ("failed", code, step, None)
+    assert message in outcome.message
     assert ("Traceback" in capsys.readouterr().err) == (code == "error")
 
 
 def test_a_failure_says_how_far_the_run_had_come(
-    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Any) -> None:
         raise StorageError("cannot write")
 
     monkeypatch.setattr(loop._Run, "_save", full)
-    said = work(training(tmp_path / "run", tiny()))
-    assert (said.code, said.step) == ("storage_failed", 5)
+    outcome = execute(training(tmp_path / "run", tiny()))
+    assert (outcome.code, outcome.step) == ("storage_failed", 5)
 
 
 def test_the_outcome_can_be_written_to_a_disk_that_has_become_full(
-    work: Work, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*arguments: Any) -> None:
         reserve = tmp_path / "attempt" / ".outcome.json.reserve"
@@ -328,7 +337,7 @@ def test_the_outcome_can_be_written_to_a_disk_that_has_become_full(
         raise no_space()
 
     monkeypatch.setattr(loop, "execute", fail)
-    assert work(training(tmp_path / "run", tiny())).code == "disk_full"
+    assert execute(training(tmp_path / "run", tiny())).code == "disk_full"
 
 
 @pytest.mark.parametrize(
@@ -342,11 +351,11 @@ def test_the_outcome_can_be_written_to_a_disk_that_has_become_full(
     ],
 )
 def test_a_wrong_request_is_a_configuration_error_that_names_the_key(
-    work: Work, tiny: Configure, tmp_path: Path, changes: dict[str, Any], message: str
+    execute: Execute, tiny: Configure, tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    said = work(training(tmp_path / "run", tiny()) | changes)
-    assert (said.outcome, said.code) == ("failed", "config_invalid")
-    assert message in said.message
+    outcome = execute(training(tmp_path / "run", tiny()) | changes)
+    assert (outcome.outcome, outcome.code) == ("failed", "config_invalid")
+    assert message in outcome.message
     assert not (tmp_path / "run").exists()
 
 
@@ -368,7 +377,7 @@ def test_a_wrong_request_is_refused_before_torch_is_loaded(tmp_path: Path) -> No
     assert json.loads((tmp_path / "outcome.json").read_text())["code"] == "config_invalid"
 
 
-def test_called_without_a_request_it_says_how_it_is_called() -> None:
+def test_without_a_request_the_worker_prints_its_usage() -> None:
     done = started()
     assert done.returncode == 2
     assert "usage: python -m gan_mhe.worker REQUEST" in done.stderr
@@ -385,20 +394,20 @@ finally: print("torch was", "loaded" if "torch" in sys.modules else "not loaded"
 
 
 def test_the_stand_in_of_the_services_tests_leaves_what_the_library_reads(tiny: Configure, tmp_path: Path) -> None:
-    config, place = tiny("evaluation.every_steps=5", preset="digits_cnn"), RunDir(tmp_path / "run")
+    config, run_dir = tiny("evaluation.every_steps=5", preset="digits_cnn"), RunDir(tmp_path / "run")
     (tmp_path / "request.json").write_text(
-        json.dumps(training(place.root, config, outcome=str(tmp_path / "outcome.json")))
+        json.dumps(training(run_dir.root, config, outcome=str(tmp_path / "outcome.json")))
     )
     subprocess.run(
         [sys.executable, FAKE_WORKER, tmp_path / "request.json"], check=True, capture_output=True, timeout=60
     )
-    said = Outcome(**json.loads((tmp_path / "outcome.json").read_text()))
-    assert (said.outcome, said.step) == ("completed", 12)
-    assert said.result is not None
-    assert RunResult.from_document(said.result).document() == said.result == place.read_result()
-    assert checkpoint.load(place.checkpoint(12), lineage=config.digest("resumable")).step == 12
-    assert [event.step for event in place.read_events() if isinstance(event, SampleGrid)] == [0, 4, 8, 12]
-    with Image.open(place.sample(4)) as picture:
+    outcome = Outcome(**json.loads((tmp_path / "outcome.json").read_text()))
+    assert (outcome.outcome, outcome.step) == ("completed", 12)
+    assert outcome.result is not None
+    assert RunResult.from_document(outcome.result).document() == outcome.result == run_dir.read_result()
+    assert checkpoint.load(run_dir.checkpoint(12), lineage=config.digest("resumable")).step == 12
+    assert [event.step for event in run_dir.read_events() if isinstance(event, SampleGrid)] == [0, 4, 8, 12]
+    with Image.open(run_dir.sample(4)) as picture:
         assert picture.size == (2, 2)
 
 
@@ -426,16 +435,16 @@ def images(source: RunDir, output: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_images_are_drawn_to_a_file_and_described(work: Work, source: RunDir, tmp_path: Path) -> None:
+def test_images_are_drawn_to_a_file_and_described(execute: Execute, source: RunDir, tmp_path: Path) -> None:
     output = tmp_path / "out" / "images"
-    said = work(images(source, output, ema=True))
-    assert (said.outcome, said.step) == ("completed", 12)
-    assert said.result is not None
-    assert said.result["sha256"] == sha256_file(output)
-    assert said.result["size_bytes"] == output.stat().st_size
-    assert (said.result["media_type"], said.result["images"]) == ("application/x-npz", 5)
-    assert (said.result["device"], said.result["torch"]) == ("cpu", torch.__version__)
-    assert said.result["fixed"] == {
+    outcome = execute(images(source, output, ema=True))
+    assert (outcome.outcome, outcome.step) == ("completed", 12)
+    assert outcome.result is not None
+    assert outcome.result["sha256"] == sha256_file(output)
+    assert outcome.result["size_bytes"] == output.stat().st_size
+    assert (outcome.result["media_type"], outcome.result["images"]) == ("application/x-npz", 5)
+    assert (outcome.result["device"], outcome.result["torch"]) == ("cpu", torch.__version__)
+    assert outcome.result["fixed"] == {
         "step": 12,
         "checkpoint_sha256": digest(source, 12),
         "n": 5,
@@ -446,24 +455,24 @@ def test_images_are_drawn_to_a_file_and_described(work: Work, source: RunDir, tm
         "format": "npz",
     }
     with np.load(output, allow_pickle=False) as archive:
-        expected = sample.draw(source, n=5, seed=3, step=12, ema=True)
+        expected = sample.generate(source, n=5, seed=3, step=12, ema=True)
         assert np.array_equal(archive["images"], expected.permute(0, 2, 3, 1).numpy())
 
 
 @pytest.mark.parametrize(("format", "media_type"), [("png", "image/png"), ("zip", "application/zip")])
 def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
-    work: Work, source: RunDir, tmp_path: Path, format: str, media_type: str
+    execute: Execute, source: RunDir, tmp_path: Path, format: str, media_type: str
 ) -> None:
     hashes = []
     for seed in (3, 3, 4):
-        result = work(images(source, tmp_path / "a", format=format, seed=seed)).result
+        result = execute(images(source, tmp_path / "a", format=format, seed=seed)).result
         assert result is not None and result["media_type"] == media_type
         hashes.append(result["sha256"])
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_walks_and_truncated_images_can_be_asked_for(work: Work, source: RunDir, tmp_path: Path) -> None:
-    result = work(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
+def test_walks_and_truncated_images_can_be_asked_for(execute: Execute, source: RunDir, tmp_path: Path) -> None:
+    result = execute(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
     assert result is not None and result["images"] == 8
     expected = sample.interpolate(source, rows=2, columns=4, seed=3, step=10, truncation=0.5)
     with zipfile.ZipFile(tmp_path / "a") as archive:
@@ -471,32 +480,34 @@ def test_walks_and_truncated_images_can_be_asked_for(work: Work, source: RunDir,
     assert np.array_equal(np.stack(found), expected.permute(0, 2, 3, 1).numpy())
 
 
-def test_a_grid_of_walks_has_one_walk_a_row(work: Work, source: RunDir, tmp_path: Path) -> None:
-    work(images(source, tmp_path / "a", n=2, interpolation=6, format="png"))
+def test_a_grid_of_walks_has_one_walk_a_row(execute: Execute, source: RunDir, tmp_path: Path) -> None:
+    execute(images(source, tmp_path / "a", n=2, interpolation=6, format="png"))
     with Image.open(tmp_path / "a") as grid:
         assert grid.width > 2.5 * grid.height
 
 
 @pytest.mark.parametrize("kind", ["sample", "score"])
-def test_another_checkpoint_of_the_same_step_is_refused(work: Work, source: RunDir, tmp_path: Path, kind: str) -> None:
+def test_another_checkpoint_of_the_same_step_is_refused(
+    execute: Execute, source: RunDir, tmp_path: Path, kind: str
+) -> None:
     request = images(source, tmp_path / "a") if kind == "sample" else scoring(source)
-    said = work(request | {"checkpoint_sha256": digest(source, 10)})
-    assert (said.outcome, said.code) == ("failed", "checkpoint_invalid")
-    assert f"is another checkpoint: its SHA-256 is {digest(source, 12)}, not {digest(source, 10)}" in said.message
+    outcome = execute(request | {"checkpoint_sha256": digest(source, 10)})
+    assert (outcome.outcome, outcome.code) == ("failed", "checkpoint_invalid")
+    assert f"is another checkpoint: its SHA-256 is {digest(source, 12)}, not {digest(source, 10)}" in outcome.message
     assert not (tmp_path / "a").exists()
 
 
 def test_a_task_quits_at_the_first_signal(
-    work: Work, source: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    execute: Execute, source: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hang(*arguments: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(sample, "draw", hang)
-    said = work(images(source, tmp_path / "a"))
-    assert (said.outcome, said.code) == ("stopped", None)
+    monkeypatch.setattr(sample, "generate", hang)
+    outcome = execute(images(source, tmp_path / "a"))
+    assert (outcome.outcome, outcome.code) == ("stopped", None)
 
 
 def scoring(source: RunDir, **overrides: Any) -> dict[str, Any]:
@@ -509,12 +520,12 @@ def scoring(source: RunDir, **overrides: Any) -> dict[str, Any]:
     }
 
 
-def test_a_score_is_that_of_the_library(work: Work, source: RunDir) -> None:
+def test_a_score_is_that_of_the_library(execute: Execute, source: RunDir) -> None:
     overrides = {"evaluation": {"num_samples": 50, "ema": True}}
-    said = work(scoring(source, **overrides))
-    assert (said.outcome, said.step) == ("completed", 12)
-    assert said.result == score_checkpoint(source, step=12, overrides=overrides)
+    outcome = execute(scoring(source, **overrides))
+    assert (outcome.outcome, outcome.step) == ("completed", 12)
+    assert outcome.result == score_checkpoint(source, step=12, overrides=overrides)
 
 
-def test_a_score_under_an_impossible_protocol_is_a_configuration_error(work: Work, source: RunDir) -> None:
-    assert work(scoring(source, evaluation={"protocol": "vibes"})).code == "config_invalid"
+def test_a_score_under_an_impossible_protocol_is_a_configuration_error(execute: Execute, source: RunDir) -> None:
+    assert execute(scoring(source, evaluation={"protocol": "vibes"})).code == "config_invalid"

@@ -1,10 +1,10 @@
-"""Golden traces: what a few steps of every variant compute, to the digits that survive a change of machine.
+"""Golden traces: the values that a few steps of every variant compute, to the digits that all machines agree on.
 
-    python tests/training/record_golden.py
+    python -m tools.record_golden
 
-records anew the variants whose trace has moved by more than `TOLERANCE`, removes those that are no variant any
-more, and says what changed. A refactor leaves every file as it is; a change of the mathematics shows here which
-quantity it moved, by how much, and in which variants it did not.
+Rewrites the traces that moved by more than `TOLERANCE`, removes traces whose variant no longer exists, and prints the
+changes. A refactoring changes no file. A change of the mathematics shows which quantity moved, by how much, and in
+which variants.
 """
 
 import json
@@ -40,7 +40,7 @@ Trace = dict[str, list[float]]
 
 
 def trace(variant: str) -> Trace:
-    """Every reported scalar at every step, ratios of single layers left out, and checksums of the final weights."""
+    """Every reported scalar at every step, except ratios of single layers, and checksums of the final weights."""
     config = compose(DOCUMENT, variant=variant)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -61,16 +61,16 @@ def trace(variant: str) -> Trace:
 
 
 def blocks() -> Tensor:
-    """12 images of random 8x8 blocks, from whole numbers alone, so that they are the same on every machine."""
+    """12 images of random 8x8 blocks, made from integers only, so that they are equal on every machine."""
     coarse = torch.randint(0, 256, (12, 3, 4, 4), generator=torch.Generator().manual_seed(0))
     return coarse.to(torch.uint8).repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
 
 
 @torch.no_grad()
 def redraw(network: nn.Module) -> None:
-    """Put multiples of a power of two, of about the size 1 / sqrt(fan-in), in place of the initial weights.
+    """Replace the initial weights by multiples of a power of two, of about the size 1 / sqrt(fan-in).
 
-    Initialisers work in float32, and their last bit depends on the processor; eight steps made up to 3 % of it.
+    Initializers work in float32, and their last bit depends on the processor; eight steps amplified it to up to 3 %.
     """
     rng = torch.Generator().manual_seed(1)
     for name, tensor in network.state_dict().items():
@@ -89,7 +89,7 @@ def checksum(network: nn.Module) -> list[float]:
 
 
 def deviations(found: Trace, golden: Trace) -> dict[str, float]:
-    """Per quantity, the largest difference relative to the largest golden value; infinite where one side lacks it."""
+    """The largest difference of each quantity, relative to its largest golden value; infinite if one side lacks it."""
     return {name: _deviation(found.get(name, []), golden.get(name, [])) for name in golden.keys() | found.keys()}
 
 
@@ -100,19 +100,19 @@ def _deviation(found: list[float], golden: list[float]) -> float:
 
 
 def load(variant: str) -> Trace:
-    """The golden trace of a variant; empty where there is none."""
+    """The golden trace of a variant; empty if there is none."""
     path = GOLDEN / f"{variant}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def save(variant: str, found: Trace) -> None:
-    """A line a quantity."""
+    """Write a trace, one line per quantity."""
     lines = ",\n".join(f'"{name}": {json.dumps(values, allow_nan=False)}' for name, values in found.items())
     (GOLDEN / f"{variant}.json").write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
 
 
 def main() -> None:
-    """Record what moved, and say so."""
+    """Record the traces that moved, and print the changes."""
     GOLDEN.mkdir(exist_ok=True)
     for variant in VARIANTS:
         found, golden = trace(variant), load(variant)

@@ -1,1 +1,1 @@
-"""The commands of the library; `server.cli` assembles `gan-mhe` from them and the service's."""
+"""Commands of the library; `server.cli` combines them with those of the service into `gan-mhe`."""

@@ -1,4 +1,4 @@
-"""What a person sees: messages, tables, and a run as a live line in a terminal or as plain lines elsewhere."""
+"""Terminal output: messages, tables, and the progress of runs as live bars, or as plain lines outside a terminal."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,17 +20,17 @@ err = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """One message, as it is."""
+    """Print a message without markup or wrapping."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-def complain(text: str) -> None:
-    """One error message."""
+def print_error(text: str) -> None:
+    """Print an error message to stderr."""
     err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns without lines between them, as wide as the terminal; headings that are all empty are left out."""
+    """Print a table without borders, at most as wide as the terminal; if all headings are empty, without them."""
     table = Table(*headings, show_header=any(headings), box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(Text, row))
@@ -38,45 +38,45 @@ def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
 
 
 def print_columns(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Columns as wide as what is in them, so that identifiers stay whole and can be copied."""
+    """Print columns as wide as their content, so that identifiers are not cut and can be copied."""
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
     for row in (headings, *rows):
         say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 class RunLine:
-    """One run among `bars`: bar, rate, time left, losses and last score, redrawn in place."""
+    """One run in a live display: bar, rate, time left, losses and last score."""
 
     def __init__(self, bars: Progress, title: str) -> None:
         self._bars = bars
-        self._task = bars.add_task(title, total=None, news="")
-        self._news: dict[str, str] = {}
+        self._task = bars.add_task(title, total=None, details="")
+        self._details: dict[str, str] = {}
 
     def emit(self, event: Event) -> None:
-        """Show what an event changes; a notice is a line of its own above the bars."""
+        """Update the line from an event; a notice is printed as a separate line above the bars."""
         match event:
             case events.Started(step=step, total_steps=total):
                 self._bars.update(self._task, completed=step, total=total)
             case events.Progress():
                 self._bars.update(self._task, completed=event.step)
-                self.tell("rate", f"{event.images_per_second:.0f} images/s")
+                self.show("rate", f"{event.images_per_second:.0f} images/s")
             case events.Scalars(values=values):
-                self.tell("losses", f"D {values['d_loss']:.2f} G {values['g_loss']:.2f}" if "d_loss" in values else "")
+                self.show("losses", f"D {values['d_loss']:.2f} G {values['g_loss']:.2f}" if "d_loss" in values else "")
             case events.Evaluated(scores=scores):
-                self.tell("score", f"{METRICS[PRIMARY_METRIC].title} {scores[PRIMARY_METRIC]:.2f}")
+                self.show("score", f"{METRICS[PRIMARY_METRIC].title} {scores[PRIMARY_METRIC]:.2f}")
             case events.Notice() | events.CheckpointRejected():
                 self._bars.console.print(describe(event), highlight=False, markup=False)
             case _:
                 pass
 
-    def tell(self, topic: str, news: str) -> None:
-        """Put `news` behind the bar, in place of what stood there on the same topic."""
-        self._news[topic] = news
-        shown = [self._news[topic] for topic in _TOPICS if self._news.get(topic)]
-        self._bars.update(self._task, news="  ".join(shown))
+    def show(self, topic: str, text: str) -> None:
+        """Show `text` after the bar, replacing the text of the same topic."""
+        self._details[topic] = text
+        shown = [self._details[topic] for topic in _TOPICS if self._details.get(topic)]
+        self._bars.update(self._task, details="  ".join(shown))
 
     def close(self) -> None:
-        """Take the line from the bars and leave it above them, as it is."""
+        """Remove the line from the live display and print its final state above it."""
         shown = self._bars.make_tasks_table([task for task in self._bars.tasks if task.id == self._task])
         self._bars.remove_task(self._task)
         self._bars.console.print(shown)
@@ -86,7 +86,7 @@ _TOPICS = ("state", "rate", "losses", "score")
 
 
 def progress_bars(console: Console) -> Progress:
-    """Bars for `RunLine`s."""
+    """A live display for `RunLine`s."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
@@ -94,13 +94,13 @@ def progress_bars(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[news]}", markup=False),
+        TextColumn("{task.fields[details]}", markup=False),
         console=console,
     )
 
 
 class LiveSink:
-    """One run in a terminal."""
+    """Shows one run as a live line in a terminal."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._bars = progress_bars(console)
@@ -120,18 +120,18 @@ class LiveSink:
 
 
 class PlainSink:
-    """One line an event, for logs and pipes."""
+    """Prints one line per event, for logs and pipes."""
 
     def __init__(self, console: Console, title: str) -> None:
         self._console = console
         self._title = title
 
     def emit(self, event: Event) -> None:
-        self.tell("event", describe(event))
+        self.show("event", describe(event))
 
-    def tell(self, topic: str, news: str) -> None:
-        """Print `news`, whatever the topic."""
-        self._console.print(f"{self._title}  {news}", highlight=False, soft_wrap=True, markup=False)
+    def show(self, topic: str, text: str) -> None:
+        """Print `text` after the title; the topic is not used."""
+        self._console.print(f"{self._title}  {text}", highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Self:
         return self
@@ -143,16 +143,16 @@ class PlainSink:
 
 
 def sink_for(console: Console, title: str) -> LiveSink | PlainSink:
-    """Live where `console` is a terminal, plain elsewhere."""
+    """A `LiveSink` if `console` is a terminal, else a `PlainSink`."""
     return LiveSink(console, title) if console.is_terminal else PlainSink(console, title)
 
 
 @contextmanager
 def sinks_for(console: Console) -> Iterator[Callable[[str], AbstractContextManager[EventSink]]]:
-    """A maker of sinks, by title, for runs that may go on at once.
+    """Yield a function from a title to a sink, for runs that may be active at the same time.
 
-    In a terminal there is a line a run, and a run that ends leaves its line above those that go on: more lines than the
-    terminal has rows would not be seen. Elsewhere every line begins with the title of its run.
+    In a terminal each active run has a live line; a run that ends leaves its final line above them, because a live
+    display cannot be taller than the terminal. Elsewhere every line starts with the title of its run.
     """
     if not console.is_terminal:
         yield lambda title: PlainSink(console, title)

@@ -1,11 +1,11 @@
-"""Commands that look at runs: images, scores, state; and the variants there are.
+"""Commands for existing runs (images, scores, state), and the list of variants.
 
-What loads torch is imported inside the commands, so that `--help` answers at once.
+Modules that load torch are imported inside the commands, so that `--help` is fast.
 """
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,30 +20,29 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.variants import VARIANTS
 
-if TYPE_CHECKING:
-    pass
-
 
 def sample(
     run: RunPath,
-    out_: Annotated[Path, typer.Option("--out", help="FILE.png for a grid, FILE.npz, or a folder for PNGs.")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Images, or rows with --interpolate.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the latents; the same seed gives the same images.")] = 0,
+    out_: Annotated[
+        Path, typer.Option("--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.")
+    ],
+    n: Annotated[int, typer.Option("--n", min=1, help="Number of images, or of rows with --interpolate.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the latents.")] = 0,
     interpolate: Annotated[
-        int, typer.Option(min=0, metavar="STEPS", help="Walk between latents in so many steps a row.")
+        int, typer.Option(min=0, metavar="STEPS", help="Interpolate between two latents in STEPS images per row.")
     ] = 0,
     step: Step = None,
     ema: Ema = False,
 ) -> None:
-    """Draw images from a run's generator."""
+    """Generate images with the generator of a run."""
     from gan_mhe.run import sample
 
     sample.check_destination(out_)
-    place = RunDir(run)
+    run_dir = RunDir(run)
     if interpolate:
-        images = sample.interpolate(place, rows=n, columns=interpolate, seed=seed, step=step, ema=ema)
+        images = sample.interpolate(run_dir, rows=n, columns=interpolate, seed=seed, step=step, ema=ema)
     else:
-        images = sample.draw(place, n=n, seed=seed, step=step, ema=ema)
+        images = sample.generate(run_dir, n=n, seed=seed, step=step, ema=ema)
     sample.write_images(images, out_, columns=interpolate or None)
     say(f"{len(images)} images: {out_}")
 
@@ -51,18 +50,18 @@ def sample(
 def score(
     run: RunPath,
     protocol: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}; the run's own unless given.")
+        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}. Default: that of the run.")
     ] = None,
     step: Step = None,
     ema: Ema = False,
     set_: Set = None,
     format_: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
 ) -> None:
-    """Score a run's generator again, under its own or another protocol."""
+    """Score the generator of a run, under its own or another protocol."""
     from gan_mhe.run.score import score_checkpoint
 
     if format_ not in (Format.table, Format.json):
-        raise ConfigError(f"--format {format_}: a score is printed as table or json")
+        raise ConfigError(f"--format: expected table or json, got {format_}")
     overrides: dict[str, Any] = {
         "evaluation": ({"ema": True} if ema else {}) | ({"protocol": protocol} if protocol else {})
     }
@@ -75,12 +74,12 @@ def score(
 
 
 def info(run: RunPath) -> None:
-    """Say what a run is and how far it got."""
+    """Show the configuration and progress of a run."""
     from gan_mhe.records.events import Evaluated, Finished, Progress, effective
 
-    place = RunDir(run)
-    config, result = place.read_config(), place.read_result()
-    events = list(effective(place.read_events()))
+    run_dir = RunDir(run)
+    config, result = run_dir.read_config(), run_dir.read_result()
+    events = list(effective(run_dir.read_events()))
     step = max((event.step for event in events), default=0)
     finished = [event for event in events if isinstance(event, Finished)]
     rates = [event.images_per_second for event in events if isinstance(event, Progress)]
@@ -93,7 +92,7 @@ def info(run: RunPath) -> None:
         ("status", result["status"] if result else finished[-1].reason if finished else "unfinished"),
         ("step", f"{step} of {config.training.steps}"),
         ("images/s", f"{rates[-1]:.0f}" if rates else "-"),
-        ("checkpoints", ", ".join(map(str, place.checkpoint_steps())) or "none"),
+        ("checkpoints", ", ".join(map(str, run_dir.checkpoint_steps())) or "none"),
     ]
     rows += [
         (

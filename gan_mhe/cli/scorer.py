@@ -1,35 +1,31 @@
-"""`gan-mhe scorer`: training of classifiers for the protocol `classifier:<name>`."""
+"""`gan-mhe scorer`: train feature extractors for your own data sets."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from gan_mhe.cli.console import say
 from gan_mhe.config import compose
 
-if TYPE_CHECKING:
-    pass
-
-
-scorer_app = typer.Typer(help="Train classifiers for scores on your own data sets.", no_args_is_help=True)
+scorer_app = typer.Typer(help="Train classifiers that score your own data sets.", no_args_is_help=True)
 
 
 @scorer_app.command("train")
 def scorer_train(
-    name: Annotated[str, typer.Argument(help="Name: the protocol is then classifier:NAME.")],
+    name: Annotated[str, typer.Argument(help="Name of the classifier; its protocol is classifier:NAME.")],
     data: Annotated[str, typer.Option(help="Data set with labels.")],
-    root: Annotated[Path | None, typer.Option(help="Folder of an image_folder.")] = None,
-    image_size: Annotated[int, typer.Option(help="Side of the images in pixels.")] = 32,
-    width: Annotated[float, typer.Option(min=0.01, help="Factor on the classifier's channel counts.")] = 1.0,
+    root: Annotated[Path | None, typer.Option(help="Folder of the images if DATA is image_folder.")] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 32,
+    width: Annotated[float, typer.Option(min=0.01, help="Factor of the classifier's channel counts.")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     out_: Annotated[
-        Path | None, typer.Option("--out", help="Weights file; the cache's scorers folder unless given.")
+        Path | None, typer.Option("--out", help="Weights file. Default: NAME.safetensors in the cache.")
     ] = None,
 ) -> None:
-    """Train a classifier on real images and keep it for the protocol `classifier:NAME`."""
+    """Train a classifier on real images and save it for the protocol `classifier:NAME`."""
     from gan_mhe.run.score import train_and_save_classifier
 
     settings = compose.parse(

@@ -1,25 +1,23 @@
-"""Scores and comparisons on the terminal."""
+"""Prints scores and comparisons."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gan_mhe.cli.console import print_table, say
 from gan_mhe.cli.options import Format
 from gan_mhe.comparison import compare as comparisons
 from gan_mhe.comparison import results, table
 
-if TYPE_CHECKING:
-    pass
 
-
-def print_scored(scores: list[results.RunScore], **how: Any) -> None:
-    """The comparison of what has scores. how: parameters of `compare`."""
+def print_scored(scores: list[results.RunScore], **options: Any) -> None:
+    """Print the comparison of the runs that have scores. options: keyword arguments of `compare`."""
     if any(score.final for score in scores):
-        print_comparison(comparisons.compare(scores, **how), Format.table)
+        print_comparison(comparisons.compare(scores, **options), Format.table)
     else:
         say("no scores to compare")
 
 
 def print_result(result: dict[str, Any]) -> None:
+    """Print the scores of a run's result; nothing if it has none."""
     if result["final"] is None:
         return
     best = result["best"]["scores"] if result["best"] else {}
@@ -31,7 +29,7 @@ def print_result(result: dict[str, Any]) -> None:
 
 
 def score_rows(scored: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Name, score, score of the real images and abbreviated fingerprint of each score."""
+    """Rows of metric, score of the generator, score of the real data and abbreviated fingerprint."""
     return [
         (name, _number(value), _number(scored["real"].get(name)), scored["fingerprints"][name][:12])
         for name, value in scored["scores"].items()
@@ -43,6 +41,7 @@ def _number(value: Any) -> str:
 
 
 def print_comparison(comparison: results.Comparison, format_: Format) -> None:
+    """Print a comparison in one of the formats."""
     match format_:
         case Format.table:
             print_table(table.headings(comparison), table.table_cells(comparison))

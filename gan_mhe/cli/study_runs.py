@@ -1,10 +1,10 @@
-"""The runs of a study executed here, within its budget."""
+"""Executes the runs of a study on this machine, within a time budget."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from gan_mhe.cli.console import complain, out, say, sinks_for
+from gan_mhe.cli.console import out, print_error, say, sinks_for
 from gan_mhe.run.control import stop_on_signals
 from gan_mhe.study.definition import Study, cell_directory, cells
 from gan_mhe.sweep import sweep as sweeps
@@ -21,35 +21,36 @@ def run(
     minutes: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> int:
-    """Execute what is left of a study in `root`; return the exit code. jobs: runs at once, as of `sweep.plan`.
+    """Execute the unfinished runs of a study in `root`; return the exit code.
 
-    Without a budget of `minutes` the runs share the cores without a gap. With one, seeds are taken one after another,
-    so that what is there at its end is whole seeds of every arm. `clock` is monotonic, in seconds.
+    jobs: runs at once, see `sweep.plan`. minutes: time budget; None is no limit. With a budget, all arms of a seed are
+    executed before the next seed starts, so that it ends with complete seeds; without one, all runs share the cores.
+    clock: monotonic, in seconds.
     """
     waves = _waves(study, root)
     runs = [run for wave in waves for run in wave]
     shared = sweeps.plan([run.config for run in (runs if minutes is None else waves[0])], jobs)
     with stop_on_signals(say) as control, sinks_for(out) as make_sink:
         budget = None if minutes is None else sweeps.Budget(control, 60 * minutes, clock)
-        if left := len(sweeps.unfinished(runs)):
-            say(f"{left} of {len(runs)} runs to do: {shared}")
+        if unfinished := len(sweeps.unfinished(runs)):
+            say(f"{unfinished} of {len(runs)} runs to do: {shared}")
         if budget is None:
             failures = sweeps.sweep(runs, make_sink, control, shared)
         else:
             failures = sweeps.sweep_in_waves(waves, make_sink, budget, shared)
     for failed, error in failures:
-        complain(f"{failed.title}: {error}")
+        print_error(f"{failed.title}: {error}")
     if control.should_stop():
-        say("stopped; the same command goes on from here")
+        say("stopped; run the same command to continue")
         return INTERRUPTED
     if any(run not in [failed for failed, _ in failures] for run in sweeps.unfinished(runs)):
-        whole = sum(not sweeps.unfinished(wave) for wave in waves)
-        say(f"the budget ends here: {whole} of {len(waves)} seeds are whole; the same command goes on from here")
+        complete = sum(not sweeps.unfinished(wave) for wave in waves)
+        say(f"time budget used up: {complete} of {len(waves)} seeds are complete; run the same command to continue")
     return FAILURE if failures else DONE
 
 
 def _waves(study: Study, root: Path) -> list[list[Run]]:
-    """All arms of a seed, then those of the next."""
+    """The runs of the study, grouped by seed."""
     runs = {seed: list[Run]() for seed in study.seeds}
     for cell in cells(study):
         runs[cell.seed].append(Run(cell.config, cell_directory(root, cell.arm.name, cell.seed), cell.title))

@@ -1,14 +1,14 @@
-"""Commands that train: one run, or variants x seeds.
+"""Commands that train: one run, or a sweep of variants x seeds.
 
-What loads torch is imported inside the commands, so that `--help` answers at once.
+Modules that load torch are imported inside the commands, so that `--help` is fast.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import complain, out, say
+from gan_mhe.cli.console import out, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, ConfigFile, Jobs, Set
 from gan_mhe.cli.scores import print_result, print_scored
 from gan_mhe.comparison import compare as comparisons
@@ -16,19 +16,14 @@ from gan_mhe.config import compose, documents
 from gan_mhe.errors import RunDirError
 from gan_mhe.records.run_dir import RunDir
 
-if TYPE_CHECKING:
-    pass
-
 
 def train(
     config: ConfigFile,
     set_: Set = None,
     variant: Annotated[str | None, typer.Option(help="Named variant (see `gan-mhe variants`).")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Where the run lives; runs/CONFIG/VARIANT/seed_SEED unless given.")
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run that is there.")] = False,
+    run_dir: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/CONFIG/VARIANT/seed_SEED.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
 ) -> None:
     """Train one GAN."""
     from gan_mhe.cli.console import sink_for
@@ -39,16 +34,16 @@ def train(
     settings = compose.compose(
         documents.find_document(str(config)), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
     )
-    place = run_dir or run_directory(Path("runs") / config.stem, settings)
-    if begun(RunDir(place)) and not resume:
-        raise RunDirError(f"{place} holds a run already; continue it with --resume, or choose another --run-dir")
+    directory = run_dir or run_directory(Path("runs") / config.stem, settings)
+    if begun(RunDir(directory)) and not resume:
+        raise RunDirError(f"{directory} already contains a run; continue it with --resume or choose another --run-dir")
     with stop_on_signals(say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
-        result = execute(settings, place, sink, control)
+        result = execute(settings, directory, sink, control)
     if result.status == "stopped":
-        say(f"stopped at step {result.step}; the same command with --resume goes on from here")
+        say(f"stopped at step {result.step}; run the same command with --resume to continue")
         raise typer.Exit(INTERRUPTED)
     print_result(result.document())
-    say(f"{result.status} at step {result.step}; run directory: {place}")
+    say(f"{result.status} at step {result.step}; run directory: {directory}")
 
 
 def sweep(
@@ -56,10 +51,10 @@ def sweep(
     variants: Annotated[str, typer.Option(help="Comma-separated variants.")],
     seeds: Annotated[str, typer.Option(help="Comma-separated training seeds.")] = "0",
     set_: Set = None,
-    root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs; runs/CONFIG unless given.")] = None,
+    root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/CONFIG.")] = None,
     jobs: Jobs = None,
 ) -> None:
-    """Train variants x seeds, skipping what is done, and compare them."""
+    """Train variants x seeds, skip finished runs, and compare the variants."""
     _sweep(
         documents.find_document(str(config)),
         variants=[name.strip() for name in variants.split(",")],
@@ -88,17 +83,17 @@ def _sweep(
     )
     shared = sweeps.plan(configs, jobs)
     runs = sweeps.runs_below(root, configs)
-    if left := len(sweeps.unfinished(runs)):
-        say(f"{left} of {len(runs)} runs to do: {shared}")
+    if unfinished := len(sweeps.unfinished(runs)):
+        say(f"{unfinished} of {len(runs)} runs to do: {shared}")
     with stop_on_signals(say) as control, sinks_for(out) as make_sink:
         failures = sweeps.sweep(runs, make_sink, control, shared)
     if control.should_stop():
-        say("stopped; the same command goes on from here")
+        say("stopped; run the same command to continue")
         raise typer.Exit(INTERRUPTED)
     for run, error in failures:
-        complain(f"{run.title}: {error}")
-    places = [RunDir(run.directory) for run in runs]
-    print_scored([comparisons.read_score(place) for place in places if place.exists()])
+        print_error(f"{run.title}: {error}")
+    run_dirs = [RunDir(run.directory) for run in runs]
+    print_scored([comparisons.read_score(run_dir) for run_dir in run_dirs if run_dir.exists()])
     say(f"runs: {root}")
     if failures:
         raise typer.Exit(FAILURE)

@@ -1,1 +1,1 @@
-"""Images for people: latents, grids and encoders."""
+"""Latents, image grids and PNG encoding."""

@@ -1,4 +1,4 @@
-"""Sample grids as PNG images."""
+"""Image grids and their PNG encoding."""
 
 import io
 import math
@@ -9,15 +9,16 @@ from torch import Tensor
 
 from gan_mhe.errors import ConfigError
 
-_READABLE_SIDE = 64  # pixels; a digit of 32 on a modern screen is too small to judge
+_READABLE_SIDE = 64  # pixels; images of 32 pixels are too small to assess on a modern screen
 _COMPRESSION = 6
 
 
 def grid(images_uint8: Tensor, columns: int, padding: int = 2, scale: int | None = None) -> Image.Image:
-    """Images uint8 (n, 3, H, W) in rows of `columns`, `padding` black pixels around each, last row black-filled.
+    """Arrange images uint8 (n, 3, H, W) in rows of `columns`; empty positions in the last row are black.
 
-    `scale` enlarges by whole pixels; unset, small images grow to a side of at least 64. Padding is not scaled.
-    Raises ConfigError for no images, another shape or type, or columns, padding or scale out of range.
+    padding: black pixels around each image, not scaled. scale: integer factor by which each image is enlarged; None
+    enlarges small images until both sides have at least 64 pixels. Raises ConfigError for no images, another shape or
+    dtype, or columns, padding or scale out of range.
     """
     if images_uint8.dtype != torch.uint8 or images_uint8.ndim != 4 or images_uint8.shape[1] != 3:
         raise ConfigError(
@@ -30,11 +31,11 @@ def grid(images_uint8: Tensor, columns: int, padding: int = 2, scale: int | None
             f"sample grid: expected at least 1 image, columns >= 1, padding >= 0 and scale >= 1, "
             f"got {n} images, columns {columns}, padding {padding}, scale {factor}"
         )
-    big = images_uint8.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
+    enlarged = images_uint8.cpu().repeat_interleave(factor, dim=2).repeat_interleave(factor, dim=3)
     cell_height, cell_width = height * factor + padding, width * factor + padding
     rows = math.ceil(n / columns)
     canvas = torch.zeros(rows * cell_height + padding, columns * cell_width + padding, 3, dtype=torch.uint8)
-    for index, image in enumerate(big):
+    for index, image in enumerate(enlarged):
         top = index // columns * cell_height + padding
         left = index % columns * cell_width + padding
         canvas[top : top + height * factor, left : left + width * factor] = image.permute(1, 2, 0)
@@ -42,7 +43,7 @@ def grid(images_uint8: Tensor, columns: int, padding: int = 2, scale: int | None
 
 
 def encode_png(image: Image.Image) -> bytes:
-    """PNG bytes without time stamps or other metadata: equal images give equal bytes on one installation."""
+    """Encode as PNG without timestamps or other metadata: equal images give equal bytes on one installation."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=_COMPRESSION)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Latents that stay fixed during a run, and walks between latents."""
+"""Fixed latents for image grids, and interpolation between latents."""
 
 import torch
 from torch import Tensor
@@ -6,25 +6,24 @@ from torch import Tensor
 from gan_mhe import rng
 from gan_mhe.errors import ConfigError
 
-_PARALLEL = 1e-6  # sin of an angle below which a great circle is a line, or is not defined
+_PARALLEL = 1e-6  # sine of the angle below which the great circle is a line or undefined
 
 
 def fixed_latents(n: int, latent_dim: int, seed: int) -> Tensor:
-    """Standard normal latents float32 (n, latent_dim) on the CPU, a function of the arguments alone."""
+    """Standard normal latents, float32 (n, latent_dim) on the CPU; deterministic in the arguments."""
     return torch.randn(n, latent_dim, generator=rng.generator("cpu", seed, "fixed_latents"))
 
 
 def interpolate(z0: Tensor, z1: Tensor, steps: int, mode: str = "spherical") -> Tensor:
-    """Latents (steps, Z) from z0 to z1 (Z,), both ends included, equally spaced in t.
+    """Latents (steps, Z) from z0 to z1, both (Z,) and included, equally spaced in t in [0, 1].
 
-    "linear": (1-t) z0 + t z1. "spherical" (White 2016, slerp): sin((1-t) a)/sin(a) z0 + sin(t a)/sin(a) z1
-    with a the angle between z0 and z1; on normal latents it keeps the length that samples have. Where z0 and
-    z1 are parallel or opposite, or one is zero, it is linear. Raises ConfigError for fewer than two steps or
-    another mode.
+    "linear": (1-t) z0 + t z1. "spherical" (slerp, White 2016): sin((1-t) a)/sin(a) z0 + sin(t a)/sin(a) z1, where a is
+    the angle between z0 and z1; between normal latents it keeps their typical length. If z0 and z1 are parallel or
+    opposite, or one of them is zero, "spherical" is linear. Raises ConfigError for steps < 2 or another mode.
     """
     if steps < 2 or mode not in ("spherical", "linear"):
         raise ConfigError(
-            f"interpolation: expected steps >= 2 and mode 'spherical' or 'linear', got steps {steps}, mode {mode!r}"
+            f"interpolation: expected steps >= 2 and mode 'spherical' or 'linear', got steps {steps} and mode {mode!r}"
         )
     t_K = torch.linspace(0, 1, steps, dtype=z0.dtype, device=z0.device)
     weight0_K, weight1_K = 1 - t_K, t_K

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from gan_mhe import __version__
+from gan_mhe.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "safetensors", "pydantic")
 

@@ -1,6 +1,6 @@
-"""One run: executed, and later sampled and scored from its checkpoints.
+"""One training run: execution, and images and scores from its checkpoints.
 
-`execute` is loaded when it is first used, so that `run.control` needs no torch.
+`execute` is imported on first use, so that importing `run.control` does not load torch.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Signals as a request to stop: the first is answered with a checkpoint, the second at once."""
+"""Stopping on signals: on the first the run saves and stops, on the second it quits without saving."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,31 +10,34 @@ class StopRequest:
     """A `RunControl` that a signal handler sets."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._requested = False
 
     def should_stop(self) -> bool:
-        return self._asked
+        return self._requested
 
-    def ask(self) -> bool:
-        """Ask for a stop; False when it had been asked for already."""
-        first, self._asked = not self._asked, True
+    def request(self) -> bool:
+        """Request a stop. Returns False if one was already requested."""
+        first, self._requested = not self._requested, True
         return first
 
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM into a stop request for the body; a second one raises KeyboardInterrupt."""
-    request = StopRequest()
+    """Turn SIGINT and SIGTERM in the body into a stop request; a second signal raises KeyboardInterrupt.
+
+    say: prints a message for the user.
+    """
+    stop = StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not request.ask():
-            say("quitting at once; the last checkpoint stands")
+        if not stop.request():
+            say("quitting without saving; the last checkpoint is intact")
             raise KeyboardInterrupt
-        say("stopping: this step is finished and saved first; once more to quit at once")
+        say("stopping: finishing and saving this step first; repeat to quit without saving")
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield request
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Images from a run's checkpoint."""
+"""Images from the checkpoints of a run."""
 
 import io
 import math
@@ -23,32 +23,36 @@ from gan_mhe.training.precision import Precision, resolve_device
 from gan_mhe.training.state import load_module
 
 Format = Literal["png", "npz", "zip"]
-Render = Callable[[Tensor], Tensor]
+Generate = Callable[[Tensor], Tensor]
 _BATCH = 256
 
 
 def chosen_step(run: RunDir, step: int | None) -> int:
-    """`step`, or the newest checkpoint's. CheckpointError names the steps that there are."""
+    """`step`, or the newest checkpoint's step if None. Raises CheckpointError if the run has no such checkpoint."""
     steps = run.checkpoint_steps()
-    if not steps or (step is not None and step not in steps):
-        asked = "any step" if step is None else f"step {step}"
-        raise CheckpointError(f"{run.root} has no checkpoint of {asked}; it has {steps or 'none'}")
+    if not steps:
+        raise CheckpointError(f"{run.root} has no checkpoints yet")
+    if step is not None and step not in steps:
+        raise CheckpointError(
+            f"{run.root} has no checkpoint of step {step}; expected one of {', '.join(map(str, steps))}"
+        )
     return steps[-1] if step is None else step
 
 
 def load_generator(
     run: RunDir, *, step: int | None = None, ema: bool = False, device: str = "auto", digest: str | None = None
-) -> Render:
+) -> Generate:
     """The generator of a checkpoint in evaluation mode, as a function from latents (B, Z) to uint8 (B, 3, H, H).
 
-    Raises CheckpointError when the checkpoint is not there, damaged, not the one of `digest`, or has no moving average.
+    step: None is the newest checkpoint. ema: load the moving average. digest: required SHA-256 of the checkpoint.
+    Raises CheckpointError if the checkpoint is missing, damaged or another one, or contains no moving average.
     """
     config = run.read_config()
     found = checkpoint.load(run.checkpoint(chosen_step(run, step)), lineage=config.digest("resumable"), digest=digest)
     prefix = "ema" if ema else "generator"
     if not any(name.startswith(f"{prefix}/") for name in found.tensors):
-        raise CheckpointError(f"{run.root} keeps no moving average; set generator.ema_halflife_steps to have one")
-    place = resolve_device(device)
+        raise CheckpointError(f"{run.root} has no moving average; generator.ema_halflife_steps enables one")
+    resolved_device = resolve_device(device)
     network = build_generator(
         config.generator.architecture,
         image_size=config.data.image_size,
@@ -57,18 +61,18 @@ def load_generator(
         generator=torch.Generator(),
     )
     load_module(network, found.tensors, prefix)
-    network.to(place).eval().requires_grad_(False)
-    precision = Precision("float32", place)
+    network.to(resolved_device).eval().requires_grad_(False)
+    precision = Precision("float32", resolved_device)
 
-    def render(latents_BZ: Tensor) -> Tensor:
+    def generate_batches(latents_BZ: Tensor) -> Tensor:
         with precision.full_precision_in_step():
-            batches = torch.split(latents_BZ.to(place), _BATCH)
+            batches = torch.split(latents_BZ.to(resolved_device), _BATCH)
             return torch.cat([to_uint8(network(batch)).cpu() for batch in batches])
 
-    return render
+    return generate_batches
 
 
-def draw(
+def generate(
     run: RunDir,
     *,
     n: int,
@@ -78,9 +82,12 @@ def draw(
     truncation: float | None = None,
     digest: str | None = None,
 ) -> Tensor:
-    """`n` images, uint8 (n, 3, H, H), from latents that are a function of (n, seed, truncation)."""
-    latents = _latents(run, n, seed, truncation)
-    return load_generator(run, step=step, ema=ema, digest=digest)(latents)
+    """Generate `n` images, uint8 (n, 3, H, H); the latents are a function of (n, seed, truncation).
+
+    truncation: threshold of `truncate`; None does not truncate. Other arguments and errors as in `load_generator`.
+    """
+    latents_NZ = _latents(run, n, seed, truncation)
+    return load_generator(run, step=step, ema=ema, digest=digest)(latents_NZ)
 
 
 def interpolate(
@@ -94,7 +101,10 @@ def interpolate(
     truncation: float | None = None,
     digest: str | None = None,
 ) -> Tensor:
-    """`rows` walks of `columns` images, each between two latents along the sphere: uint8 (rows * columns, 3, H, H)."""
+    """Generate `rows` spherical interpolations of `columns` images each: uint8 (rows * columns, 3, H, H).
+
+    Each row interpolates between two latents of its own. Arguments and errors as in `generate`.
+    """
     ends = _latents(run, 2 * rows, seed, truncation)
     walks = [latents.interpolate(ends[2 * row], ends[2 * row + 1], columns) for row in range(rows)]
     return load_generator(run, step=step, ema=ema, digest=digest)(torch.cat(walks))
@@ -106,12 +116,14 @@ def _latents(run: RunDir, n: int, seed: int, truncation: float | None) -> Tensor
 
 
 def truncate(latents: Tensor, threshold: float) -> Tensor:
-    """Standard normal latents as latents of a normal truncated to [-threshold, threshold].
+    """Map standard normal latents to the normal distribution truncated to [-threshold, threshold].
 
     The truncation trick (Brock et al. 2019, section 3.1): a smaller threshold gives more typical and less varied
-    images. They draw components outside the interval again; here each goes to its own quantile of the truncated
-    distribution, erf(z'/sqrt 2) = erf(z/sqrt 2) erf(t/sqrt 2). The distribution is the same, a latent keeps its
-    character at every threshold, and a large threshold changes nothing. ConfigError unless threshold > 0.
+    images. The authors resample components outside the interval. Here each component is mapped to the same quantile of
+    the truncated distribution, erf(z'/sqrt 2) = erf(z/sqrt 2) erf(t/sqrt 2). The distribution is the same, a latent
+    changes continuously with the threshold, and a large threshold has no effect.
+
+    Raises ConfigError unless threshold > 0.
     """
     if not threshold > 0:
         raise ConfigError(f"truncation: expected a threshold > 0, got {threshold}")
@@ -121,20 +133,20 @@ def truncate(latents: Tensor, threshold: float) -> Tensor:
 
 
 def check_destination(out: Path) -> None:
-    """ConfigError where `write_images` would not know how, or would replace a folder that holds something."""
+    """Raise ConfigError if `write_images` does not support the suffix of `out` or would replace a non-empty folder."""
     if out.suffix not in (".png", ".npz", ".zip", ""):
-        raise ConfigError(f"--out {out}: cannot write {out.suffix!r}; expected .png, .npz, .zip or a folder name")
+        raise ConfigError(f"--out {out}: expected FILE.png, FILE.npz, FILE.zip or a folder, got suffix {out.suffix!r}")
     if out.suffix and out.is_dir():
-        raise ConfigError(f"--out {out} is a folder; expected a file name, or a folder name without {out.suffix}")
+        raise ConfigError(f"--out {out}: expected a file or a folder name without {out.suffix}, got an existing folder")
     is_empty_folder = out.name != "" and out.is_dir() and not any(out.iterdir())
     if not out.suffix and out.exists() and not is_empty_folder:
-        raise ConfigError(f"--out {out} is there already; expected a new or an empty folder, or FILE.png, .npz or .zip")
+        raise ConfigError(f"--out {out}: expected a new or empty folder, or FILE.png, .npz or .zip; it already exists")
 
 
 def write_images(images: Tensor, out: Path, *, columns: int | None = None) -> None:
-    """Write uint8 images as `encode` does, by the suffix; to a folder one PNG each.
+    """Write uint8 images (n, 3, H, H) as `encode` does, in the format of the suffix; without suffix PNGs in a folder.
 
-    Raises ConfigError as `check_destination` does, StorageError when the disk refuses.
+    Raises ConfigError as `check_destination` does, and StorageError if writing fails.
     """
     check_destination(out)
     match out.suffix:
@@ -149,10 +161,10 @@ def write_images(images: Tensor, out: Path, *, columns: int | None = None) -> No
 
 
 def encode(images: Tensor, format: Format, *, columns: int | None = None) -> bytes:
-    """Images uint8 (n, 3, H, H) as a file's content; equal images give equal bytes on one installation.
+    """Encode images uint8 (n, 3, H, H) as file content; equal images give equal bytes on one installation.
 
-    `png` is a grid, as square as can be unless `columns` is given; `npz` holds the array `images` (n, H, H, 3);
-    `zip` holds one PNG each, numbered.
+    `png` is a grid with `columns` columns, or as square as possible; `npz` contains the array `images` (n, H, H, 3);
+    `zip` contains one numbered PNG per image.
     """
     match format:
         case "png":
@@ -172,17 +184,17 @@ def _npz(images: Tensor) -> bytes:
 def _zip(images: Tensor) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # stored: PNGs are compressed already
-        for name, picture in _pictures(images):
-            archive.writestr(zipfile.ZipInfo(name), grids.encode_png(picture))  # dated 1980, whenever it is made
+        for name, image in _named_images(images):
+            archive.writestr(zipfile.ZipInfo(name), grids.encode_png(image))  # ZipInfo's constant date: 1980
     return buffer.getvalue()
 
 
 def _write_folder(images: Tensor, out: Path) -> None:
     with atomic_directory(out) as temporary:
-        for name, picture in _pictures(images):
-            (temporary / name).write_bytes(grids.encode_png(picture))
+        for name, image in _named_images(images):
+            (temporary / name).write_bytes(grids.encode_png(image))
 
 
-def _pictures(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
+def _named_images(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
     for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         yield f"{index:06d}.png", Image.fromarray(image)

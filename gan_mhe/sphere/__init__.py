@@ -1,4 +1,4 @@
-"""The mathematics of neurons on the sphere, as pure functions on tensors."""
+"""Hyperspherical energies and measures of uniformity of a layer's neurons, as pure functions on tensors."""
 
 from gan_mhe.sphere.energy import (
     Distance,

@@ -1,28 +1,29 @@
-"""W Wᵀ of a layer's neurons with a hand-written backward: the one expensive product behind energies and diagnostics.
+"""The Gram matrix W Wᵀ of a layer's neurons with a hand-written backward pass.
 
-Norms, cosines and distances are all functions of the Gram matrix, so an energy and its gradient cost one product
-each: with G = W Wᵀ and S = dE/dG, dE/dW = (S + Sᵀ) W, where autograd would multiply by S and by Sᵀ.
+Norms, cosines and distances are functions of the Gram matrix, so that its product dominates the cost of energies and
+diagnostics. An energy and its gradient take one product each: with G = W Wᵀ and S = dE/dG, dE/dW = (S + Sᵀ) W, where
+autograd would multiply by S and by Sᵀ separately.
 """
 
 import torch
 from torch import Tensor
 
-_BLOCK = 128  # rows; smaller blocks save more of the symmetric half and lose it again to short products
-_SAFE_COSINE = 0.97  # 0.25 rad: from there on, d² of a float32 product is good to 2e-5
-_SAFE_SQUARES = (1e-30, 1e30)  # squared norms that float32 holds with full precision
-_LARGEST_FORCE = 1e30  # entries of S + Sᵀ beyond it (filters of norm 1e-8 and duplicates) would overflow the product
+_BLOCK = 128  # rows; smaller blocks skip more of the symmetric half, but their products run less efficiently
+_SAFE_COSINE = 0.97  # 0.25 rad: at larger angles d² from a float32 product has a relative error below 2e-5
+_SAFE_SQUARES = (1e-30, 1e30)  # squared norms that float32 represents with full precision
+_LARGEST_FORCE = 1e30  # larger entries of S + Sᵀ (duplicates, filters of norm 1e-8) would overflow the product
 
 
 @torch.library.custom_op("gan_mhe::gram", mutates_args=())
 def gram(weight_ND: Tensor) -> Tensor:
-    """W Wᵀ, float64 (N, N), for floating weight (N, D); differentiable, twice too. A stack (C, N, D) gives (C, N, N).
+    """W Wᵀ, float64 (N, N), of a floating-point weight (N, D) or (C, N, N) of a stack (C, N, D); twice differentiable.
 
-    The product is taken in float64, with one exception: on a CPU, where float64 costs twice the time, float32
-    weights (N, D) whose rows are all more than 0.25 rad apart, and from one another's opposites, are multiplied in
-    float32. Squared distances then carry a relative error below 2e-5; nearer pairs, which would cancel, never meet
-    it. A CPU may look at its values for free; on another device the look would stop the queue.
+    The product is taken in float64, with one exception: on a CPU, where float64 takes twice the time, float32 weights
+    (N, D) are multiplied in float32 if all rows are more than 0.25 rad apart from each other and from each other's
+    opposites. Squared distances then have a relative error below 2e-5; closer pairs, where 2 - 2c cancels, always use
+    float64. The check reads values back, which is free on a CPU and would synchronize on other devices.
 
-    The gradient has the weight's dtype and is computed in it, in float32 at least. Not for use under autocast.
+    The gradient has the weight's dtype and is computed in that dtype, at least float32. Call it with autocast disabled.
     """
     if weight_ND.device.type != "cpu":
         wide_ND = weight_ND.double()
@@ -49,7 +50,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, gradient_NN: Tensor) -> 
     computed_in = torch.promote_types(weight_ND.dtype, torch.float32)
     force_NN = (gradient_NN + gradient_NN.mT).clamp(-_LARGEST_FORCE, _LARGEST_FORCE).to(computed_in)
     gradient_ND: Tensor = force_NN @ weight_ND.to(computed_in)
-    if weight_ND.dtype == torch.float16:  # the only one with a range that forces exceed
+    if weight_ND.dtype == torch.float16:  # the only dtype whose range the gradient can exceed
         return saturated(gradient_ND, torch.float16)
     return gradient_ND.to(weight_ND.dtype)
 
@@ -58,15 +59,15 @@ gram.register_autograd(_backward, setup_context=_keep_weight)
 
 
 def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values in `dtype`, those beyond its range at its largest number."""
+    """Convert to `dtype`; values beyond its range become its largest finite number."""
     limit = torch.finfo(dtype).max
     return values.clamp(-limit, limit).to(dtype)
 
 
 def _symmetric_product(weight_ND: Tensor) -> Tensor:
-    """W Wᵀ from its lower blocks: five eighths of the arithmetic at 512 rows."""
+    """W Wᵀ from its lower block triangle: five eighths of the arithmetic at 512 rows."""
     count = weight_ND.shape[-2]
-    if count <= _BLOCK or weight_ND.ndim > 2:  # the matrices of a stack go through one batched product
+    if count <= _BLOCK or weight_ND.ndim > 2:  # a stack takes one batched product
         return weight_ND @ weight_ND.mT
     lower_NN = weight_ND.new_empty(count, count)
     for first in range(0, count, _BLOCK):
@@ -76,7 +77,7 @@ def _symmetric_product(weight_ND: Tensor) -> Tensor:
 
 
 def _all_far_apart(gram_NN: Tensor) -> bool:
-    """Whether every |cosine| is safely below 1; False for norms out of range and for anything not finite."""
+    """Whether every |cosine| is below `_SAFE_COSINE`; False for norms out of range and for non-finite values."""
     squares_N = gram_NN.diagonal()
     low, high = _SAFE_SQUARES
     cosine_NN = gram_NN * torch.outer(squares_N.rsqrt(), squares_N.rsqrt())

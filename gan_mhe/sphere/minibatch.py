@@ -1,15 +1,16 @@
-"""Mini-batch forms of the mean pair energy: unbiased, and cheaper or only noisier.
+"""Mini-batch estimates of the mean pair energy, unbiased.
 
-The form by labels is that of Liu et al. 2018 (SphereFace+). Their paper proposes mini-batches for hidden layers too,
-but its text was not at hand, and the other two forms are ours.
+`label_energy` is the form of Liu et al. 2018 (SphereFace+). The paper proposes mini-batches for hidden layers too; its
+text was not available, and the other two estimators are our own.
 
-Each averages, over all draws, to `hyperspherical_energy` with the mean reduction, and so does its gradient. In half
-space that takes a weight: the full mean is [(N-1) A + f_s(own)] / (2N-1), where A is the mean over unordered pairs of
-f_s(u_i, u_j) + f_s(u_i, -u_j), and own the constant distance of w and -w. The half-space mean of m neurons has m in
-place of N and so weighs the constant differently; here A is estimated and N put in.
+The expectation of each estimate over its random indices is `hyperspherical_energy` with the mean reduction, and the
+expectation of its gradient is the gradient of that energy. In half space the full mean is
+[(N-1) A + f_s(own)] / (2N-1), where A is the mean over unordered pairs of f_s(u_i, u_j) + f_s(u_i, -u_j), and own is
+the constant distance between w and -w. The half-space mean of m neurons has m in place of N, which gives the constant
+another weight; the estimators therefore estimate A and insert N.
 
-Indices are not read back: that they are in range, distinct or other than the row's own is for the caller to know
-(`draw_subset`, `draw_partners`).
+Indices are not checked on the device, which would need a synchronization: the caller guarantees that they are in range
+and distinct, or different from the row's own index (see `draw_subset`, `draw_partners`).
 """
 
 import math
@@ -29,7 +30,7 @@ from gan_mhe.sphere.energy import (
 )
 from gan_mhe.sphere.geometry import SMALLEST_NORM, directions
 
-_LARGEST_FORCE = 1e30  # as in `gram`: beyond it the product with a row would overflow float32
+_LARGEST_FORCE = 1e30  # as in `gram`: a larger force times a row would overflow float32
 
 
 def subset_energies(
@@ -40,12 +41,14 @@ def subset_energies(
     distance: Distance = "euclidean",
     half_space: bool = False,
 ) -> Tensor:
-    """Estimates (L,) of the mean pair energies of L layers (N, D), each from the neurons of an int64 vector (m,).
+    """Estimates (L,) of the mean pair energies of L layers (N, D), each from a subset of m of its neurons.
 
-    m distinct indices, 2 <= m <= N (m = 1 where N = 1: exactly 0). Unbiased if every subset is equally likely. Costs
-    (m/N)² of the full energy. Dtype, precision and degenerate rows as in `hyperspherical_energies`; in half space the
-    estimate from float32 weights has about three times its rounding error.
-    Raises ValueError for indices of another shape or dtype, too few or too many, and as `hyperspherical_energies`.
+    subsets: int64 (m,) per layer, distinct indices, 2 <= m <= N (m = 1 where N = 1, which gives exactly 0). Unbiased if
+    every subset is equally likely. Costs (m/N)² of the full energy. Dtype, precision and degenerate rows as in
+    `hyperspherical_energies`; in half space the rounding error from float32 weights is about three times larger.
+
+    Raises ValueError for indices of another shape or dtype, too few or too many indices, and the cases of
+    `hyperspherical_energies`.
     """
     for weight, subset in zip(weights, subsets, strict=True):
         check_weight(weight)
@@ -69,12 +72,13 @@ def partner_energies(
     distance: Distance = "euclidean",
     half_space: bool = False,
 ) -> Tensor:
-    """Estimates (L,) of the mean pair energies of L layers (N, D), N >= 2, from m partners a neuron, int64 (N, m).
+    """Estimates (L,) of the mean pair energies of L layers (N, D), N >= 2, from m partners per neuron.
 
-    The mean of f_s over all i and their partners, none of them i; a partner may occur more than once. Unbiased if each
-    is uniform over the N - 1 others. Dtype, precision and degenerate rows as in `hyperspherical_energies`. O(m N D),
-    but bound by memory where the full energy is bound by arithmetic, so that m must be far below N to save time. On
-    CUDA the gradient is summed in no fixed order. Raises ValueError as `subset_energies`.
+    The estimate is the mean of f_s over all neurons i and their partners. partners: int64 (N, m) per layer; row i must
+    not contain i and may contain repetitions. Unbiased if each partner is uniform over the N - 1 other neurons. Dtype,
+    precision and degenerate rows as in `hyperspherical_energies`. The cost O(m N D) is bound by memory bandwidth,
+    that of the full energy by arithmetic, so m must be far below N to save time. On CUDA the gradient is summed in
+    nondeterministic order. Raises ValueError as `subset_energies`.
     """
     check_kind(s, distance)
     for weight, indices in zip(weights, partners, strict=True):
@@ -97,12 +101,12 @@ def partner_energies(
 
 
 def label_energy(weight: Tensor, labels: Tensor, *, s: float = 0.0, distance: Distance = "euclidean") -> Tensor:
-    """1/(m(N-1)) Σ_i Σ_{j != y_i} f_s(z(u_{y_i}, u_j)) for weight (N, D) and labels y, int64 (m,); a scalar.
+    """1/(m(N-1)) Σ_i Σ_{j != y_i} f_s(z(u_{y_i}, u_j)) for weight (N, D) and labels y, int64 (m,), m >= 1; a scalar.
 
-    The data-dependent form of an output layer, and the term of SphereFace+. Labels may repeat; uniform ones average to
-    the full mean. m N D float64 arithmetic. One neuron has no pair: exactly 0 with gradient 0. Dtype, guard and
-    degenerate rows as in `hyperspherical_energy`. Raises ValueError for labels of another shape or dtype, none of
-    them, and as `hyperspherical_energy`.
+    The data-dependent energy of an output layer, the term of SphereFace+. Labels may repeat; the expectation over
+    uniform labels is the full mean. Costs m N D float64 operations. A single neuron gives exactly 0 with gradient 0.
+    Dtype, distance floor and degenerate rows as in `hyperspherical_energy`. Raises ValueError for labels of another
+    shape or dtype, no labels, and the cases of `hyperspherical_energy`.
     """
     check_weight(weight)
     check_kind(s, distance)
@@ -116,9 +120,9 @@ def label_energy(weight: Tensor, labels: Tensor, *, s: float = 0.0, distance: Di
 
 
 def draw_subset(count: int, size: int, generator: torch.Generator, out: Tensor) -> None:
-    """Fill out, int64 (size,), with distinct numbers below count; every subset is equally likely, in random order.
+    """Fill `out`, int64 (size,), with distinct integers in [0, count); every subset is equally likely, in random order.
 
-    out is on the generator's device. Raises ValueError unless 1 <= size <= count and out is of that kind.
+    `out` is on the generator's device. Raises ValueError unless 1 <= size <= count and `out` has that shape and dtype.
     """
     if not 1 <= size <= count:
         raise ValueError(f"size: expected 1 to {count}, got {size}")
@@ -127,10 +131,10 @@ def draw_subset(count: int, size: int, generator: torch.Generator, out: Tensor) 
 
 
 def draw_partners(count: int, size: int, generator: torch.Generator, out: Tensor) -> None:
-    """Fill out, int64 (count, size): row i with independent uniform numbers below count, none of them i.
+    """Fill row i of `out`, int64 (count, size), with independent uniform integers in [0, count) other than i.
 
-    With replacement. out is on the generator's device. Raises ValueError unless count >= 2, size >= 1 and out is of
-    that kind.
+    Drawn with replacement. `out` is on the generator's device. Raises ValueError unless count >= 2, size >= 1 and `out`
+    has that shape and dtype.
     """
     if count < 2 or size < 1:
         raise ValueError(f"count, size: expected numbers >= 2 and >= 1, got {count} and {size}")
@@ -141,10 +145,10 @@ def draw_partners(count: int, size: int, generator: torch.Generator, out: Tensor
 
 @torch.library.custom_op("gan_mhe::partner_products", mutates_args=())
 def partner_products(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
-    """Products of row i with its partners and, in the last column, with itself: float64 (N, m + 1).
+    """Inner products of row i with its m partners and, in the last column, with itself: float64 (N, m + 1).
 
-    Partner by partner, forward and backward, so that the m N D numbers gathered never lie in memory together. The
-    gradient has the weight's dtype and is computed in it, in float32 at least. Differentiable twice.
+    Forward and backward loop over partners, so that the m N D gathered elements are never in memory at once. The
+    gradient has the weight's dtype and is computed in that dtype, at least float32. Twice differentiable.
     """
     wide_ND = weight_ND.double()
     rows_N1D = wide_ND.unsqueeze(1)
@@ -171,7 +175,7 @@ def _backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tup
         force_N1 = force_N.unsqueeze(1)
         total_ND.addcmul_(force_N1, rows_ND.index_select(0, partner_N))
         total_ND.index_add_(0, partner_N, force_N1 * rows_ND)
-    limit = torch.finfo(weight_ND.dtype).max  # saturates where gradients overflow, as in `gram`
+    limit = torch.finfo(weight_ND.dtype).max  # saturates on overflow, as in `gram`
     return total_ND.clamp(-limit, limit).to(weight_ND.dtype), None
 
 
@@ -179,11 +183,11 @@ partner_products.register_autograd(_backward, setup_context=_keep_inputs)
 
 
 def _partner_cosines(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
-    """u_i.u_j for each i and its partners j, float64 (N, m); 0 where one of them has no direction."""
+    """u_i.u_j for each i and its partners j, float64 (N, m); 0 where either has no direction."""
     products = partner_products(weight_ND, partners_Nm)
     square_N = products[:, -1]
     no_direction_N = square_N <= SMALLEST_NORM**2
-    # 1 first: rsqrt(0) would give NaN = 0 * inf on the way back.
+    # Replaced by 1 before rsqrt: rsqrt(0) = inf would make the backward pass compute 0 * inf = NaN.
     inverse_N = square_N.masked_fill(no_direction_N, 1.0).rsqrt().masked_fill(no_direction_N, 0.0)
     other_Nm = inverse_N.index_select(0, partners_Nm.flatten()).view_as(partners_Nm)
     cosine_Nm: Tensor = products[:, :-1] * inverse_N.unsqueeze(1) * other_Nm
@@ -191,19 +195,19 @@ def _partner_cosines(weight_ND: Tensor, partners_Nm: Tensor) -> Tensor:
 
 
 def _reweighted(energy: Tensor, size: int, count: int, own: float) -> Tensor:
-    """The half-space mean of `size` neurons with the weights of `count`."""
+    """Convert the half-space mean of `size` neurons to an estimate of that of `count` neurons."""
     if size == count:
         return energy
     return _half_space_mean(((2 * size - 1) * energy - own) / (size - 1), count, own)
 
 
 def _half_space_mean(mean_of_pairs: Tensor, count: int, own: float) -> Tensor:
-    """[(N-1) A + f_s(own)] / (2N-1)."""
+    """[(N-1) A + f_s(own)] / (2N-1) of A = `mean_of_pairs` and N = `count`."""
     return ((count - 1) * mean_of_pairs + own) / (2 * count - 1)
 
 
 def _own_energy(s: float, distance: Distance) -> float:
-    """f_s of w and -w."""
+    """f_s of the pair (w, -w)."""
     return riesz(2.0 if distance == "euclidean" else math.pi, s)
 
 

@@ -1,7 +1,7 @@
-"""The energies that the authors' published code computes, which differ from the definition; each difference is named.
+"""The energies of the authors' published code, with every difference from the definition as a named argument.
 
-Sources: wy1iu/MHE, directories MHE-GAN (`libs/ops.py`) and the classification networks. Values are for one layer,
-one count and lambda = 1. Everything is computed in float64; the result is float64 for float64 weights, else float32.
+Sources: wy1iu/MHE, directories MHE-GAN (`libs/ops.py`) and the classification networks. Values are for one layer
+counted once and lambda = 1. Arithmetic is float64; the result is float64 for float64 weights, else float32.
 """
 
 import math
@@ -27,16 +27,16 @@ def official_gan_energy(
 ) -> Tensor:
     """MHE-GAN code, s = 0: -(1/N²) [Σ_{i<j} log(d_ij² + 1e-4) + N(N+1)/2 log 1e-4] for weight (N, D), a scalar.
 
-    mirror_on_feature_axis: w is stacked on -w along the features, not the neurons. Cosines stay as they are, no
-        half-space term arises, and ||w||² doubles against norm_eps.
-    norm_eps: added to ||w||² under the root, so that short filters have cosines below 1 and E depends on their norm.
-    log_eps: added to d²; a duplicate pair is worth -log(log_eps).
-    squared_distance: the logarithm is of d², twice f_0; without it half of that is taken.
-    average_over_all_entries: the mean is over all N² entries, and those on and below the diagonal each add the
-        constant -log(log_eps); without it, over the pairs (one neuron has none: 0).
+    mirror_on_feature_axis: concatenate w and -w along the features instead of the neurons. Cosines do not change, no
+        half-space term arises, and ||w||² doubles relative to norm_eps.
+    norm_eps: added to ||w||² under the root, which reduces |cosine| of short filters and makes E depend on their norm.
+    log_eps: added to d²; a duplicate pair contributes -log(log_eps).
+    squared_distance: take the logarithm of d², which is twice f_0; if False, f_0.
+    average_over_all_entries: average over all N² entries, where each entry on or below the diagonal contributes the
+        constant -log(log_eps); if False, over the unordered pairs (0 for a single neuron).
 
-    With all of them off (both eps 0) this is hyperspherical_energy(weight, s=0), without its guard for duplicates
-    and zero rows. Raises ValueError for weight of another rank, a negative eps, or log_eps = 0 with
+    With all three flags False and both eps 0 this is hyperspherical_energy(weight, s=0) without its treatment of
+    duplicates and zero rows. Raises ValueError for a weight of another rank, a negative eps, or log_eps = 0 with
     average_over_all_entries, whose constant would be infinite.
     """
     _check_gan(weight, norm_eps, log_eps, average_over_all_entries)
@@ -54,9 +54,9 @@ def official_gan_energy(
 def official_classifier_energy(weight: Tensor, *, kind: ClassifierKind, half_space: bool = False) -> Tensor:
     """Classification code: mean over unordered pairs for weight (N, D), a scalar, with ||w|| = sqrt(Σ w² + 1e-4).
 
-    s0, s1, s2: -log d² (twice f_0), 1/d, 1/d². a0, a1, a2: f_0, f_1, f_2 of θ/π + 1e-4: the angle is divided by π.
-    half_space: over the pairs of the 2N rows w and -w, the N pairs (w, -w) included, as hyperspherical_energy does.
-    One neuron has no pair: 0 in full space. Raises ValueError for weight of another rank or an unknown kind.
+    s0, s1, s2: -log d² (twice f_0), 1/d, 1/d². a0, a1, a2: f_0, f_1, f_2 of θ/π + 1e-4, with the angle divided by π.
+    half_space: over the pairs of the 2N rows w and -w including the N pairs (w, -w), as in `hyperspherical_energy`.
+    A single neuron gives 0 in full space. Raises ValueError for a weight of another rank or an unknown kind.
     """
     check_weight(weight)
     if kind not in get_args(ClassifierKind):

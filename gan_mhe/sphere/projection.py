@@ -1,13 +1,13 @@
-"""Compressive minimum hyperspherical energy (Lin et al. 2020, CoMHE): the energy of neurons after projection.
+"""Compressive minimum hyperspherical energy (CoMHE, Lin et al. 2020): the energy of neurons after projection.
 
-In many dimensions random directions are nearly orthogonal and the energy is nearly flat; in k dimensions cosines spread
-with variance 1/k. P is drawn anew (RP), kept angle-preserving, or turned against the energy; the last two are one
-gradient step each, P' = P ± lr dJ/dP in closed form, which gradients of P' pass through (unrolled), or do not if the
-arguments are detached.
+Random directions in many dimensions are nearly orthogonal, so the energy is nearly flat; in k dimensions their cosines
+have variance 1/k. The projection P is random (RP-CoMHE), trained to preserve angles (AP-CoMHE), or trained to increase
+the energy (adversarial CoMHE). The two trained forms take gradient steps P' = P ± lr dJ/dP, computed in closed form and
+differentiable with respect to their arguments (unrolled); detach the arguments to treat P' as constant.
 
-Letters: N neurons, D fan-in, C projections, K dimensions after projection. As in `energy`, everything is float64,
-whatever autocast or TF32 says; gradients have the dtype of what they belong to, and what one use adds to them saturates
-at its largest number.
+Shape letters: N neurons, D fan-in, C projections, K dimensions after projection. Arithmetic is float64, independent of
+autocast and TF32, as in `energy`. A gradient has the dtype of its tensor; each contribution saturates at the largest
+number of that dtype.
 """
 
 import math
@@ -27,8 +27,8 @@ from gan_mhe.sphere.energy import (
 from gan_mhe.sphere.geometry import chords, cosines, inverse_norms, pair_count
 from gan_mhe.sphere.gram import saturated
 
-_CACHED = 2**16  # numbers of pairs in a piece of a stack on a CPU
-_SAME_COSINES = 1e-6  # root mean square; the norm's gradient is 0/0 at 0, and rounding divided by rounding near it
+_CHUNK_ENTRIES = 2**16  # entries of the (C, N, N) matrices processed at once on a CPU, so that they stay in its cache
+_SAME_COSINES = 1e-6  # root mean square; the gradient of the norm is 0/0 at 0, and dominated by rounding errors near it
 
 
 def projected_energies(
@@ -39,18 +39,19 @@ def projected_energies(
     distance: Distance = "euclidean",
     half_space: bool = False,
 ) -> Tensor:
-    """Mean over c of the mean pair energy of the directions of P_c w_i, for each of L >= 1 layers, (L,).
+    """RP-CoMHE: the mean over c of the mean pair energy of the projected neurons P_c w_i, for L >= 1 layers, (L,).
 
-    RP-CoMHE: (1/C) Σ_c Σ_{i<j} f_s(z_ij(P_c)) over the number of pairs; s, distance and half space, degenerate rows
-    and near duplicates as in `hyperspherical_energy`. P -> aP changes nothing; a square orthogonal P gives the energy
-    without projection. Differentiable with respect to weights and projections.
+    Per layer: (1/C) Σ_c Σ_{i<j} f_s(z_ij(P_c)) divided by the number of pairs. s, distance, half space, degenerate rows
+    and near duplicates as in `hyperspherical_energy`. The energy is invariant to P -> aP, and a square orthogonal P
+    gives the energy without projection. Differentiable with respect to weights and projections.
 
-    weights: floating (N, D), all of one dtype and device. projections: floating (C, K, D), one for each weight. The
-    result is float64 for float64 weights, else float32.
+    weights: floating-point (N, D), all of one dtype and device. projections: floating-point (C, K, D), one per weight.
+    The result is float64 for float64 weights, else float32.
 
-    Costs a product of 2 N D C K operations in float64 a layer, and passes over C N² numbers of 8 bytes, some of which
-    are kept for the gradient. Except on a CPU, the layers go through every operation together.
-    ValueError for shapes that do not match, a number of projections other than L, or as of the energy.
+    Costs 2 N D C K float64 operations per layer for the projection, and several passes over C N² elements of 8 bytes,
+    some of which are kept for the gradient. Except on a CPU, every operation is one call for all layers.
+    Raises ValueError for shapes that do not match, a number of projections other than L, and the cases of
+    `hyperspherical_energy`.
     """
     check_kind(s, distance)
     if len(projections) != len(weights):
@@ -72,13 +73,13 @@ def group_energies(
     distance: Distance = "euclidean",
     half_space: bool = False,
 ) -> Tensor:
-    """Mean over groups of coordinates of the mean pair energy within each group, for each of L >= 1 layers, (L,).
+    """Group CoMHE: the mean over groups of coordinates of the mean pair energy in each group, for L >= 1 layers, (L,).
 
-    Group CoMHE by our reading, "split the coordinates into groups by block-selection matrices and average the group
-    energies": the paper's own formula was not at hand. One group of all coordinates is `hyperspherical_energies`.
+    Our interpretation of "split the coordinates into groups by block-selection matrices and average the group
+    energies"; the paper's formula was not available. One group of all coordinates is `hyperspherical_energies`.
 
-    weights: floating (N, D), all of one dtype and device. orders: one for each weight, see `groups_of`, which also
-    tells what raises ValueError.
+    weights: floating-point (N, D), all of one dtype and device. orders: one per weight, see `groups_of`.
+    Raises ValueError for a number of orders other than L, and as `groups_of` and `hyperspherical_energy`.
     """
     check_kind(s, distance)
     if len(orders) != len(weights):
@@ -88,11 +89,11 @@ def group_energies(
 
 
 def groups_of(weight_ND: Tensor, order_D: Tensor, groups: int) -> Tensor:
-    """The coordinates of weight (N, D) in the given order, split into equal blocks: (groups, N, D // groups).
+    """Split the coordinates of weight (N, D), permuted by `order_D`, into equal blocks: (groups, N, D // groups).
 
-    order_D: a permutation of 0..D-1, integer; that it is one is not looked at, which would stop a device's queue. The
-    last D mod groups coordinates of the order are left out: under orders drawn anew, each equally often.
-    Raises ValueError unless 1 <= groups <= D and the order has shape (D,).
+    order_D: integer, a permutation of 0..D-1; this is not checked, because a check would synchronize with the device.
+    The last D mod groups coordinates of the order are dropped; under random orders each is dropped equally often.
+    Raises ValueError unless 1 <= groups <= D and the order is an integer tensor of shape (D,).
     """
     check_weight(weight_ND)
     count, dim = weight_ND.shape
@@ -109,15 +110,16 @@ def groups_of(weight_ND: Tensor, order_D: Tensor, groups: int) -> Tensor:
 def angle_preserving_step(
     projection_KD: Tensor, weight_ND: Tensor, *, lr: float | Tensor, weight_decay: float
 ) -> Tensor:
-    """P' = P - lr dL/dP, L = ||cos(P Wᵀ) - cos(W)||_F + weight_decay/2 ||P||_F²: AP-CoMHE's inner step, (K, D).
+    """AP-CoMHE's inner step P' = P - lr dL/dP, L = ||cos(P Wᵀ) - cos(W)||_F + weight_decay/2 ||P||_F², (K, D).
 
-    The Frobenius norm, not squared, over all N x N cosines, as in the official code (its weight decay: 1e-3 * 5e-4);
-    the authors' slides have squared differences of angles. With G = (cos(P Wᵀ) - cos(W)) / ||.||_F and unit rows ẑ_i of
-    z_i = P w_i: dL/dz_i = (I - ẑ_i ẑ_iᵀ) 2 (G ẑ)_i / ||z_i||, dL/dP = (dL/dZ)ᵀ W.
+    The Frobenius norm is not squared and covers all N x N cosines, as in the official code (with weight decay
+    1e-3 * 5e-4); the authors' slides use squared differences of angles. With G = (cos(P Wᵀ) - cos(W)) / ||.||_F and
+    unit rows ẑ_i of z_i = P w_i: dL/dz_i = (I - ẑ_i ẑ_iᵀ) 2 (G ẑ)_i / ||z_i||, dL/dP = (dL/dZ)ᵀ W.
 
-    Where the cosines differ by 1e-6 or less, root mean square, they count as preserved: there the norm's gradient, 0/0
-    at 0, is 0. Rows w_i or P w_i without direction have no gradient. lr: a number or a tensor of no dimensions.
-    The result has the dtype of P. Differentiable with respect to P and W. ValueError for shapes that do not match.
+    If the root mean square difference of the cosines is at most 1e-6, the angles count as preserved and the gradient of
+    the norm, which is 0/0 at 0, is set to 0. Rows w_i or P w_i without direction have no gradient. lr: a number or a
+    0-dimensional tensor. The result has the dtype of P and is differentiable with respect to P and W.
+    Raises ValueError for shapes that do not match, and for a negative or non-finite lr or weight_decay.
     """
     _check_step(projection_KD, weight_ND, lr, weight_decay)
     with torch.autocast(device_type=weight_ND.device.type, enabled=False):
@@ -127,18 +129,19 @@ def angle_preserving_step(
         square = difference_NN.square().sum()
         preserved = square <= (_SAME_COSINES * len(weight_ND)) ** 2
         inverse_norm = square.masked_fill(preserved, 1.0).rsqrt().masked_fill(preserved, 0.0)
-        gradient_KD = _pulled_back(2 * inverse_norm * difference_NN, unit_NK, inverse_N, rows_ND)
+        gradient_KD = _projection_gradient(2 * inverse_norm * difference_NN, unit_NK, inverse_N, rows_ND)
         return (wide_KD - lr * (gradient_KD + weight_decay * wide_KD)).to(projection_KD.dtype)
 
 
 def adversarial_step(
     projection_KD: Tensor, weight_ND: Tensor, *, lr: float | Tensor, weight_decay: float, s: float
 ) -> Tensor:
-    """P' = P + lr dJ/dP, J = E_s(P w) - weight_decay/2 ||P||_F²: the inner step of adversarial CoMHE, (K, D).
+    """Adversarial CoMHE's inner step P' = P + lr dJ/dP, J = E_s(P w) - weight_decay/2 ||P||_F², (K, D).
 
-    E_s is the mean pair energy in full space, Euclidean (official code: s = 2). With unit rows ẑ_i of z_i = P w_i:
+    E_s is the mean pair energy, Euclidean and in full space (official code: s = 2). With unit rows ẑ_i of z_i = P w_i:
     dE/dz_i = (I - ẑ_i ẑ_iᵀ) Σ_{j != i} k_ij ẑ_j / (||z_i|| N(N-1)/2), k = s / d^(s+2), or 1 / d² for s = 0, with d
-    not below distance_floor(s). Otherwise as `angle_preserving_step`; ValueError for a negative or non-finite s, too.
+    clamped to at least distance_floor(s). Otherwise as `angle_preserving_step`; a negative or non-finite s raises
+    ValueError too.
     """
     _check_step(projection_KD, weight_ND, lr, weight_decay)
     check_kind(s, "euclidean")
@@ -149,52 +152,52 @@ def adversarial_step(
         force_NN = (s or 1.0) * squared_NN.clamp(min=distance_floor(s) ** 2).pow(-s / 2 - 1)
         own_NN = torch.eye(len(weight_ND), dtype=torch.bool, device=weight_ND.device)
         pairs = max(pair_count(len(weight_ND)), 1)
-        gradient_KD = _pulled_back(force_NN.masked_fill(own_NN, 0.0) / pairs, unit_NK, inverse_N, rows_ND)
+        gradient_KD = _projection_gradient(force_NN.masked_fill(own_NN, 0.0) / pairs, unit_NK, inverse_N, rows_ND)
         return (wide_KD + lr * (gradient_KD - weight_decay * wide_KD)).to(projection_KD.dtype)
 
 
 def _project(weight_ND: Tensor, projection_CKD: Tensor) -> Tensor:
-    """P_c w_i, float64 (C, N, K), of all projections from one product."""
+    """P_c w_i of all C projections, float64 (C, N, K), from one product."""
     copies, dim, _ = projection_CKD.shape
     projected_NM = _widen(weight_ND) @ _widen(projection_CKD).flatten(0, 1).T
     return projected_NM.view(len(weight_ND), copies, dim).transpose(0, 1)
 
 
 def _mean_energies(stacks: Sequence[Tensor], *, s: float, distance: Distance, half_space: bool) -> Tensor:
-    """Mean of the mean pair energies of each stack (C, N, K), (L,).
+    """Mean of the mean pair energies of each of L stacks (C, N, K), (L,).
 
-    All at once where launching operations is what costs; on a CPU, in pieces that stay in its cache.
+    On a GPU, where kernel launches dominate, all stacks at once; on a CPU in chunks that stay in its cache.
     """
 
-    def energies(pieces: Sequence[Tensor]) -> Tensor:
-        return energies_of_stacks(pieces, s=s, distance=distance, half_space=half_space, reduction="mean")
+    def energies(chunks: Sequence[Tensor]) -> Tensor:
+        return energies_of_stacks(chunks, s=s, distance=distance, half_space=half_space, reduction="mean")
 
     if stacks[0].device.type != "cpu":
         return energies(stacks)
-    pieces = [torch.split(stack_CNK, max(_CACHED // stack_CNK.shape[1] ** 2, 1)) for stack_CNK in stacks]
+    chunks = [torch.split(stack_CNK, max(_CHUNK_ENTRIES // stack_CNK.shape[1] ** 2, 1)) for stack_CNK in stacks]
     return torch.stack(
         [
-            torch.cat([energies([piece]) * (len(piece) / len(stack_CNK)) for piece in each]).sum()
-            for stack_CNK, each in zip(stacks, pieces, strict=True)
+            torch.cat([energies([chunk]) * (len(chunk) / len(stack_CNK)) for chunk in own_chunks]).sum()
+            for stack_CNK, own_chunks in zip(stacks, chunks, strict=True)
         ]
     )
 
 
 def _directions(rows_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """Unit rows, and 1 over the norms they had; 0 for rows without direction."""
+    """Unit rows and the inverse norms of the rows; both 0 for rows without direction."""
     inverse_N = inverse_norms(rows_NK.square().sum(dim=1))
     return rows_NK * inverse_N.unsqueeze(1), inverse_N
 
 
-def _pulled_back(slope_NN: Tensor, unit_NK: Tensor, inverse_N: Tensor, rows_ND: Tensor) -> Tensor:
-    """dJ/dP from the symmetric dJ/d(ẑ_i.ẑ_j), counted as Σ_{i<j}: through unit rows, their norms and Z = W Pᵀ."""
-    pull_NK = slope_NN @ unit_NK
-    across_NK = pull_NK - (pull_NK * unit_NK).sum(dim=1, keepdim=True) * unit_NK
-    return (across_NK * inverse_N.unsqueeze(1)).T @ rows_ND
+def _projection_gradient(slope_NN: Tensor, unit_NK: Tensor, inverse_N: Tensor, rows_ND: Tensor) -> Tensor:
+    """dJ/dP from the symmetric matrix dJ/d(ẑ_i.ẑ_j), J as Σ_{i<j}: the chain rule through ẑ_i, z_i and Z = W Pᵀ."""
+    unit_grad_NK = slope_NN @ unit_NK
+    tangent_NK = unit_grad_NK - (unit_grad_NK * unit_NK).sum(dim=1, keepdim=True) * unit_NK
+    return (tangent_NK * inverse_N.unsqueeze(1)).T @ rows_ND
 
 
 def _widen(values: Tensor) -> Tensor:
-    """The values in float64; a gradient beyond the range of their dtype saturates on the way back."""
+    """Convert to float64; in the backward pass, gradients beyond the range of the original dtype saturate."""
     return values if values.dtype == torch.float64 else _to_float64(values)
 
 

@@ -1,11 +1,12 @@
-"""Hyperspherical uniformity (Liu et al. 2021, arXiv 2103.01649): MHS, MHP, MHC, MGD and R-MHP, each to be minimised.
+"""Hyperspherical uniformity (Liu et al. 2021, arXiv 2103.01649): MHS, MHP, MHC, MGD and R-MHP, each to be minimized.
 
-The paper's text was not at hand; the authors' code (wy1iu/Sphere-Uniformity) was, and is the authority here. Of it,
-these are left out: 1e-4 under every norm, the factor of each layer, and the weight decay 5e-4 on the poles.
+The definitions follow the authors' code (wy1iu/Sphere-Uniformity); the text of the paper was not available. Omitted
+from that code: 1e-4 under every norm, the factor of each layer, and the weight decay 5e-4 on the poles.
 
-Common to all: weight is floating, (N, D), rows are neurons, u_i = w_i / ||w_i||. Computed in float64 whatever autocast
-says; the scalar is float64 for float64 weights, else float32. half_space takes the 2N vectors w and -w. A row with
-||w|| <= 1e-12 counts as orthogonal to everything and gets gradient 0. ValueError for a weight of another kind.
+Common to all measures: weight is floating-point, (N, D), rows are neurons, u_i = w_i / ||w_i||. Arithmetic is float64,
+independent of autocast; the scalar result is float64 for float64 weights, else float32. half_space uses the 2N vectors
+w and -w. A row with ||w|| <= 1e-12 counts as orthogonal to all others and gets gradient 0. A weight of another shape or
+dtype raises ValueError.
 """
 
 import math
@@ -17,14 +18,15 @@ from torch import Tensor
 from gan_mhe.sphere.energy import check_weight, distance_floor, narrow, pair_energies
 from gan_mhe.sphere.geometry import directions, inverse_norms, squared_distances
 
-_SELF = 4.0  # squared distance of the pair (w, -w), the largest there is
+_SELF = 4.0  # squared distance of the pair (w, -w), the largest possible
 
 
 def separation(weight: Tensor, *, half_space: bool = False) -> Tensor:
     """MHS: -min_{i<j} ||u_i - u_j||², in half space the minimum over u_i and ±u_j; in [-4, 0].
 
-    The gradient reaches the closest pair only; pairs that tie share it equally, where the authors' code adds them up.
-    Exact duplicates have no direction to part in and get none. One neuron has no pair: exactly 0 with gradient 0.
+    Only the closest pair receives a gradient. Tied pairs share it equally; the authors' code adds their gradients up.
+    Exact duplicates have no direction to separate in and get gradient 0. A single neuron gives exactly 0 with
+    gradient 0.
     """
     check_weight(weight)
     if len(weight) == 1:
@@ -37,7 +39,7 @@ def separation(weight: Tensor, *, half_space: bool = False) -> Tensor:
 
 
 def polarization(weight: Tensor, pole_D: Tensor, *, half_space: bool = False) -> Tensor:
-    """MHP: -mean_i 1 / ||v / ||v|| - u_i||² for the pole v (D,), which `polarization_step` trains against it; <= -1/4.
+    """MHP: -mean_i 1 / ||v / ||v|| - u_i||², at most -1/4; `polarization_step` trains the pole v (D,) to raise it.
 
     Below a distance of 1e-5 the kernel continues on its tangent in d², as in `hyperspherical_energy` at s = 2.
     A pole with ||v|| <= 1e-12 has no direction and counts as orthogonal to all rows.
@@ -58,12 +60,13 @@ def polarization_step(
     steps: int = 1,
     half_space: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """(pole, momentum) after `steps` steps of momentum SGD on the pole v, minimising mean_i 1 / ||v / ||v|| - u_i||².
+    """(pole, momentum) after `steps` steps of momentum SGD on the pole v that minimize mean_i 1 / ||v / ||v|| - u_i||².
 
-    torch.optim.SGD's rule: b <- momentum b + g, v <- v - lr b; b starts at 0. The authors take 10 steps per update of
-    the network, momentum 0.9, the network's rate, and v ~ N(0, I) at first; several steps in one call normalise the
-    rows once. Without gradient, with the gradient in closed form, so that it can be compiled or captured; nothing is
-    read back and nothing changed in place. The results have the dtypes of pole and momentum.
+    Update rule of torch.optim.SGD: b <- momentum b + g, v <- v - lr b, with b = 0 initially. The authors take 10 steps
+    per network update with momentum 0.9, the learning rate of the network, and v ~ N(0, I) initially. Several steps in
+    one call normalize the rows once. The pole's gradient is computed in closed form and autograd is off, so that the
+    step can be compiled or captured; nothing is read back or modified in place. The results have the dtypes of
+    `pole_D` and `momentum_D`.
     """
 
     def slopes(squared_M: Tensor) -> Tensor:
@@ -73,10 +76,10 @@ def polarization_step(
 
 
 def covering(weight: Tensor, pole_D: Tensor, *, gamma: float = 10.0, half_space: bool = False) -> Tensor:
-    """MHC: -(1/gamma) log mean_i exp(-gamma ||v / ||v|| - u_i||²), a soft minimum; `covering_step` raises it over v.
+    """MHC: -(1/gamma) log mean_i exp(-gamma ||v / ||v|| - u_i||²), a soft minimum of the squared distances from v (D,).
 
-    gamma > 0; it lies between min_i and min_i + (log N) / gamma of the squared distances from the pole v (D,). Pole of
-    length 0 as in `polarization`. Raises ValueError for another gamma too.
+    It lies between min_i and min_i + (log N) / gamma of these distances; `covering_step` trains the pole v to raise it.
+    A pole of length 0 is treated as in `polarization`. Raises ValueError unless gamma is finite and > 0.
     """
     _check_pole(weight, pole_D=pole_D)
     _check_positive(gamma=gamma)
@@ -96,7 +99,7 @@ def covering_step(
     steps: int = 1,
     half_space: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """As `polarization_step`, but the pole maximises `covering` (torch.optim.SGD's rule with maximize=True)."""
+    """Same as `polarization_step`, but v maximizes `covering` (torch.optim.SGD's rule with maximize=True)."""
     _check_positive(gamma=gamma)
 
     def slopes(squared_M: Tensor) -> Tensor:
@@ -106,12 +109,13 @@ def covering_step(
 
 
 def gram_determinant(weight: Tensor, *, half_space: bool = False, epsilon: float = 1e-6) -> Tensor:
-    """MGD: -log det(K + epsilon I) for K_ij = exp(-||u_i - u_j||²); at least -n log(1 + epsilon) for n vectors.
+    """MGD: -log det(K + epsilon I) with K_ij = exp(-||u_i - u_j||²); at least -n log(1 + epsilon) for n vectors.
 
-    One Cholesky factor of (N, N), O(N³); half space takes two, of K₊ + K₋ and K₊ - K₋, into which the (2N, 2N) matrix
-    [[K₊, K₋], [K₋, K₊]] falls apart. epsilon keeps duplicates finite; with epsilon = 0 they give a value that is not,
-    rather than an error, which would have to be read back. One neuron has no pair: exactly 0 with gradient 0.
-    Raises ValueError for a negative epsilon too.
+    Takes one Cholesky factorization of an (N, N) matrix, O(N³). Half space takes two, of K₊ + K₋ and K₊ - K₋, because
+    the (2N, 2N) matrix [[K₊, K₋], [K₋, K₊]] is block diagonalized by them. epsilon > 0 keeps the value finite for
+    duplicates; with epsilon = 0 duplicates give a non-finite value instead of an error, since detecting them would need
+    a synchronization. A single neuron gives exactly 0 with gradient 0. Raises ValueError for a negative or non-finite
+    epsilon.
     """
     check_weight(weight)
     if not (math.isfinite(epsilon) and epsilon >= 0):
@@ -119,7 +123,7 @@ def gram_determinant(weight: Tensor, *, half_space: bool = False, epsilon: float
     if len(weight) == 1:
         return _no_pair(weight)
     with torch.autocast(device_type=weight.device.type, enabled=False):
-        # Float64 before the product: K may be singular to 1e-6, and a float32 product would make it indefinite.
+        # Convert before the product: K can be singular to 1e-6, and a float32 product would make it indefinite.
         squared_NN = squared_distances(weight.double())
         diagonal_NN = _diagonal(squared_NN)
         kernel_NN = (-squared_NN).exp().masked_fill(diagonal_NN, 1 + epsilon)
@@ -131,9 +135,10 @@ def gram_determinant(weight: Tensor, *, half_space: bool = False, epsilon: float
 
 
 def relaxed_polarization(weight: Tensor) -> Tensor:
-    """R-MHP: ||Σ_i w_i||, of the weights as they are: neither normalised nor mirrored; >= 0, gradient 0 at 0.
+    """R-MHP: ||Σ_i w_i|| of the raw weights, neither normalized nor mirrored; >= 0, with gradient 0 at 0.
 
-    Of unit vectors its square is N² - Σ_{i<j} d_ij². Any centred set is a minimum, duplicates or not, and so is W = 0.
+    For unit vectors its square is N² - Σ_{i<j} d_ij². Any set with mean 0 is a minimum, with or without duplicates, and
+    so is W = 0.
     """
     check_weight(weight)
     with torch.autocast(device_type=weight.device.type, enabled=False):
@@ -141,7 +146,7 @@ def relaxed_polarization(weight: Tensor) -> Tensor:
 
 
 def _squares(cosine_N: Tensor, half_space: bool) -> Tensor:
-    """Squared distances from the pole to the M = N rows, or to the M = 2N of both signs."""
+    """Squared distances from the pole to the M = N rows, or in half space to the M = 2N vectors of both signs."""
     squared_N = 2 - 2 * cosine_N
     return torch.cat([squared_N, 4 - squared_N]) if half_space else squared_N
 
@@ -157,7 +162,7 @@ def _pole_steps(
     steps: int,
     half_space: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Momentum SGD on a function of the squared distances from the pole, given its derivatives by them."""
+    """Momentum SGD on a function of the squared distances from the pole; `slopes` maps distances to its derivatives."""
     _check_pole(weight, pole_D=pole_D, momentum_D=momentum_D)
     _check_positive(lr=lr)
     if not 0 <= momentum < 1:
@@ -171,8 +176,8 @@ def _pole_steps(
             axis_D = pole * inverse_norm
             slope_M = slopes(_squares(unit_ND @ axis_D, half_space))
             slope_N = slope_M[: len(weight)] - slope_M[len(weight) :] if half_space else slope_M
-            pull_D = unit_ND.T @ slope_N
-            gradient_D = -2 * inverse_norm * (pull_D - (pull_D @ axis_D) * axis_D)
+            force_D = unit_ND.T @ slope_N
+            gradient_D = -2 * inverse_norm * (force_D - (force_D @ axis_D) * axis_D)
             buffer = momentum * buffer + gradient_D
             pole = pole - lr * buffer
         return pole.to(pole_D.dtype), buffer.to(momentum_D.dtype)
@@ -188,7 +193,7 @@ def _diagonal(matrix_NN: Tensor) -> Tensor:
 
 
 def _no_pair(weight: Tensor) -> Tensor:
-    """0 that depends on the weight, with gradient 0."""
+    """A 0 that depends on the weight, so that it has gradient 0."""
     return narrow((0 * weight.double()).sum(), weight)
 
 

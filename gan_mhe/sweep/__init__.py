@@ -1,1 +1,1 @@
-"""Many runs: planned, executed in processes, resumed."""
+"""Several runs: planning, execution in processes, and resumption."""

@@ -1,7 +1,8 @@
-"""Several runs at once, each in a `gan_mhe.worker` of its own with its share of the cores.
+"""Executes several runs at once, each in its own `gan_mhe.worker` process with its share of the cores.
 
-What a run says is read from its journal, how it ended from its outcome. A worker is the only process of its group: a
-terminal's Ctrl-C reaches this process alone, which passes it on, and it dies when this process does.
+The events of a run are read from its journal and its end from the outcome file. Each worker is the only process of its
+process group: Ctrl-C in a terminal reaches only this process, which forwards it. Workers are killed when this process
+ends.
 """
 
 import json
@@ -28,12 +29,12 @@ SinkFactory = Callable[[str], AbstractContextManager[EventSink]]
 
 _WORKER = (sys.executable, "-m", "gan_mhe.worker")
 _POLL_SECONDS = 0.1
-_STDERR_BYTES = 8192  # of a traceback, at its end
+_STDERR_BYTES = 8192  # kept from the end of the worker's stderr
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run to execute: what, where, and what people call it."""
+    """One run to execute. title: its name in messages."""
 
     config: RunConfig
     directory: Path
@@ -43,48 +44,48 @@ class Run:
 def execute_all(
     runs: Sequence[Run], make_sink: SinkFactory, control: RunControl, *, jobs: int, threads: int
 ) -> list[tuple[Run, GanMheError]]:
-    """Execute `runs`, begun in order, up to `jobs` at once with `threads` CPU threads each.
+    """Execute `runs`, started in order, up to `jobs` at once with `threads` CPU threads each.
 
-    Returns when all have ended, or, once `control` asks to stop, when those in progress have saved and ended. Failures
-    are returned in the order of `runs`; an error's `code` is that of the error in the worker. Any exception here, such
-    as a second Ctrl-C, kills the workers; their last checkpoints stand.
+    Returns when all have ended or, after `control` asks to stop, when the active ones have saved and ended. Returns the
+    failures in the order of `runs`; the `code` of an error is that of the error in the worker. Any exception here, such
+    as a second Ctrl-C, kills the workers; their last checkpoints remain.
     """
-    waiting, begun, active = list(runs), list[_Worker](), list[_Worker]()
+    waiting, started, active = list(runs), list[_Worker](), list[_Worker]()
     with tempfile.TemporaryDirectory(prefix="gan-mhe-") as scratch:
         try:
             while active or (waiting and not control.should_stop()):
-                while waiting and len(active) < jobs and not control.should_stop() and not _is_fetching(begun):
+                while waiting and len(active) < jobs and not control.should_stop() and not _may_be_downloading(started):
                     run = waiting.pop(0)
-                    begun.append(_Worker(run, Path(scratch) / str(len(begun)), make_sink, threads))
-                    active.append(begun[-1])
+                    started.append(_Worker(run, Path(scratch) / str(len(started)), make_sink, threads))
+                    active.append(started[-1])
                 time.sleep(_POLL_SECONDS)
                 for worker in active:
                     if control.should_stop():
-                        worker.ask_to_stop()
-                    worker.listen()
+                        worker.request_stop()
+                    worker.poll()
                 active = [worker for worker in active if not worker.ended]
         finally:
             for worker in active:
                 worker.kill()
-    return [(worker.run, worker.failure) for worker in begun if worker.failure is not None]
+    return [(worker.run, worker.failure) for worker in started if worker.failure is not None]
 
 
-def _is_fetching(begun: Sequence["_Worker"]) -> bool:
-    """Whether the first run may be downloading what all need: two downloads to one file would spoil it."""
-    if not begun or begun[0].ended or begun[0].has_spoken:
+def _may_be_downloading(started: Sequence["_Worker"]) -> bool:
+    """Whether the first run may still be downloading shared files; a second download would corrupt them."""
+    if not started or started[0].ended or started[0].has_events:
         return False
-    config = begun[0].run.config
+    config = started[0].run.config
     return config.data.download or config.evaluation.download
 
 
 class _Worker:
-    """One run's process. `failure` is why the run did not come to its end, once `ended`; None where it did."""
+    """The process of one run. failure: once `ended`, why the run did not complete; None if it completed."""
 
     def __init__(self, run: Run, scratch: Path, make_sink: SinkFactory, threads: int) -> None:
         self.run = run
-        self.ended = self.has_spoken = False
+        self.ended = self.has_events = False
         self.failure: GanMheError | None = None
-        self._asked = False
+        self._stop_requested = False
         self._journal = _Journal(RunDir(run.directory).events)
         self._request, self._outcome, self._stderr = (scratch / name for name in ("request", "outcome", "stderr"))
         self._closing = ExitStack()
@@ -94,7 +95,7 @@ class _Worker:
             scratch.mkdir()
             self._process = self._start(threads)
         except (OSError, GanMheError) as error:
-            self._end(GanMheError(f"cannot start: {error}"))
+            self._end(GanMheError(f"cannot start the worker: {error}"))
 
     def _start(self, threads: int) -> "subprocess.Popen[bytes]":
         document = {
@@ -104,10 +105,10 @@ class _Worker:
             "outcome": str(self._outcome),
         }
         write_json(self._request, document)
-        tied = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
+        launcher = [sys.executable, "-I", "-S", parent_death.__file__, str(os.getpid())]
         with open(self._stderr, "wb") as stderr:
             return subprocess.Popen(
-                [*tied, *_WORKER, str(self._request)],
+                [*launcher, *_WORKER, str(self._request)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
@@ -115,25 +116,25 @@ class _Worker:
                 process_group=0,
             )
 
-    def listen(self) -> None:
-        """Pass on what the run has said since, and notice its end."""
+    def poll(self) -> None:
+        """Emit the new events of the run, and record its end."""
         if self._process is None:
             return
-        code = self._process.poll()  # before reading, so that nothing it said last is missed
+        code = self._process.poll()  # before reading the journal, so that the last events are not missed
         for event in self._journal.new_events():
-            self.has_spoken = True
+            self.has_events = True
             self._sink.emit(event)
         if code is not None:
-            self._end(self._explain(code))
+            self._end(self._failure(code))
 
-    def ask_to_stop(self) -> None:
-        """Ask once for a checkpoint and an end."""
-        if not self._asked and self._process is not None:
-            self._asked = True
+    def request_stop(self) -> None:
+        """Ask the worker, once, to save a checkpoint and end."""
+        if not self._stop_requested and self._process is not None:
+            self._stop_requested = True
             self._process.terminate()
 
     def kill(self) -> None:
-        """End it now, with whatever it has started."""
+        """Kill the worker's process group and close its sink."""
         if self._process is not None and self._process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -144,40 +145,38 @@ class _Worker:
         self.ended, self.failure = True, failure
         self._closing.close()
 
-    def _explain(self, code: int) -> GanMheError | None:
-        """Why the run did not come to its end; None where it did, or was asked to stop."""
+    def _failure(self, exit_code: int) -> GanMheError | None:
+        """Why the run did not complete; None if it completed or stopped on request."""
         outcome = self._read_outcome()
-        if outcome.get("outcome") == "completed" or (self._asked and outcome.get("outcome") != "failed"):
+        if outcome.get("outcome") == "completed" or (self._stop_requested and outcome.get("outcome") != "failed"):
             return None
-        message = outcome.get("message") or f"its process ended {_how(code)}"
+        message = outcome.get("message") or f"the worker ended {_exit_description(exit_code)}"
         if outcome.get("outcome") == "stopped":
-            message = (
-                f"somebody else stopped its process at step {outcome['step']}; the same command goes on from there"
-            )
-        code_said = outcome.get("code") or GanMheError.code
-        if code_said == GanMheError.code:  # nothing we know of, so that the traceback is wanted
-            message = f"{message}\n{self._last_words()}".rstrip()
+            message = f"the worker was stopped from outside at step {outcome['step']}; run the same command to continue"
+        code = outcome.get("code") or GanMheError.code
+        if code == GanMheError.code:  # an unexpected error: add the traceback
+            message = f"{message}\n{self._stderr_tail()}".rstrip()
         error = GanMheError(message)
-        error.code = code_said
+        error.code = code
         return error
 
     def _read_outcome(self) -> dict[str, Any]:
         try:
             outcome: dict[str, Any] = json.loads(self._outcome.read_bytes())
-        except (OSError, ValueError):  # it was killed before it could write one
+        except (OSError, ValueError):  # the worker was killed before it wrote one
             return {}
         return outcome
 
-    def _last_words(self) -> str:
+    def _stderr_tail(self) -> str:
         return self._stderr.read_bytes()[-_STDERR_BYTES:].decode("utf-8", "replace").strip()
 
 
-def _how(code: int) -> str:
+def _exit_description(code: int) -> str:
     return f"by signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"with exit code {code}"
 
 
 class _Journal:
-    """The events that a run appends from now on. A torn last line is left to the run, which cuts it off."""
+    """Reads the events that a run appends from now on. An incomplete last line is not read; the run removes it."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -196,6 +195,6 @@ class _Journal:
             with open(self._path, "rb") as file:
                 file.seek(self._offset)
                 content = file.read()
-        except OSError:  # not there yet, or in a place where the run will find no room either
+        except OSError:  # not written yet, or not readable, which the run will report itself
             return b""
         return content[: content.rfind(b"\n") + 1]

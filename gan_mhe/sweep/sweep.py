@@ -1,4 +1,4 @@
-"""Many runs, resumable: what is done is not done again. Those of a sweep are variants x seeds of one configuration."""
+"""Executes several runs and skips finished ones, so that a sweep (variants x seeds of one configuration) can resume."""
 
 import math
 import os
@@ -18,12 +18,12 @@ from gan_mhe.run.loop import begun, execute
 from gan_mhe.sweep import processes
 from gan_mhe.sweep.processes import Run, SinkFactory
 
-_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: microseconds of CPU time, and in how many
+_CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # of a container: CPU time and period, in microseconds
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How many runs at once, and how many CPU threads each has then. One at a time runs in this process."""
+    """jobs: runs executed at once, 1 executes them in this process; threads: CPU threads of each."""
 
     jobs: int
     threads: int
@@ -35,10 +35,10 @@ class Plan:
 
 
 def plan(configs: Sequence[RunConfig], jobs: int | None = None) -> Plan:
-    """`jobs` runs at once, sharing the cores; None is one a core on the CPU, and one in all on a GPU.
+    """Divide the CPU cores among `jobs` runs at once; None is one run per core on the CPU and one run on a GPU.
 
-    OMP_NUM_THREADS, where set, limits the threads. The plan follows from the whole sweep, not from what is left of it:
-    a sweep that is taken up again computes with the same number of threads, and so the same bits.
+    OMP_NUM_THREADS, if set, limits the threads of each run. The plan depends on the whole sweep, not on its unfinished
+    runs, so that a resumed sweep uses the same number of threads and computes the same bits.
     """
     cores = _cores()
     if jobs is None:
@@ -51,34 +51,34 @@ def plan(configs: Sequence[RunConfig], jobs: int | None = None) -> Plan:
 
 
 def run_directory(root: Path, config: RunConfig) -> Path:
-    """Where a sweep below `root` puts a run."""
+    """Run directory of `config` in a sweep in `root`: root/VARIANT/seed_SEED."""
     return root / config.variant / f"seed_{config.seed}"
 
 
 def runs_below(root: Path, configs: Sequence[RunConfig]) -> list[Run]:
-    """The runs of a sweep below `root`."""
+    """The runs of a sweep in `root`, one per configuration."""
     return [Run(config, run_directory(root, config), f"{config.variant} seed {config.seed}") for config in configs]
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:
-    """Those that have not come to an end as they are now: completed, or diverged, which they would do again."""
+    """Runs that still need work: completed runs are left out, and diverged ones, which would diverge again."""
     return [run for run in runs if not _has_ended(run.config, RunDir(run.directory))]
 
 
 def sweep(
     runs: Sequence[Run], make_sink: SinkFactory, control: RunControl, shared: Plan = Plan(jobs=1, threads=1)
 ) -> list[tuple[Run, GanMheError]]:
-    """Execute `runs` in order until all are finished or `control` asks to stop; several at once where so planned.
+    """Execute the unfinished `runs` in order, `shared.jobs` at once, until all have ended or `control` asks to stop.
 
-    A run that fails does not take the others with it: failures are returned, each with its run.
+    A failed run does not stop the others. Returns the failures, each with its run.
     """
-    left = unfinished(runs)
+    remaining = unfinished(runs)
     if shared.jobs == 1:
-        return _one_after_another(left, make_sink, control)
-    return processes.execute_all(left, make_sink, control, jobs=shared.jobs, threads=shared.threads)
+        return _execute_sequentially(remaining, make_sink, control)
+    return processes.execute_all(remaining, make_sink, control, jobs=shared.jobs, threads=shared.threads)
 
 
-def _one_after_another(
+def _execute_sequentially(
     runs: Sequence[Run], make_sink: SinkFactory, control: RunControl
 ) -> list[tuple[Run, GanMheError]]:
     failures: list[tuple[Run, GanMheError]] = []
@@ -94,51 +94,51 @@ def _one_after_another(
 
 
 class Budget:
-    """A `RunControl` that asks to stop when another does, or when `seconds` are over. `clock` is monotonic."""
+    """A time limit: a `RunControl` that asks to stop when `control` does or after `seconds`. `clock` is monotonic."""
 
     def __init__(self, control: RunControl, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._control, self._clock = control, clock
         self._end = clock() + seconds
 
-    def left(self) -> float:
-        """Seconds until the end; negative after it."""
+    def seconds_left(self) -> float:
+        """Seconds until the limit; negative after it."""
         return self._end - self._clock()
 
     def should_stop(self) -> bool:
-        return self._control.should_stop() or self.left() <= 0
+        return self._control.should_stop() or self.seconds_left() <= 0
 
 
 def sweep_in_waves(
     waves: Sequence[Sequence[Run]], make_sink: SinkFactory, budget: Budget, shared: Plan
 ) -> list[tuple[Run, GanMheError]]:
-    """Execute one wave after another, so that what the budget ends is whole waves wherever that can be foreseen.
+    """Execute the waves one after another; start only waves that are expected to finish within the budget.
 
-    A wave is not begun when less time is left than it would need at the slowest pace so far, that of waves whose runs
-    were all begun anew; before there is one, it is begun in any case. Runs that the end finds in the middle save and
-    stop. Failures are returned as by `sweep`.
+    The time of a wave is estimated from the slowest earlier wave of which no run had started before; without such a
+    wave it is started in any case. Runs that are active when the budget ends save and stop. Returns the failures as
+    `sweep` does.
     """
     failures: list[tuple[Run, GanMheError]] = []
-    seconds_a_round = 0.0  # of as many runs as go on at once
+    seconds_per_round = 0.0  # a round is `shared.jobs` runs at once
     for wave in filter(None, map(unfinished, waves)):
-        rounds, before = math.ceil(len(wave) / shared.jobs), budget.left()
-        if budget.should_stop() or before < seconds_a_round * rounds:
+        rounds, seconds_left = math.ceil(len(wave) / shared.jobs), budget.seconds_left()
+        if budget.should_stop() or seconds_left < seconds_per_round * rounds:
             break
-        anew = not any(begun(RunDir(run.directory)) for run in wave)
+        all_new = not any(begun(RunDir(run.directory)) for run in wave)
         failures += sweep(wave, make_sink, budget, shared)
-        if anew:
-            seconds_a_round = max(seconds_a_round, (before - budget.left()) / rounds)
+        if all_new:
+            seconds_per_round = max(seconds_per_round, (seconds_left - budget.seconds_left()) / rounds)
     return failures
 
 
-def _has_ended(config: RunConfig, place: RunDir) -> bool:
-    """Whether there is nothing to go on with; no where its directory is damaged, so that the run says how."""
+def _has_ended(config: RunConfig, run_dir: RunDir) -> bool:
+    """Whether the run has ended as `config` has it; False for a damaged directory, so that executing it reports why."""
     try:
-        result = place.read_result() if begun(place) else None
+        result = run_dir.read_result() if begun(run_dir) else None
         if result is None or result["status"] not in ("completed", "diverged"):
             return False
         if result["status"] == "completed" and result["step"] < config.training.steps:
             return False
-        return not config.changes_on_resume(place.read_config())
+        return not config.changes_on_resume(run_dir.read_config())
     except (GanMheError, OSError):
         return False
 
@@ -149,9 +149,9 @@ def _on_gpu(config: RunConfig) -> bool:
 
 
 def _cores() -> int:
-    """CPU cores that this process may use: by its affinity, and by its container's quota."""
+    """CPU cores that this process may use, limited by its affinity and its container's quota."""
     cores = len(os.sched_getaffinity(0))
-    with suppress(OSError, ValueError):  # no quota, or the word `max`
+    with suppress(OSError, ValueError):  # no such file, or the value `max`
         quota, period = map(int, _CPU_QUOTA.read_text().split())
         cores = min(cores, max(1, quota // period))
     return cores

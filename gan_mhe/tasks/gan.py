@@ -75,7 +75,7 @@ class GanTask:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return self.trainer.engine.note, *self.trainer.constraints.notes
+        return self.trainer.engine.description, *self.trainer.constraints.notes
 
     def set_step(self, step: int) -> None:
         self.trainer.set_step(step)
@@ -92,14 +92,14 @@ class GanTask:
         return self.trainer.meter.read() | layer_geometry(self.trainer.discriminator)
 
     def picture(self) -> bytes:
-        images = to_uint8(self.trainer.render(self._latents, ema=self._config.evaluation.ema))
+        images = to_uint8(self.trainer.generate(self._latents, ema=self._config.evaluation.ema))
         return grids.encode_png(grids.grid(images, columns=math.isqrt(len(images) - 1) + 1))
 
     def evaluate(self, *, fresh: bool) -> dict[str, float]:
         assert self._evaluator is not None, "evaluate() without a protocol"
         stream = "latents/evaluation/fresh" if fresh else "latents/evaluation"
         return self._evaluator.score(
-            lambda latents: self.trainer.render(latents, ema=self._config.evaluation.ema),
+            lambda latents: self.trainer.generate(latents, ema=self._config.evaluation.ema),
             latent_dim=self._config.generator.latent_dim,
             latent_seed=derive_seed(self._config.seed, stream, 0) % 2**32,
         )

@@ -1,1 +1,1 @@
-"""One training step as pure computation, and what it is made of."""
+"""The training step of a GAN: networks, losses, penalties, optimizers, engines and their state."""

@@ -1,9 +1,16 @@
-"""How strongly each penalty acts at a step: its coefficient, or what gives the two gradients a target ratio.
+"""The coefficient of each penalty at a step: a scheduled constant, or one that holds a target ratio of gradient norms.
 
-A ratio is kept by lambda = target * exp(m), where m is a mean of log(||grad GAN|| / ||grad penalty||). With `track` it
-runs over the last `horizon` computations of the penalty (exponentially weighted once there are as many), with
-`calibrate` over the first ones, and then stands still. Everything is on the device, the number of computations too; the
-host fills in, between steps, what depends on the step number.
+For a penalty with a target ratio, lambda = target * exp(m), where m is a running mean of
+log(||grad adversarial|| / ||grad penalty||) over the parameters of the discriminator. In mode `track` the mean is over
+the last `horizon` computations of the penalty (exponentially weighted after the first `horizon`); in mode `calibrate`
+it is over the first `horizon` computations and then constant.
+
+Related methods: VQGAN's adaptive weight (Esser et al. 2021) is the current ratio of the norms of two losses' gradients
+at the last layer of the decoder, without a mean; GradNorm (Chen et al. 2018) learns the loss weights of several
+tasks so that their gradient norms reach targets set by the training rates of the tasks.
+
+All state is on the device, including the number of computations. The host only sets, before each step, what depends on
+the step number.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,14 +26,14 @@ from gan_mhe.training.schedule import factor
 
 
 class _Mean(NamedTuple):
-    """Mean of the logarithms of the quotients so far, and how many they were."""
+    """Mean of the logarithms of the ratios so far, and their number. The field names are checkpoint keys."""
 
     value: Tensor
     number: Tensor
 
 
 class AdaptiveCoefficients:
-    """The effective coefficient of each penalty, as scalars on `device`."""
+    """The effective coefficient of each penalty, as 0-dimensional tensors on `device`."""
 
     def __init__(self, penalties: Iterable[Penalty], total_steps: int, device: torch.device) -> None:
         penalties = list(penalties)
@@ -36,46 +43,47 @@ class AdaptiveCoefficients:
         self._mean = {name: _Mean(*torch.zeros(2, device=device).unbind()) for name in self._ratio}
 
     def set_step(self, step: int, due: Iterable[Penalty]) -> None:
-        """Set what the penalties due at `step` are multiplied by."""
+        """Set the host's factor of each penalty due at `step`: coefficient or target, times interval and schedule."""
         for penalty in due:
-            strength = penalty.ratio.target if penalty.ratio else penalty.coefficient
+            coefficient = penalty.ratio.target if penalty.ratio else penalty.coefficient
             schedule = factor(penalty.schedule, step, self._total_steps)
-            self._factor[penalty.name].fill_(strength * penalty.interval * schedule)
+            self._factor[penalty.name].fill_(coefficient * penalty.interval * schedule)
 
     @torch.no_grad()
-    def of(self, name: str, penalty_grad: Tensor, loss_grad: Tensor) -> Tensor:
-        """The strength at this step, given the norms of the penalty's own gradient and of the adversarial loss's.
+    def update(self, name: str, penalty_norm: Tensor, loss_norm: Tensor) -> Tensor:
+        """Update the mean of penalty `name` and return its effective coefficient at this step.
 
-        A quotient that is not a number, such as that of a penalty without gradient, is none: it is not counted.
+        penalty_norm, loss_norm: norms of the gradients of the raw penalty and of the adversarial loss. A non-finite
+        log ratio, such as that of a penalty with zero gradient, does not enter the mean.
         """
         if name not in self._ratio:
             return self._factor[name]
         value, number = self._mean[name]
-        quotient = (loss_grad / penalty_grad).log().to(value.dtype)
-        counts = torch.isfinite(quotient)
-        moved = value + _weight(self._ratio[name], number) * (quotient - value)
-        value.copy_(torch.where(counts, moved, value))
-        number.add_(counts)
+        log_ratio = (loss_norm / penalty_norm).log().to(value.dtype)
+        valid = torch.isfinite(log_ratio)
+        updated = value + _weight(self._ratio[name], number) * (log_ratio - value)
+        value.copy_(torch.where(valid, updated, value))
+        number.add_(valid)
         return self._factor[name] * value.exp()
 
     def state(self) -> dict[str, Tensor]:
-        """The means of all penalties that follow a ratio."""
+        """The running means of all penalties with a target ratio, as `<penalty>/value` and `<penalty>/number`."""
         return {
             f"{name}/{part}": tensor for name, mean in self._mean.items() for part, tensor in mean._asdict().items()
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`. CheckpointError when a mean is missing or left over."""
+        """Inverse of `state`. Raises CheckpointError if keys are missing or unknown."""
         own = self.state()
         if state.keys() != own.keys():
             different = sorted(state.keys() ^ own.keys())
-            raise CheckpointError(f"checkpoint does not fit the strengths: keys differ: {different}")
+            raise CheckpointError(f"checkpoint does not fit the adaptive coefficients: keys differ: {different}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
 
 def _weight(ratio: RatioConfig, number: Tensor) -> Tensor:
-    """What a quotient weighs in the mean when there were so many before it: 1 if it is the first."""
-    alike = (number + 1).reciprocal()
+    """Weight of the next log ratio in the mean after `number` earlier ones; 1 for the first."""
+    equal = (number + 1).reciprocal()
     later = 1 / ratio.horizon if ratio.mode == "track" else 0.0
-    return torch.where(number < ratio.horizon, alike, later)
+    return torch.where(number < ratio.horizon, equal, later)

@@ -1,11 +1,11 @@
-"""Three ways to run the same step, with the same result to rounding.
+"""Three ways to execute the same step, with equal results up to rounding.
 
-    eager       operation by operation from Python; what the tests compare the others with
-    compiled    both networks' gradients as compiled functions, those of gradient penalties included
-    cuda_graph  the whole step, optimisers included, recorded once on the GPU and replayed with one launch
+    eager       operation by operation from Python; the reference in the tests
+    compiled    the gradients of both networks, including gradient penalties, as compiled functions
+    cuda_graph  the whole step, including the optimizers, captured once on the GPU and replayed with one launch
 
-All run `Trainer._compute`, which takes nothing and returns nothing: what changes from step to step lies in tensors
-that keep their addresses. Which penalties are due changes the computation itself, so a graph is kept for each such set.
+All execute `Trainer._compute`, which has no arguments and no result: everything that changes from step to step is in
+tensors with fixed addresses. The set of due penalties changes the computation itself, so each set has its own graph.
 """
 
 from collections.abc import Callable
@@ -21,40 +21,40 @@ Due = tuple[str, ...]
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_WARM_UP = 3  # real steps before a capture: in them libraries choose algorithms and optimisers make their state
+_WARM_UP = 3  # eager steps before a capture: libraries choose algorithms and optimizers allocate their state in them
 
 
 class Engine(Protocol):
-    """How a step is executed."""
+    """Executes a step. name: the engine in use; reason: why it was chosen."""
 
     name: str
-    why: str
+    reason: str
 
     @property
-    def note(self) -> str:
-        """Which engine this is, and why, for people."""
+    def description(self) -> str:
+        """The engine and the reason for it, as a line for people."""
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
-        """What the step is to call instead of `function`, which takes and gives tensors."""
+        """The function that the step calls in place of `function`, which maps tensors to tensors."""
 
     def run(self, compute: Compute, due: Due) -> None:
-        """Compute one step in which the penalties `due` are due."""
+        """Execute one step. due: names of the penalties that are due."""
 
-    def forget(self) -> None:
-        """Drop what was recorded: tensors of the step now lie elsewhere."""
+    def reset(self) -> None:
+        """Discard captured graphs, because tensors of the step have new addresses."""
 
 
 class Eager:
-    """Operation by operation."""
+    """Executes the step operation by operation."""
 
     name = "eager"
 
-    def __init__(self, why: str = "as configured") -> None:
-        self.why = why
+    def __init__(self, reason: str = "as configured") -> None:
+        self.reason = reason
 
     @property
-    def note(self) -> str:
-        return f"engine {self.name}: {self.why}"
+    def description(self) -> str:
+        return f"engine {self.name}: {self.reason}"
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
         return function
@@ -62,19 +62,19 @@ class Eager:
     def run(self, compute: Compute, due: Due) -> None:
         compute()
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         pass
 
 
 class Compiled(Eager):
-    """Gradients by torch.compile, once for each set of due penalties; each compilation takes a minute or so."""
+    """Compiles the gradients with torch.compile, once per set of due penalties; a compilation takes about a minute."""
 
     name = "compiled"
 
-    def __init__(self, why: str = "as configured", *, backend: str = "inductor") -> None:
-        super().__init__(why)
+    def __init__(self, reason: str = "as configured", *, backend: str = "inductor") -> None:
+        super().__init__(reason)
         self._backend = backend
-        # The compiler counts what it compiled by code, not by trainer, and gives up after the eighth.
+        # torch.compile counts recompilations per code object, across trainers, and stops compiling after eight.
         torch._dynamo.reset()
 
     def prepare(self, function: Callable[P, T]) -> Callable[P, T]:
@@ -83,53 +83,53 @@ class Compiled(Eager):
 
     def run(self, compute: Compute, due: Due) -> None:
         dynamo: Any = torch._dynamo.config
-        # Gradients are taken inside what is compiled, which the compiler follows only when told to.
+        # The compiled functions call torch.autograd.grad, which is traced only with this option.
         with dynamo.patch(trace_autograd_ops=True):
             compute()
 
 
 class CudaGraph(Eager):
-    """The step is recorded after a few real ones, and replayed from then on.
+    """Captures the step as a CUDA graph after a few eager steps and replays it from then on.
 
-    record: takes a computation, leaves no trace of it, and returns what performs it. required: raise what it raises;
-    otherwise the run goes on eagerly, and `note` says so.
+    record: captures a computation without executing it and returns a function that replays it. required: whether an
+    error of `record` is raised; otherwise the run continues eagerly, and `description` gives the error.
     """
 
     name = "cuda_graph"
 
     def __init__(
         self,
-        why: str = "as configured",
+        reason: str = "as configured",
         *,
         required: bool = True,
         record: Callable[[Compute], Compute] | None = None,
     ) -> None:
-        super().__init__(why)
+        super().__init__(reason)
         self._required = required
         self._record = record or _record_on_cuda
-        self._warm: dict[Due, int] = {}
+        self._eager_steps: dict[Due, int] = {}
         self._graphs: dict[Due, Compute] = {}
 
     def run(self, compute: Compute, due: Due) -> None:
         if due not in self._graphs:
-            if self._warm.setdefault(due, 0) < _WARM_UP:
-                self._warm[due] += 1
+            if self._eager_steps.setdefault(due, 0) < _WARM_UP:
+                self._eager_steps[due] += 1
                 compute()
                 return
-            self._graphs[due] = self._recorded(compute)
+            self._graphs[due] = self._record_or_fall_back(compute)
         self._graphs[due]()
 
-    def _recorded(self, compute: Compute) -> Compute:
+    def _record_or_fall_back(self, compute: Compute) -> Compute:
         try:
             return self._record(compute)
-        except RuntimeError as error:  # an operation that cannot be captured, or too little memory for the graph
+        except RuntimeError as error:  # an operation that cannot be captured, or not enough memory for the graph
             if self._required:
                 raise
-            self.name, self.why = "eager", f"auto: no CUDA graph could be made of the step: {error}"
+            self.name, self.reason = "eager", f"auto: the step could not be captured as a CUDA graph: {error}"
             return compute
 
-    def forget(self) -> None:
-        self._warm.clear()
+    def reset(self) -> None:
+        self._eager_steps.clear()
         self._graphs.clear()
 
 
@@ -141,18 +141,18 @@ def _record_on_cuda(compute: Compute) -> Compute:
 
 
 def choose_engine(name: EngineName, precision: str, device: torch.device) -> Engine:
-    """The engine called `name`; for `auto` the fastest that is valid on the device.
+    """The engine `name`; for `auto` the fastest one that works on the device.
 
-    Raises ConfigError for cuda_graph without a CUDA device, for compiled with precision tf32, and for compiled where
-    this version of PyTorch cannot.
+    Raises ConfigError for cuda_graph without a CUDA device, for compiled with precision tf32, and for compiled with a
+    version of PyTorch that does not support it.
     """
     cuda = device.type == "cuda"
     match name:
         case "auto" if cuda:
-            why = "auto: small networks on a GPU are bound by launches, and a replayed graph has one a step"
-            return CudaGraph(why, required=False)
+            reason = "auto: kernel launches limit small networks on a GPU, and a replayed graph needs one per step"
+            return CudaGraph(reason, required=False)
         case "auto":
-            return Eager("auto: on a CPU compilation takes about a minute and gains a tenth at most")
+            return Eager("auto: on a CPU compilation takes about a minute and saves at most 10 % per step")
         case "eager":
             return Eager()
         case "compiled":
@@ -160,17 +160,17 @@ def choose_engine(name: EngineName, precision: str, device: torch.device) -> Eng
             return Compiled()
         case "cuda_graph":
             if not cuda:
-                raise ConfigError(f"training.engine: cuda_graph needs a CUDA device, but this run is on {device.type}")
+                raise ConfigError(f"training.engine: cuda_graph needs a CUDA device, got {device.type}")
             return CudaGraph()
 
 
 def _check_compiled(precision: str) -> None:
     if precision == "tf32":
         raise ConfigError(
-            "training.engine: compiled cannot switch tf32 off for the penalties; "
-            "expected precision float32 or bf16, or another engine"
+            "training.engine: compiled cannot disable tf32 for the penalties; "
+            "expected training.precision float32 or bf16, or another engine"
         )
     if not hasattr(torch._dynamo.config, "trace_autograd_ops"):
         raise ConfigError(
-            f"training.engine: compiled needs a newer PyTorch than {torch.__version__}; use another engine"
+            f"training.engine: compiled needs a newer PyTorch, got {torch.__version__}; use another engine"
         )

@@ -1,21 +1,21 @@
-"""What a step leaves behind on the device until the host asks: sums of scalars, and the first fault."""
+"""What steps accumulate on the device until the host reads it: sums of scalars, and a flag for non-finite values."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-_MOST_NAMES = 1024  # 17 layers under a dozen penalties are a quarter of it
+_MAX_NAMES = 1024  # 17 layers with a dozen penalties use a quarter of it
 
 
 class Meter:
-    """Means of named scalars since the last read, summed on the device in float64; the host waits only in `read`.
+    """Means of named scalars since the last read, summed on the device in float64; only `read` waits for the device.
 
-    A name keeps its row of one table, whose address never changes, so that a captured step goes on adding to it.
+    Each name has a fixed row in one table with a fixed address, so that a captured step keeps adding to it.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._table = torch.zeros(_MOST_NAMES, 2, dtype=torch.float64, device=device)  # sum and count
+        self._table = torch.zeros(_MAX_NAMES, 2, dtype=torch.float64, device=device)  # sum and count
         self._rows: dict[str, int] = {}
         self._index: dict[tuple[str, ...], Tensor] = {}
 
@@ -26,13 +26,13 @@ class Meter:
         self._table.index_add_(0, self._rows_of(tuple(values)), torch.stack([sums, torch.ones_like(sums)], dim=1))
 
     def read(self) -> dict[str, float]:
-        """Means since the last read, and start again."""
+        """Return the means since the last read, and reset them."""
         table = self._table.tolist()
         self._table.zero_()
         return {name: table[row][0] / table[row][1] for name, row in self._rows.items() if table[row][1]}
 
     def state(self) -> dict[str, Tensor]:
-        """Sum and count of every scalar, so that a resumed run reports what an unbroken one would."""
+        """Sum and count of every scalar, so that a resumed run reports the same means as an uninterrupted one."""
         table = self._table.cpu()
         return {name: table[row].clone() for name, row in self._rows.items() if table[row][1]}
 
@@ -50,10 +50,10 @@ class Meter:
 
 
 class NonFiniteFlag:
-    """Remembers, on the device, the first step at which a watched scalar was not finite.
+    """Records, on the device, the first step at which a watched scalar was not finite.
 
-    `flag` is 0.0 while all is well and 1.0 for ever after; a fused Adam that is given it as `found_inf` then leaves
-    parameters and moments alone. The host learns of it in `read`, so a step never waits for the answer.
+    `flag` is 0.0 until then and 1.0 from then on. A fused Adam that has it as `found_inf` then skips its updates of
+    parameters and moments. The host reads it in `read`, so that no step waits for the device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -63,23 +63,23 @@ class NonFiniteFlag:
 
     @torch.no_grad()
     def watch(self, values: Mapping[str, Tensor], step: Tensor) -> None:
-        """Look at named scalars of one phase; only the phase in which the first fault happens is remembered."""
+        """Check the named scalars of one update in `step`; only the first update with a non-finite one is recorded."""
         names = tuple(values)
         if names not in self._nonfinite:
             self._nonfinite[names] = torch.zeros(len(names), dtype=torch.bool, device=self.flag.device)
-        must_be_finite = (self.flag == 0) & ~torch.isfinite(torch.stack(list(values.values())))
-        first = must_be_finite.any()
-        self._nonfinite[names].logical_or_(must_be_finite)
+        nonfinite = (self.flag == 0) & ~torch.isfinite(torch.stack(list(values.values())))
+        first = nonfinite.any()
+        self._nonfinite[names].logical_or_(nonfinite)
         self.flag.masked_fill_(first, 1.0)
         self._step.copy_(torch.where(first, step, self._step))
 
     def read(self) -> tuple[int, list[str]] | None:
-        """The step and the names of the first fault, or None. Waits for the device."""
+        """The step and names of the first non-finite scalars, or None. Waits for the device."""
         if not self.flag.item():
             return None
-        named = (
-            (name, nonfinite)
-            for names, must_be_finite in self._nonfinite.items()
-            for name, nonfinite in zip(names, must_be_finite.tolist(), strict=True)
+        marked = (
+            (name, mark)
+            for names, nonfinite in self._nonfinite.items()
+            for name, mark in zip(names, nonfinite.tolist(), strict=True)
         )
-        return int(self._step), [name for name, nonfinite in named if nonfinite]
+        return int(self._step), [name for name, mark in marked if mark]

@@ -1,4 +1,4 @@
-"""All that a step draws at random, but the data: filled by the host before the step, read by the device within it."""
+"""The random numbers of a step other than the data order: filled by the host before the step, read within it."""
 
 import torch
 
@@ -7,10 +7,10 @@ from gan_mhe.rng import derive_seed
 
 
 class Noise:
-    """Latents and mixing weights of one step, functions of (seed, stream, step), in buffers that stay where they are.
+    """Latents and mixing weights of one step, functions of (seed, stream, step), in buffers with fixed addresses.
 
-    Drawn ahead because neither a compiler nor a captured graph takes a generator along easily. K discriminator updates:
-    discriminator_KBZ and generator_BZ are standard normal latents, mix_KB111 is uniform in [0, 1).
+    They are drawn before the step because compilers and captured graphs handle generators poorly. With K discriminator
+    updates, discriminator_KBZ and generator_BZ are standard normal latents, and mix_KB111 is uniform in [0, 1).
     """
 
     def __init__(self, config: RunConfig, device: torch.device, dtype: torch.dtype) -> None:
@@ -22,15 +22,15 @@ class Noise:
         self._generator = torch.Generator(device=device)
 
     def set_step(self, step: int) -> None:
-        """Draw the numbers of `step`."""
-        self._restart("latents/discriminator", step)
+        """Draw the random numbers of `step`."""
+        self._seed_stream("latents/discriminator", step)
         for latents_BZ in self.discriminator_KBZ:
             latents_BZ.normal_(generator=self._generator)
-        self._restart("latents/generator", step)
+        self._seed_stream("latents/generator", step)
         self.generator_BZ.normal_(generator=self._generator)
-        self._restart("penalty", step)
+        self._seed_stream("penalty", step)
         for mix_B111 in self.mix_KB111:
             mix_B111.uniform_(generator=self._generator)
 
-    def _restart(self, stream: str, step: int) -> None:
+    def _seed_stream(self, stream: str, step: int) -> None:
         self._generator.manual_seed(derive_seed(self._seed, stream, step))

@@ -1,4 +1,4 @@
-"""Arithmetic of the networks, and the islands in it that stay in float32."""
+"""Numerical precision of the networks, and full precision for penalties and for what is computed outside a step."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,9 +9,9 @@ from gan_mhe.errors import DeviceError
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device a configuration names; `auto` is the first CUDA device, else the CPU.
+    """The device that a configuration names; `auto` is the first CUDA device if there is one, else the CPU.
 
-    Raises DeviceError when a CUDA device is named that is not there.
+    Raises DeviceError if the named CUDA device does not exist.
     """
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -20,17 +20,17 @@ def resolve_device(name: str) -> torch.device:
         found = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= found:
             raise DeviceError(
-                f"training.device is {name!r}, but this machine has {found} CUDA devices; use cpu or auto"
+                f"training.device: expected cpu, auto or a CUDA device of this machine, got {name!r}; it has {found}"
             )
     return device
 
 
 class Precision:
-    """How the networks compute. Weights stay float32 (float64 for `float64`) in every case."""
+    """Contexts for the configured precision. Weights are float64 with `float64` and float32 in all other cases."""
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "tf32" and device.type != "cuda":
-            raise DeviceError(f"training.precision is 'tf32', which {device.type} devices do not have; use float32")
+            raise DeviceError(f"training.precision: tf32 needs a CUDA device, got {device.type}; use float32")
         self.dtype = torch.float64 if name == "float64" else torch.float32
         self._tf32 = name == "tf32"
         self._bf16 = name == "bf16"
@@ -38,26 +38,26 @@ class Precision:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """The whole step: TensorFloat-32 on or off in products and convolutions, as configured."""
+        """Context of a whole step: TensorFloat-32 in matrix products and convolutions if configured, else off."""
         with _tf32(self._tf32):
             yield
 
     @contextmanager
     def networks(self) -> Iterator[None]:
-        """Forward passes: bfloat16 autocast where configured."""
+        """Context of the forward passes: bfloat16 autocast if configured."""
         with torch.autocast(self._device.type, torch.bfloat16) if self._bf16 else nullcontext():
             yield
 
     @contextmanager
     def full_precision_in_step(self) -> Iterator[None]:
-        """Penalties within `step`: full precision in the middle of the networks' own."""
-        # Nothing is switched that `step` has off already: a compiler cannot follow these switches.
+        """Full precision inside `step`, for penalties."""
+        # Only disables tf32 where `step` enabled it: torch.compile cannot trace this switch.
         with _tf32(False) if self._tf32 else nullcontext(), torch.autocast(self._device.type, enabled=False):
             yield
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
-        """What is computed outside `step`, such as pictures: full precision whatever surrounds it."""
+        """Full precision outside `step`, for generated images, independent of ambient settings."""
         with _tf32(False), torch.autocast(self._device.type, enabled=False):
             yield
 

@@ -6,9 +6,9 @@ from gan_mhe.config.sections import Schedule
 
 
 def factor(schedule: Schedule, step: int, total_steps: int) -> float:
-    """The factor of `schedule` at `step`, counted from 0, of a run of `total_steps`; between 0 and 1.
+    """The factor of `schedule` at `step` (counted from 0) of a run of `total_steps`, in [0, 1].
 
-    During warm-up (step + 1) / warmup_steps; then 1, or a decay that would reach 0 at `total_steps`.
+    During warm-up (step + 1) / warmup_steps; afterwards 1, or a decay that reaches 0 at `total_steps`.
     """
     if step < schedule.warmup_steps:
         return (step + 1) / schedule.warmup_steps

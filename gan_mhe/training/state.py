@@ -1,4 +1,4 @@
-"""Networks and optimisers as one flat mapping of named tensors, and back."""
+"""Conversion of networks and optimizers to and from one flat mapping of named tensors."""
 
 from collections.abc import Mapping
 
@@ -11,23 +11,23 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
 def section(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries under `prefix/`, without it."""
+    """The entries whose keys start with `prefix/`, with that prefix removed."""
     return {key.removeprefix(f"{prefix}/"): value for key, value in state.items() if key.startswith(f"{prefix}/")}
 
 
 def prefixed(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Inverse of `section`."""
+    """Add `prefix/` to every key; inverse of `section`."""
     return {f"{prefix}/{key}": value for key, value in state.items()}
 
 
-def refuse_left_over(state: Mapping[str, Tensor], sections: set[str]) -> None:
-    """CheckpointError when an entry lies under none of the sections."""
-    if left_over := sorted({key.partition("/")[0] for key in state} - sections):
-        raise CheckpointError(f"checkpoint holds {', '.join(left_over)}, which this run does not have")
+def check_sections(state: Mapping[str, Tensor], expected: set[str]) -> None:
+    """Raise CheckpointError if the part of a key before the first `/` is not in `expected`."""
+    if unknown := sorted({key.partition("/")[0] for key in state} - expected):
+        raise CheckpointError(f"checkpoint contains {', '.join(unknown)}, which this run does not have")
 
 
 def load_module(module: nn.Module, state: Mapping[str, Tensor], prefix: str) -> None:
-    """Load the entries under `prefix/`, all of them and no others. CheckpointError names what does not fit."""
+    """Load the entries under `prefix/` into `module`. Raises CheckpointError if a key or shape does not match."""
     try:
         module.load_state_dict(section(state, prefix))
     except RuntimeError as error:
@@ -47,7 +47,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict
 def load_optimizer(
     optimizer: torch.optim.Optimizer, module: nn.Module, state: Mapping[str, Tensor], prefix: str
 ) -> None:
-    """Inverse of `optimizer_state`. CheckpointError when a moment is missing, left over or of another shape."""
+    """Inverse of `optimizer_state`. Raises CheckpointError if a moment is missing, unknown or of another shape."""
     entries = section(state, prefix)
     shapes = {name: parameter.shape for name, parameter in module.named_parameters()}
     expected = {f"{name}/{moment}" for name in shapes for moment in _MOMENTS}
@@ -67,6 +67,6 @@ def load_optimizer(
         }
 
 
-def laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
-    """`value` with the parameter's strides: the fused Adam kernel walks memory and would pair the wrong entries."""
+def match_strides(parameter: Tensor, value: Tensor) -> Tensor:
+    """`value` with the strides of `parameter`: the fused Adam kernel pairs elements by their position in memory."""
     return value if value.stride() == parameter.stride() else torch.empty_like(parameter).copy_(value)

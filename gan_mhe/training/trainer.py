@@ -1,9 +1,10 @@
-"""One generator step: n_dis discriminator updates, one generator update, the moving average.
+"""One generator step: n_dis discriminator updates, one generator update, and the moving average.
 
-`set_step` is the host's part: it sets everything that depends on the step number, noise included. `step` runs
-`_compute` by an engine. `_compute` is pure computation on the device: no file, no clock, no generator, no value read
-back, the same addresses every time, so that it can be compiled or captured whole. In tensor names B is the batch, Z the
-latent dimension, K the discriminator updates of a step.
+`set_step` runs on the host and sets everything that depends on the step number, including the noise. `step` executes
+`_compute` with an engine. `_compute` is pure computation on the device without files, clocks, generators or values read
+back, and with fixed tensor addresses, so that it can be compiled or captured as a whole.
+
+Shape letters: B batch size, Z latent dimension, K discriminator updates per step.
 """
 
 from collections.abc import Mapping
@@ -35,7 +36,7 @@ Norms = dict[str, Tensor]
 
 
 class Update(NamedTuple):
-    """What one update is made of: gradients by parameter, scalars to report, scalars that must be finite."""
+    """The computed part of an update: gradients by parameter, scalars to report, scalars that must be finite."""
 
     gradients: Gradients
     scalars: Mapping[str, Tensor]
@@ -43,16 +44,18 @@ class Update(NamedTuple):
 
 
 class Trainer:
-    """Both networks, their optimisers and everything random about them, as a function of (config, images, step)."""
+    """Both networks, their optimizers and random numbers; deterministic in (config, images, step).
+
+    images: uint8 (M, 3, H, H), copied to `device` and kept there. engine: replaces the configured one.
+    """
 
     def __init__(
         self, config: RunConfig, images: Tensor, device: torch.device, *, engine: Engine | None = None
     ) -> None:
-        """images: uint8 (M, 3, H, H), copied to `device` and kept there. engine: instead of the configured one."""
         self.config = config
         self.device = device
         self.precision = Precision(config.training.precision, device)
-        self.generator = self._place(
+        self.generator = self._to_device(
             build_generator(
                 config.generator.architecture,
                 image_size=config.data.image_size,
@@ -68,7 +71,7 @@ class Trainer:
             generator=generator("cpu", config.seed, "init/discriminator"),
         )
         self.constraints = constrain(discriminator, config.constraints, seed=config.seed)
-        self.discriminator = self._place(discriminator)
+        self.discriminator = self._to_device(discriminator)
         halflife = config.generator.ema_halflife_steps
         self.ema = Ema(self.generator, halflife) if halflife else None
         self.loss = LOSSES[config.loss]
@@ -88,16 +91,16 @@ class Trainer:
         modules = {p.name: p.function for p in self.constraints.penalties if isinstance(p.function, PenaltyModule)}
         self.penalties = nn.ModuleDict(modules).to(device, self.precision.dtype)
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
-        # Batch statistics of real and generated images must not mix; every other network may see both at once.
+        # Batch normalization must not mix real and generated images; other networks take both in one batch.
         self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
         self._layer_weights = _names_of_layer_weights(self.discriminator)
         self.engine = engine or choose_engine(config.training.engine, config.training.precision, device)
-        self._discriminator_update = self.engine.prepare(self._find_discriminator_update)
-        self._generator_update = self.engine.prepare(self._find_generator_update)
+        self._discriminator_update = self.engine.prepare(self._compute_discriminator_update)
+        self._generator_update = self.engine.prepare(self._compute_generator_update)
         self.set_step(0)
 
-    def _place(self, network: nn.Module) -> nn.Module:
-        # Convolutions are fastest with channels last; it changes addresses, not values.
+    def _to_device(self, network: nn.Module) -> nn.Module:
+        # Convolutions are fastest in channels-last layout, which does not change values.
         return network.to(self.device, self.precision.dtype).to(memory_format=torch.channels_last).train()
 
     def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
@@ -110,12 +113,12 @@ class Trainer:
             fused=True,
             capturable=self.device.type == "cuda",
         )
-        # The fused kernel skips its update on the device while the flag is up: no host wait, nothing overwritten.
+        # The fused kernel skips its update on the device while the flag is set, without a host synchronization.
         adam.grad_scale, adam.found_inf = None, self.nonfinite.flag  # type: ignore[attr-defined]
         return adam
 
     def set_step(self, step: int) -> None:
-        """Set what depends on the step number: noise, order of the data, learning rates, strengths, due penalties."""
+        """Set all that depends on the step: noise, batches, learning rates, penalty coefficients, due penalties."""
         total = self.config.training.steps
         self._due = [penalty for penalty in self.constraints.penalties if penalty.due(step)]
         self._step_number.fill_(step)
@@ -131,7 +134,7 @@ class Trainer:
                 penalty.function.set_step(step)
 
     def step(self) -> None:
-        """Compute the step that `set_step` has set. Scalars go to `meter`, non-finite values to `nonfinite`."""
+        """Execute the step chosen by `set_step`; add its scalars to `meter` and check them with `nonfinite`."""
         with self.precision.step():
             self.engine.run(self._compute, tuple(penalty.name for penalty in self._due))
 
@@ -140,7 +143,7 @@ class Trainer:
             self._update_discriminator(index)
         self._update_generator()
         if self.ema:
-            self.ema.update(self.generator, keep=1 - self.nonfinite.flag)
+            self.ema.update(self.generator, apply=1 - self.nonfinite.flag)
 
     def _update_discriminator(self, index: int) -> None:
         real = self.order.draw(index).to(self.precision.dtype, memory_format=torch.channels_last)
@@ -152,10 +155,10 @@ class Trainer:
     def _update_generator(self) -> None:
         self._apply(self.adam_generator, self.generator, self._generator_update(self.noise.generator_BZ))
 
-    def _find_discriminator_update(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Update:
+    def _compute_discriminator_update(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Update:
         with torch.no_grad():
-            fake = self._generate(latents_BZ).to(self.precision.dtype)
-        real_logits, fake_logits = self._judge(real, fake)
+            fake = self._fake_images(latents_BZ).to(self.precision.dtype)
+        real_logits, fake_logits = self._logits(real, fake)
         loss = self.loss.discriminator(real_logits, fake_logits)
         gradients = _gradients(loss, self.discriminator)
         norms = _norms(gradients)
@@ -168,13 +171,13 @@ class Trainer:
                 raw = penalty.function(inputs)
                 penalty_grad = _gradients(raw, self.discriminator)
             raw, penalty_norms = raw.detach(), _norms(penalty_grad)
-            strength = self.coefficients.of(penalty.name, _total(penalty_norms), must_be_finite["d_gradient"])
-            penalty_grad, penalty_norms = _scaled(penalty_grad, strength), _scaled(penalty_norms, strength)
+            coefficient = self.coefficients.update(penalty.name, _total(penalty_norms), must_be_finite["d_gradient"])
+            penalty_grad, penalty_norms = _scaled(penalty_grad, coefficient), _scaled(penalty_norms, coefficient)
             gradients = _sum(gradients, penalty_grad)
             scalars |= {
                 f"penalty/{penalty.name}": raw,
-                f"penalty_weighted/{penalty.name}": strength * raw,
-                f"strength/{penalty.name}": strength,
+                f"penalty_weighted/{penalty.name}": coefficient * raw,
+                f"strength/{penalty.name}": coefficient,
             }
             scalars |= self._ratios(f"gradient_ratio/{penalty.name}", penalty_norms, norms)
             must_be_finite |= {
@@ -183,29 +186,29 @@ class Trainer:
             }
         return Update(gradients, scalars, must_be_finite)
 
-    def _find_generator_update(self, latents_BZ: Tensor) -> Update:
-        loss = self.loss.generator(self._discriminate(self._generate(latents_BZ)))
+    def _compute_generator_update(self, latents_BZ: Tensor) -> Update:
+        loss = self.loss.generator(self._discriminate(self._fake_images(latents_BZ)))
         gradients = _gradients(loss, self.generator)
-        watched = {"g_loss": loss.detach(), "g_gradient": _total(_norms(gradients))}
-        return Update(gradients, watched, watched)
+        scalars = {"g_loss": loss.detach(), "g_gradient": _total(_norms(gradients))}
+        return Update(gradients, scalars, scalars)
 
     def _apply(self, adam: torch.optim.Adam, network: nn.Module, update: Update) -> None:
         self.meter.add(update.scalars)
         self.nonfinite.watch(update.must_be_finite, self._step_number)
         for name, parameter in network.named_parameters():
-            parameter.grad = states.laid_out_as(parameter, update.gradients[name])
+            parameter.grad = states.match_strides(parameter, update.gradients[name])
         adam.step()
-        adam.zero_grad()  # with gradients in place, a compiler would take the next step for another function
+        adam.zero_grad()  # parameters that keep a gradient would make torch.compile recompile at the next step
 
     def _ratios(self, name: str, penalty_grad: Norms, loss_grad: Norms) -> dict[str, Tensor]:
-        """||lambda grad penalty|| / ||grad GAN||: of all parameters, and of each weight that the penalty pulls."""
+        """||lambda grad penalty|| / ||grad loss|| of all parameters, and of each layer weight the penalty affects."""
         layers = {layer: weight for layer, weight in self._layer_weights.items() if weight in penalty_grad}
         penalty_grads = torch.stack([_total(penalty_grad), *(penalty_grad[weight] for weight in layers.values())])
         loss_grads = torch.stack([_total(loss_grad), *(loss_grad[weight] for weight in layers.values())])
         names = [name, *(f"{name}/{layer}" for layer in layers)]
         return dict(zip(names, (penalty_grads / loss_grads).unbind(), strict=True))
 
-    def _generate(self, latents_BZ: Tensor) -> Tensor:
+    def _fake_images(self, latents_BZ: Tensor) -> Tensor:
         with self.precision.networks():
             images: Tensor = self.generator(latents_BZ)
         return images
@@ -215,15 +218,18 @@ class Trainer:
             logits: Tensor = self.discriminator(images)
         return logits
 
-    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _logits(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         if self._joint_pass:
             real_logits, fake_logits = self._discriminate(torch.cat([real, fake])).chunk(2)
             return real_logits, fake_logits
         return self._discriminate(real), self._discriminate(fake)
 
     @torch.no_grad()
-    def render(self, latents_BZ: Tensor, *, ema: bool = False) -> Tensor:
-        """Images in [-1, 1], float32, of the generator in evaluation mode and full precision; its mode is put back."""
+    def generate(self, latents_BZ: Tensor, *, ema: bool = False) -> Tensor:
+        """Images float32 (B, 3, H, H) in [-1, 1] from the generator in evaluation mode and full precision.
+
+        ema: use the moving average, where there is one. The mode of the generator is restored.
+        """
         network = self.ema.network if ema and self.ema else self.generator
         was_training = network.training
         network.eval()
@@ -235,7 +241,7 @@ class Trainer:
         return images.float()
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that the steps so far have made, by name."""
+        """All tensors that steps change, by name: networks, optimizers, penalties, coefficients and meter."""
         return {
             **states.prefixed(self.generator.state_dict(), "generator"),
             **states.prefixed(self.discriminator.state_dict(), "discriminator"),
@@ -250,12 +256,12 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Inverse of `state`. CheckpointError when a tensor is missing, left over or of another shape."""
+        """Inverse of `state`. Raises CheckpointError if a tensor is missing, unknown or of another shape."""
         sections = {
             *("generator", "discriminator", "adam_generator", "adam_discriminator"),
             *("penalties", "strength", "meter"),
         }
-        states.refuse_left_over(state, sections | ({"ema"} if self.ema else set()))
+        states.check_sections(state, sections | ({"ema"} if self.ema else set()))
         states.load_module(self.generator, state, "generator")
         states.load_module(self.discriminator, state, "discriminator")
         if self.ema:
@@ -265,24 +271,24 @@ class Trainer:
         states.load_module(self.penalties, state, "penalties")
         self.coefficients.load_state(states.section(state, "strength"))
         self.meter.load_state(states.section(state, "meter"))
-        self.engine.forget()  # Adam's moments now lie elsewhere
+        self.engine.reset()  # Adam's moments have new addresses
 
 
 def _names_of_layer_weights(network: nn.Module) -> dict[str, str]:
-    """Layer name -> name of its original weight among the parameters."""
+    """Layer name -> parameter name of its original weight."""
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return {layer: names[id(original_weight(module))] for layer, module in weight_layers(network)}
 
 
 def _gradients(loss: Tensor, network: nn.Module) -> Gradients:
-    """d loss / d parameter of `network` alone, by name: nothing is computed for the other network."""
+    """d loss / d parameter by name, for the parameters of `network` only."""
     names, parameters = zip(*network.named_parameters(), strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: gradient for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
 
 
-def _scaled(by_name: dict[str, Tensor], strength: Tensor) -> dict[str, Tensor]:
-    return dict(zip(by_name, torch._foreach_mul(list(by_name.values()), strength), strict=True))
+def _scaled(by_name: dict[str, Tensor], coefficient: Tensor) -> dict[str, Tensor]:
+    return dict(zip(by_name, torch._foreach_mul(list(by_name.values()), coefficient), strict=True))
 
 
 def _norms(gradients: Gradients) -> Norms:

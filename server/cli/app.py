@@ -1,19 +1,19 @@
 """The `gan-mhe` command: the library's commands and the service's.
 
-Exit codes: 0 done, 1 failure, 2 wrong usage or configuration, 130 interrupted. Modules that load torch or the service
-are imported inside the commands that need them, so that `--help` answers at once.
+Exit codes: 0 success, 1 failure, 2 invalid usage or configuration, 130 interrupted. Commands import torch and the
+service only when they need them, so that `--help` responds quickly.
 """
 
 import typer
 
 from gan_mhe.cli import runs, scorer, training
-from gan_mhe.cli.console import complain
+from gan_mhe.cli.console import print_error
 from gan_mhe.cli.options import FAILURE, USAGE
 from gan_mhe.errors import ConfigError, GanMheError
 from server.cli import compare, jobs, operator, study
 
 app = typer.Typer(
-    help="Train GANs with hyperspherically regularised discriminators, and compare them honestly.",
+    help="Train GANs with hyperspherically regularized discriminators, and compare them fairly.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,11 +38,11 @@ app.add_typer(operator.keys_app, name="keys")
 
 
 def main() -> None:
-    """Run the command; turn our errors into one message and an exit code."""
+    """Run the command; errors become one message and an exit code."""
     try:
         app()
     except GanMheError as error:
-        complain(f"error: {error}")
+        print_error(f"error: {error}")
         raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
 
 

@@ -1,4 +1,4 @@
-"""`gan-mhe compare`: run directories here, or jobs of a service."""
+"""`gan-mhe compare`: compares local run directories, or jobs of a service."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 def compare(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Run directories or folders that hold them; with --server, ids.", metavar="RUNS..."),
+        typer.Argument(help="Run directories, or folders of them; with --server, ids.", metavar="RUNS..."),
     ],
-    metric: Annotated[str, typer.Option(help="Score to compare.")] = "inception_score",
+    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "inception_score",
     reference: Annotated[
-        str | None, typer.Option(metavar="VARIANT", help="Show the other variants' differences to it, seed by seed.")
+        str | None,
+        typer.Option(metavar="VARIANT", help="Show the paired differences of the other variants to this one."),
     ] = None,
     view: Annotated[
-        results.View, typer.Option(help="Compare after equal steps, or after equal seconds of training.")
+        results.View, typer.Option(help="Compare after equal steps, or after equal training time.")
     ] = "steps",
     format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
     server: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Compare jobs of this service: RUNS are ids of jobs or experiments."),
+        typer.Option(metavar="URL", help="Compare jobs of this service; RUNS are ids of jobs or experiments."),
     ] = None,
 ) -> None:
     """Compare variants over training seeds."""

@@ -1,4 +1,4 @@
-"""Jobs of a service as seen in a terminal: a live line each, or plain lines where there is no terminal."""
+"""Display of a service's jobs: a live line per job in a terminal, one line per event elsewhere."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,8 +12,8 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from server.client import Client, Event, Job
 
-# What the service passes on as the run said it, under names of its own.
-_PASSED_ON = {
+# Events of the run that the service renames.
+_RENAMED = {
     "job.started": "started",
     "job.progress": "progress",
     "evaluation.completed": "evaluated",
@@ -22,7 +22,7 @@ _PASSED_ON = {
 
 
 def follow(client: Client, jobs: Sequence[Job], console: Console, *, patience: float = 300.0) -> list[Job]:
-    """Show how jobs go, until all have ended; return them as they are then. patience: as of `Client.stream`."""
+    """Show the progress of jobs until all have ended; return them. patience: as in `Client.stream`."""
     with Board(console, {job.id: job.title for job in jobs}) as board:
         for event in client.stream([job.id for job in jobs], patience=patience):
             board.show(event)
@@ -30,7 +30,7 @@ def follow(client: Client, jobs: Sequence[Job], console: Console, *, patience: f
 
 
 class Board:
-    """Several jobs at once. titles: what to call them, by id."""
+    """The display of several jobs. titles: the jobs' titles by id."""
 
     def __init__(self, console: Console, titles: dict[str, str]) -> None:
         self._held = ExitStack()
@@ -42,13 +42,13 @@ class Board:
         }
 
     def show(self, event: Event) -> None:
-        """Show what an event changes."""
+        """Show an event."""
         line = self._lines[event.job_id]
         if event.type == "job.state":
             moving = event.data["state"] == "running" and isinstance(line, RunLine)
-            line.tell("state", "" if moving else _state(event.data))
-        for said in run_events(event):
-            line.emit(said)
+            line.show("state", "" if moving else _state(event.data))
+        for run_event in run_events(event):
+            line.emit(run_event)
 
     def __enter__(self) -> Self:
         if self._bars is not None:
@@ -63,11 +63,11 @@ class Board:
 
 
 def run_events(event: Event) -> Iterator[events.Event]:
-    """What the run itself said; nothing for what only the service says."""
+    """The run's own events in an event of the service; none for events that are only the service's."""
     data = event.data
     match event.type:
         case "metric.batch":
-            # The points of an evaluation are told again by an event of its own.
+            # An evaluation has an event of its own in addition to its points.
             for point in data["points"]:
                 if METRICS.keys().isdisjoint(point["values"]):
                     yield events.decode({"type": "scalars", **point})
@@ -77,10 +77,10 @@ def run_events(event: Event) -> Iterator[events.Event]:
             yield events.CheckpointSaved(data["step"], data["id"], data["sha256"])
         case "checkpoint.rejected":
             yield events.CheckpointRejected(data["step"], data["step"], data["message"])
-        case kind if kind in _PASSED_ON:
-            yield events.decode({"type": _PASSED_ON[kind], **data})
+        case kind if kind in _RENAMED:
+            yield events.decode({"type": _RENAMED[kind], **data})
 
 
 def _state(data: Mapping[str, Any]) -> str:
-    """Such as "queued" or "failed: it ran out of memory"."""
+    """A description such as "queued" or "failed: it ran out of memory"."""
     return f"{data['state']}: {data['message']}" if data["message"] else str(data["state"])

@@ -1,7 +1,7 @@
 """`gan-mhe demo`: the whole service in one command.
 
-A server of its own, four jobs over REST, their event stream in the terminal, their grids, and the comparison. Whatever
-ends it, its server and its jobs end with it; the jobs are paused, so that the same command goes on with them.
+Starts a server, submits four jobs over REST, shows their event stream, and prints their grids and a comparison. When
+the command ends for whatever reason, it pauses the jobs and stops the server; running it again continues the jobs.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Self
 
-from gan_mhe.cli.console import complain, out, print_table, say
+from gan_mhe.cli.console import out, print_error, print_table, say
 from gan_mhe.comparison.table import footnote, headings, table_cells
 from gan_mhe.config import compose, documents
 from gan_mhe.errors import GanMheError
@@ -37,28 +37,28 @@ _POLL_SECONDS = 0.1
 
 
 def run(root: Path, assignments: Sequence[str]) -> int:
-    """Show it all; return the exit code. root: the data directory. assignments: `key=value` overrides."""
+    """Run the demonstration; return the exit code. root: the data directory. assignments: `key=value` overrides."""
     digest = _digest(assignments)
     with _Interrupts() as interrupts:
         try:
             with _Server(root, interrupts) as server:
-                ended = _show(server, root, digest, assignments)
+                ended = _run_jobs(server, root, digest, assignments)
         except KeyboardInterrupt:
-            say("stopped; the same command goes on from here")
+            say("stopped; run the same command to continue")
             return INTERRUPTED
-    say(f"to look around: gan-mhe serve --data-dir {root}, then open its /docs")
+    say(f"to explore the results, run gan-mhe serve --data-dir {root} and open its /docs")
     return 0 if all(job.state == "succeeded" for job in ended) else FAILURE
 
 
 def _digest(assignments: Sequence[str]) -> str:
-    """Of what is to be trained. ConfigError when that cannot be."""
+    """Digest of the configurations. Raises ConfigError if one is invalid."""
     document = documents.load_document(documents.PRESETS / f"{PRESET}.toml")
     overrides = compose.parse_overrides(assignments)
     configs = compose.expand(document, variants=VARIANTS, seeds=SEEDS, overrides=overrides)
     return sha256_bytes(canonical_json([config.digest() for config in configs]))[:16]
 
 
-def _show(server: "_Server", root: Path, digest: str, assignments: Sequence[str]) -> list[Job]:
+def _run_jobs(server: "_Server", root: Path, digest: str, assignments: Sequence[str]) -> list[Job]:
     with Client(server.url(), key="") as client:
         say(f"API: {client.base_url}/docs  (Ctrl-C stops everything)")
         ended = _train(client, server, digest, assignments)
@@ -67,7 +67,7 @@ def _show(server: "_Server", root: Path, digest: str, assignments: Sequence[str]
 
 
 def _train(client: Client, server: "_Server", digest: str, assignments: Sequence[str]) -> list[Job]:
-    """The jobs at their end: those of an earlier demonstration of the same, or new ones."""
+    """Run the jobs to their end: those of an earlier demonstration with the same configurations, or new ones."""
     jobs = _earlier(client, digest)
     if not jobs:
         experiment = client.submit_experiment(
@@ -85,7 +85,7 @@ def _train(client: Client, server: "_Server", digest: str, assignments: Sequence
 
 
 def _earlier(client: Client, digest: str) -> list[Job]:
-    """The jobs of the newest demonstration of the same configurations, set going again; none if one was cancelled."""
+    """The jobs of the latest demonstration with these configurations, resumed; none if one was cancelled."""
     found = list(client.jobs(label=f"{_LABEL}:{digest}"))
     jobs = [job for job in reversed(found) if job.experiment_id == found[0].experiment_id]
     if any(job.state == "cancelled" for job in jobs):
@@ -101,10 +101,10 @@ def _earlier(client: Client, digest: str) -> list[Job]:
 def _report(client: Client, root: Path, ended: Sequence[Job]) -> None:
     for job in ended:
         if job.state != "succeeded":
-            complain(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
     for job in ended:
         path = root / "grids" / f"{job.variant}.png"
-        with suppress(Conflict):  # it has drawn none
+        with suppress(Conflict):  # the job has no grids
             atomic_write(path, client.latest_png(job.id))
             say(f"{job.variant:14} {path}")
     try:
@@ -117,37 +117,37 @@ def _report(client: Client, root: Path, ended: Sequence[Job]) -> None:
 
 
 class _Interrupts:
-    """SIGINT, SIGTERM and SIGHUP: counted, and while they are heeded, the first is a KeyboardInterrupt."""
+    """Counts SIGINT, SIGTERM and SIGHUP; while enabled, the first one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.count = 0
-        self.heeded = False
+        self.enabled = False
 
-    def heed(self) -> None:
-        """From now on. What has come before counts."""
-        self.heeded = True
+    def enable(self) -> None:
+        """Enable the exception; raises it immediately if a signal has arrived before."""
+        self.enabled = True
         if self.count:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
         numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._hear) for number in numbers}
+        self._before = {number: signal.signal(number, self._handle) for number in numbers}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
-        if self.heeded and self.count == 1:
+        if self.enabled and self.count == 1:
             raise KeyboardInterrupt
 
 
 class _Server:
-    """A service as a process of its own, in a session of its own: the terminal's Ctrl-C reaches only us.
+    """A service in a separate process and session, so that Ctrl-C in the terminal does not reach it.
 
-    When the context ends, jobs are paused, the process ends, and nothing that it started runs any more.
+    When the context ends, the jobs are paused, the service is stopped, and all processes that it started are killed.
     """
 
     def __init__(self, root: Path, interrupts: _Interrupts) -> None:
@@ -170,10 +170,10 @@ class _Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._interrupts.heeded = False
+        self._interrupts.enabled = False
         if self._interrupts.count:
-            with suppress(OSError):  # the terminal may be gone
-                say("stopping: the jobs save first; once more to quit at once")
+            with suppress(OSError):  # the terminal may be closed
+                say("stopping: the jobs save their state; press Ctrl-C again to quit immediately")
         if self._url is not None:
             with suppress(ServerError), Client(self._url, key="", timeout=_STOP_SECONDS) as client:
                 self._pause_jobs(client, "graceful", _SAVE_SECONDS)
@@ -187,42 +187,42 @@ class _Server:
         _kill_attempts(self._root)
 
     def url(self) -> str:
-        """Where it listens, once it does. From here on an interrupt is heeded."""
-        self._interrupts.heed()
+        """Its URL, once it listens. Interrupts are enabled from here on."""
+        self._interrupts.enable()
         limit = time.monotonic() + _START_SECONDS
         while self._url is None:
             if self._process.poll() is not None or time.monotonic() > limit:
                 raise self.failure()
             time.sleep(_POLL_SECONDS)
             with suppress(OSError, ValueError):
-                said = json.loads((self._root / "server.json").read_text())
-                self._url = said["url"] if said["pid"] == self._process.pid else None
+                announced = json.loads((self._root / "server.json").read_text())
+                self._url = announced["url"] if announced["pid"] == self._process.pid else None
         return self._url
 
     def failure(self) -> GanMheError:
-        """Why it does not answer."""
-        lines = self._log.read_text(errors="replace").splitlines() or ["nothing"]
-        return GanMheError(f"the service does not run; {self._log} ends with: {lines[-1]}")
+        """An error with the last line of its log."""
+        lines = self._log.read_text(errors="replace").splitlines() or ["(empty)"]
+        return GanMheError(f"the service is not running; the last line of {self._log}: {lines[-1]}")
 
     def _pause_jobs(self, client: Client, mode: Mode, seconds: float) -> None:
-        """Have every job stop, whoever submitted it. Ends early at another interrupt."""
+        """Pause all jobs. Returns early at another interrupt."""
         asked: set[str] = set()
-        limit, heard = time.monotonic() + seconds, self._interrupts.count
+        limit, count = time.monotonic() + seconds, self._interrupts.count
         while live := [job for job in client.jobs() if not job.terminal and job.state != "paused"]:
             for job in live:
                 if job.id not in asked:
                     asked.add(job.id)
-                    with suppress(Conflict):  # it has ended meanwhile, or is being cancelled
+                    with suppress(Conflict):  # it has ended or is being cancelled
                         client.pause(job.id, mode=mode)
-            if time.monotonic() > limit or self._interrupts.count > heard:
+            if time.monotonic() > limit or self._interrupts.count > count:
                 return
             time.sleep(_POLL_SECONDS)
 
 
 def _kill_attempts(root: Path) -> None:
-    """End what still runs of any job or task; a job goes on from its last checkpoint.
+    """Kill all attempts of this data directory that still run; their jobs resume from their last checkpoints.
 
-    But for a directory that another server has: what runs there is not ours.
+    Does nothing if another server uses the directory.
     """
     from server.executors.devices import NvidiaSmi
     from server.executors.local import LocalExecutor

@@ -1,6 +1,6 @@
-"""Commands that talk to a service, on the command line of `server.cli.app`.
+"""Commands that use a service; `server.cli.app` assembles them.
 
-What a command needs is imported inside it, so that `--help` answers at once.
+Commands import what they need when they run, so that `--help` responds quickly.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import complain, out, print_columns, say
+from gan_mhe.cli.console import out, print_columns, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
 from gan_mhe.config import compose, documents
 from gan_mhe.config.names import PRIMARY_METRIC
@@ -21,50 +21,53 @@ if TYPE_CHECKING:
     from server.client import Cell, Client, Job, Mode
 
 Server = Annotated[
-    str | None, typer.Option("--server", metavar="URL", help="GAN_MHE_SERVER, or http://127.0.0.1:8000, unless given.")
+    str | None,
+    typer.Option("--server", metavar="URL", help="Service; by default GAN_MHE_SERVER, or http://127.0.0.1:8000."),
 ]
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs, or experiments for all their jobs.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs or experiments (all their jobs).")]
 Id = Annotated[str, typer.Argument(metavar="ID", help="A job or an experiment.")]
-Now = Annotated[bool, typer.Option("--now", help="Do not let them save first.")]
+Now = Annotated[bool, typer.Option("--now", help="Stop without saving.")]
 
 
 def submit(
-    config: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset of the service, or a TOML file here.")],
+    config: Annotated[str, typer.Argument(metavar="PRESET|FILE", help="Preset of the service, or local TOML file.")],
     variant: Annotated[str | None, typer.Option(help="Named variant (see `gan-mhe variants`).")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
-    variants: Annotated[str | None, typer.Option(help="Comma-separated variants: an experiment.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Comma-separated training seeds: an experiment.")] = None,
+    variants: Annotated[str | None, typer.Option(help="Comma-separated variants; creates an experiment.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Comma-separated training seeds; creates an experiment.")] = None,
     set_: Set = None,
-    name: Annotated[str | None, typer.Option(help="For people.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="To find it by; repeatable.")] = None,
-    priority: Annotated[int, typer.Option(help="-10 to 10; each level is worth ten minutes of waiting.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check, and say what the job would be.")] = False,
-    watch_: Annotated[bool, typer.Option("--watch", help="Stay and show how it goes.")] = False,
+    name: Annotated[str | None, typer.Option(help="Display name.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")] = None,
+    priority: Annotated[int, typer.Option(help="-10 to 10; each level counts as ten minutes of waiting.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the job; do not submit.")] = False,
+    watch_: Annotated[bool, typer.Option("--watch", help="Show the progress until the end.")] = False,
     server: Server = None,
 ) -> None:
     """Submit a job, or an experiment of variants x seeds."""
     from server.client import Client
 
-    recipe = _recipe(config, set_ or [])
-    about: dict[str, Any] = {"name": name, "labels": _labels(label or []), "priority": priority}
+    source = _source(config, set_ or [])
+    metadata: dict[str, Any] = {"name": name, "labels": _labels(label or []), "priority": priority}
     matrix = _matrix(variants, seeds)
     if matrix and (variant is not None or seed is not None or dry_run):
-        raise ConfigError("--variants and --seeds make an experiment; --variant, --seed and --dry-run are for one job")
+        raise ConfigError(
+            "--variants and --seeds create an experiment; --variant, --seed and --dry-run are for a single job"
+        )
     with Client(server) as client:
         if dry_run:
-            _print_dry_run(client, recipe | {"variant": variant, "seed": seed})
+            _print_dry_run(client, source | {"variant": variant, "seed": seed})
             return
         if matrix:
-            made = client.submit_experiment(matrix=matrix, **recipe, **about).id
+            created = client.submit_experiment(matrix=matrix, **source, **metadata).id
         else:
-            made = client.submit(variant=variant, seed=seed, **recipe, **about).id
-        say(made)
+            created = client.submit(variant=variant, seed=seed, **source, **metadata).id
+        say(created)
         if watch_:
-            _watch(client, made)
+            _watch(client, created)
 
 
-def _recipe(config: str, assignments: list[str]) -> dict[str, Any]:
-    """A file here as the configuration that it is, checked before it is sent; another name as the service's preset."""
+def _source(config: str, assignments: list[str]) -> dict[str, Any]:
+    """The contents of a local file, validated before it is sent; any other name is a preset of the service."""
     path = Path(config)
     overrides = dict(map(compose.parse_assignment, assignments))
     if not path.is_file() and path.suffix != ".toml":
@@ -91,15 +94,15 @@ def _matrix(variants: str | None, seeds: str | None) -> dict[str, list[Any]]:
     return matrix
 
 
-def _print_dry_run(client: "Client", recipe: Mapping[str, Any]) -> None:
-    found = client.dry_run(**recipe)
+def _print_dry_run(client: "Client", source: Mapping[str, Any]) -> None:
+    found = client.dry_run(**source)
     out.print_json(data=found.config)
     say(f"digest {found.config_digest}")
     say(str(found.estimate["note"]))
 
 
 def watch(id_: Id, server: Server = None) -> None:
-    """Show how a job or an experiment goes, until it has ended. Exit code 0 when all of it succeeded."""
+    """Show the progress of a job or an experiment until it has ended. Exit code 0 if all jobs succeeded."""
     from server.client import Client
 
     with Client(server) as client:
@@ -112,7 +115,7 @@ def _watch(client: "Client", id_: str) -> None:
     try:
         ended = follow(client, _jobs_of(client, id_), out)
     except KeyboardInterrupt:
-        say(f"{id_} goes on; look again with `gan-mhe watch {id_}`, end it with `gan-mhe cancel {id_}`")
+        say(f"{id_} continues; show it with `gan-mhe watch {id_}`, cancel it with `gan-mhe cancel {id_}`")
         raise typer.Exit(INTERRUPTED) from None
     for job in ended:
         say(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
@@ -123,13 +126,13 @@ def _watch(client: "Client", id_: str) -> None:
 def _jobs_of(client: "Client", id_: str) -> "list[Job]":
     if not id_.startswith("exp_"):
         return [client.job(id_)]
-    order = {job_id: place for place, job_id in enumerate(client.experiment(id_).job_ids)}
+    order = {job_id: index for index, job_id in enumerate(client.experiment(id_).job_ids)}
     return sorted(client.jobs(experiment=id_, page_size=200), key=lambda job: order[job.id])
 
 
 def jobs(
     state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state; repeatable.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Jobs to show, the newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of jobs, newest first.")] = 20,
     server: Server = None,
 ) -> None:
     """List jobs."""
@@ -160,24 +163,24 @@ def _ago(moment: datetime) -> str:
 
 
 def cancel(ids: Ids, now: Now = False, server: Server = None) -> None:
-    """Cancel jobs for good."""
+    """Cancel jobs. A cancelled job cannot be resumed."""
     mode = _mode(now)
     _act(ids, server, lambda client, id_: client.cancel(id_, mode=mode), lambda cell: not cell.terminal)
 
 
 def pause(ids: Ids, now: Now = False, server: Server = None) -> None:
-    """Pause jobs: they save their state and give their slots back."""
+    """Pause jobs: they save their state and release their slots."""
     mode = _mode(now)
     _act(ids, server, lambda client, id_: client.pause(id_, mode=mode), lambda cell: not cell.terminal)
 
 
 def resume(ids: Ids, server: Server = None) -> None:
-    """Go on with paused jobs."""
+    """Resume paused jobs."""
     _act(ids, server, lambda client, id_: client.resume(id_), lambda cell: cell.state == "paused")
 
 
 def retry(ids: Ids, server: Server = None) -> None:
-    """Try failed jobs again, from their last checkpoints."""
+    """Retry failed jobs from their last checkpoints."""
     _act(ids, server, lambda client, id_: client.retry(id_), lambda cell: cell.state == "failed")
 
 
@@ -189,9 +192,9 @@ def _act(
     ids: list[str],
     server: str | None,
     action: "Callable[[Client, str], Job]",
-    concerned: "Callable[[Cell], bool]",
+    applies_to: "Callable[[Cell], bool]",
 ) -> None:
-    """Do something with each job, and of an experiment with each that it concerns; say what became of every one."""
+    """Apply an action to each job, and to each applicable job of an experiment; print the new state of each."""
     from server.client import Client, Conflict, NotFound
 
     failed = False
@@ -199,26 +202,26 @@ def _act(
         for id_ in ids:
             try:
                 cells = client.experiment(id_).cells if id_.startswith("exp_") else None
-                for job_id in [id_] if cells is None else [cell.job_id for cell in cells if concerned(cell)]:
+                for job_id in [id_] if cells is None else [cell.job_id for cell in cells if applies_to(cell)]:
                     say(f"{job_id} {action(client, job_id).state}")
             except (Conflict, NotFound) as error:
                 failed = True
-                complain(f"error: {error}")
+                print_error(f"error: {error}")
     if failed:
         raise typer.Exit(FAILURE)
 
 
 def fetch(
     id_: Id,
-    out_: Annotated[Path, typer.Option("--out", help="Folder for the files; one folder a job for an experiment.")],
+    out_: Annotated[Path, typer.Option("--out", help="Folder for the files; an experiment gets one folder per job.")],
     what: Annotated[str, typer.Option(help="latest, samples, animation, checkpoint or config.")] = "latest",
     server: Server = None,
 ) -> None:
-    """Download what a job or an experiment has made."""
+    """Download files of a job or an experiment."""
     from server.client import Client, downloads
 
     if what not in downloads.KINDS:
-        raise ConfigError(f"--what {what!r}: no such thing{nearest(what, downloads.KINDS)}")
+        raise ConfigError(f"--what: unknown kind {what!r}{nearest(what, downloads.KINDS)}")
     with Client(server) as client:
         found = _jobs_of(client, id_)
         for job in found:
@@ -228,18 +231,18 @@ def fetch(
 
 
 def demo(
-    out_: Annotated[Path, typer.Option("--out", help="Folder of the service, its jobs and their grids.")] = Path(
+    out_: Annotated[Path, typer.Option("--out", help="Data folder of the service; the grids are saved here.")] = Path(
         "runs/demo"
     ),
     set_: Set = None,
 ) -> None:
-    """See it all at work: a service, four variants on digits, and their comparison.
+    """Demonstrate the service: train four variants on digits and compare them.
 
-    A few minutes on two cores. Ctrl-C leaves nothing running, and the same command then goes on from there.
+    Takes a few minutes on two cores. Ctrl-C stops everything; running the command again continues.
     """
-    from server.cli import demo as show
+    from server.cli import demo as demonstration
 
-    raise typer.Exit(show.run(out_, set_ or []))
+    raise typer.Exit(demonstration.run(out_, set_ or []))
 
 
 COMMANDS = (submit, watch, jobs, cancel, pause, resume, retry, fetch, demo)

@@ -1,6 +1,6 @@
-"""Commands of whoever operates a service, on the command line of `server.cli.app`: run it, and manage its API keys.
+"""Commands for the operator of a service: run it and manage its API keys. `server.cli.app` assembles them.
 
-What a command needs is imported inside it, so that `--help` answers at once and training needs no database.
+Commands import what they need when they run, so that `--help` responds quickly and training needs no database.
 """
 
 from collections.abc import Iterator
@@ -10,30 +10,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import complain, print_columns, say
+from gan_mhe.cli.console import print_columns, print_error, say
 from gan_mhe.errors import GanMheError
 
 if TYPE_CHECKING:
     from server.settings import Settings
     from server.store.store import Store
 
-keys_app = typer.Typer(help="API keys of a service on this machine.", no_args_is_help=True)
+keys_app = typer.Typer(help="Manage the API keys of a service on this machine.", no_args_is_help=True)
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder of the service; GAN_MHE_DATA_DIR, or gan-mhe-data.")
+    Path | None,
+    typer.Option("--data-dir", help="Data directory; by default GAN_MHE_DATA_DIR, or gan-mhe-data."),
 ]
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1. Others need API keys.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 8000. 0 takes a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address; default 127.0.0.1. Others require API keys.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; default 8000; 0 selects a free one.")] = None,
     data_dir: DataDir = None,
-    cpu_slots: Annotated[int | None, typer.Option(help="Training jobs at once on the CPU; half the cores.")] = None,
-    threads_per_slot: Annotated[int | None, typer.Option(help="CPU threads of one job; 1.")] = None,
-    cuda_slots_per_device: Annotated[int | None, typer.Option(help="Training jobs at once on one GPU; 1.")] = None,
-    allow_downloads: Annotated[bool | None, typer.Option(help="Let jobs fetch data sets and weights.")] = None,
+    cpu_slots: Annotated[
+        int | None, typer.Option(help="Concurrent training jobs on the CPU; default half the cores.")
+    ] = None,
+    threads_per_slot: Annotated[int | None, typer.Option(help="CPU threads per job; default 1.")] = None,
+    cuda_slots_per_device: Annotated[
+        int | None, typer.Option(help="Concurrent training jobs per GPU; default 1.")
+    ] = None,
+    allow_downloads: Annotated[bool | None, typer.Option(help="Allow jobs to download data sets and weights.")] = None,
 ) -> None:
-    """Run the service. Every setting is also an environment variable, such as GAN_MHE_CPU_SLOTS."""
+    """Run the service. Every setting can also be an environment variable, such as GAN_MHE_CPU_SLOTS."""
     settings = _settings(
         host=host,
         port=port,
@@ -51,17 +56,17 @@ def serve(
 
 @keys_app.command("create")
 def create_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is, or what for.")],
+    name: Annotated[str, typer.Argument(help="Owner or purpose of the key.")],
     scope: Annotated[list[str], typer.Option(help="jobs:read, jobs:write, samples:read, artifacts:read or admin.")],
-    project: Annotated[str, typer.Option(help="Whose jobs the key shows and makes.")] = "default",
+    project: Annotated[str, typer.Option(help="Project whose jobs the key can access.")] = "default",
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Create a key and print it. It cannot be shown again."""
     from server.store import keys
 
     with _store(data_dir) as store:
         token = keys.create(store, name, project, scope)
-    complain("keep it: it cannot be shown again")
+    print_error("save this key: it cannot be shown again")
     say(token)
 
 
@@ -82,14 +87,14 @@ def list_keys(data_dir: DataDir = None) -> None:
         )
         for row in rows
     ]
-    print_columns(("prefix", "name", "project", "scopes", "made", ""), cells)
+    print_columns(("prefix", "name", "project", "scopes", "created", ""), cells)
 
 
 @keys_app.command("revoke")
 def revoke_key(
     prefix: Annotated[str, typer.Argument(help="The part between gk_ and the secret.")], data_dir: DataDir = None
 ) -> None:
-    """Make a key useless from now on."""
+    """Revoke a key immediately."""
     from server.store import keys
 
     with _store(data_dir) as store:
@@ -98,7 +103,7 @@ def revoke_key(
 
 
 def _settings(**options: Any) -> "Settings":
-    """Options over the environment over defaults. GanMheError names what is wrong."""
+    """Settings from options, environment and defaults, in this order of precedence. GanMheError names invalid ones."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
@@ -112,12 +117,12 @@ def _settings(**options: Any) -> "Settings":
         ]
         raise GanMheError("settings: " + "; ".join(problems)) from None
     except SettingsError as error:
-        raise GanMheError(f"settings: {error}; lists and tables are given as JSON") from None
+        raise GanMheError(f"settings: {error}; lists and tables must be JSON") from None
 
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
-    """What the service refuses, as an error of this command."""
+    """Convert errors of the service to errors of the command."""
     from server.errors import ServiceError
 
     try:
@@ -128,7 +133,7 @@ def _service_errors() -> Iterator[None]:
 
 @contextmanager
 def _store(data_dir: Path | None) -> "Iterator[Store]":
-    """The database of a service, which may be running."""
+    """Open the database of a service, which may be running."""
     from server.store.store import Store
 
     settings = _settings(data_dir=data_dir)

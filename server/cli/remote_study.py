@@ -1,4 +1,4 @@
-"""A study as jobs of a service: submitted or found again, waited for, and fetched as run directories to report on."""
+"""A study run by a service: jobs are submitted or found, awaited, and downloaded as run directories."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from gan_mhe.cli.console import complain, out, say
+from gan_mhe.cli.console import out, print_error, say
 from gan_mhe.config.documents import unflatten
 from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.errors import ConfigError
@@ -30,22 +30,22 @@ from server.client import Client, Job, NotFound, Score, downloads
 
 DONE, FAILURE, INTERRUPTED = 0, 1, 130
 
-_STREAMED = 200  # jobs in one stream, at most
+_MAX_STREAM_JOBS = 200  # in one stream
 _REASONS = {"succeeded": "completed", "failed": "failed", "cancelled": "stopped", "paused": "stopped"}
 
 
 def run(url: str, study: Study, root: Path) -> int:
-    """Have the service at `url` do the study, and fetch what its report needs into `root`; return the exit code.
+    """Run the study at the service at `url`, and download what its report needs into `root`; return the exit code.
 
-    One experiment an arm. The same command again finds its jobs, goes on with those that are paused or failed, other
-    than by divergence, and submits only what is not there. The study's own budget of time has no effect. Ctrl-C leaves
-    the jobs running and fetches what there is. ConfigError when `root` holds runs that were made here; ServerError when
-    the service cannot be reached or does not accept the study.
+    Each arm becomes one experiment. Running the command again finds the same jobs, resumes paused ones, retries failed
+    ones unless they diverged, and submits only missing ones. The study's own time limit has no effect. Ctrl-C leaves
+    the jobs running and downloads what exists. Raises ConfigError if `root` contains local runs, ServerError if the
+    service cannot be reached or rejects the study.
     """
     planned = cells(study)
-    _refuse_own_runs(planned, root)
+    _reject_local_runs(planned, root)
     if study.wall_time_minutes is not None:
-        say("a service takes as long as it takes: wall_time_minutes has no effect there")
+        say("wall_time_minutes has no effect at a service")
     with Client(url) as client:
         jobs = [job for arm in study.arms for job in _jobs(client, study, arm)]
         interrupted = not _wait(client, jobs)
@@ -54,68 +54,68 @@ def run(url: str, study: Study, root: Path) -> int:
             _fetch(client, job, cell_directory(root, job.labels["arm"], _seed(job)))
     for job in jobs:
         if job.terminal and job.state != "succeeded":
-            complain(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
     if interrupted:
-        say("the jobs go on; the same command looks again")
+        say("the jobs continue; run the same command to follow them")
         return INTERRUPTED
     return DONE if all(job.state == "succeeded" for job in jobs) else FAILURE
 
 
-def _refuse_own_runs(planned: Sequence[Cell], root: Path) -> None:
-    """Only a run that was made here says in what environment."""
+def _reject_local_runs(planned: Sequence[Cell], root: Path) -> None:
+    """Raise ConfigError if `root` contains runs of this machine, which are recognized by their environment file."""
     for cell in planned:
-        place = RunDir(cell_directory(root, cell.arm.name, cell.seed))
-        if place.environment.exists():
-            raise ConfigError(f"{place.root} is a run that was made here; expected another --out for a service's runs")
+        run_dir = RunDir(cell_directory(root, cell.arm.name, cell.seed))
+        if run_dir.environment.exists():
+            raise ConfigError(f"{run_dir.root} is a local run; expected another --out for runs of a service")
 
 
 def _jobs(client: Client, study: Study, arm: Arm) -> list[Job]:
-    """The jobs of an arm, by seed: those of an earlier command, set going again, and new ones for the rest."""
+    """The jobs of an arm, in the order of its seeds: existing ones, continued if necessary, and new ones."""
     [config, *_] = [cell.config for cell in cells(study) if cell.arm == arm]
     labels = {"study": study.name, "arm": arm.name, "recipe": config.digest("without_seed")[:16]}
-    asked = client.jobs(label=[f"{key}:{value}" for key, value in labels.items()], page_size=200)
-    # A fork may have its origin's labels; it is no cell of the study.
-    found = [job for job in asked if job.experiment_id is not None and job.seed in study.seeds]
+    labeled = client.jobs(label=[f"{key}:{value}" for key, value in labels.items()], page_size=200)
+    # A fork may have its origin's labels, but does not belong to the study.
+    found = [job for job in labeled if job.experiment_id is not None and job.seed in study.seeds]
     cancelled = sorted(job.id for job in found if job.state == "cancelled")
-    jobs = {_seed(job): _set_going(client, job) for job in found if job.id not in cancelled}
+    jobs = {_seed(job): _continued(client, job) for job in found if job.id not in cancelled}
     missing = [seed for seed in study.seeds if seed not in jobs]
     if missing:
-        made = _submit_once(client, study, arm, missing, labels, void=cancelled)
-        jobs |= {_seed(job): job for job in made}
+        created = _submit_once(client, study, arm, missing, labels, replaced=cancelled)
+        jobs |= {_seed(job): job for job in created}
     return [jobs[seed] for seed in study.seeds]
 
 
 def _submit_once(
-    client: Client, study: Study, arm: Arm, seeds: Sequence[int], labels: Mapping[str, str], *, void: Sequence[str]
+    client: Client, study: Study, arm: Arm, seeds: Sequence[int], labels: Mapping[str, str], *, replaced: Sequence[str]
 ) -> list[Job]:
-    """New jobs, or those of a submission whose answer was lost. void: ids of jobs that these take the place of."""
-    request = [study.base, study.set, arm.model_dump(mode="json"), labels, list(seeds), list(void)]
+    """New jobs, or those of an earlier submission whose response was lost. replaced: ids of the jobs they replace."""
+    request = [study.base, study.set, arm.model_dump(mode="json"), labels, list(seeds), list(replaced)]
     key = sha256_bytes(canonical_json(request))
     ids = _submit(client, study, arm, seeds, labels=labels, idempotency_key=key)
     try:
         return [client.job(id_) for id_ in ids]
-    except NotFound:  # the answer is that of a submission whose jobs were deleted since
-        return _submit_once(client, study, arm, seeds, labels, void=[*void, *ids])
+    except NotFound:  # the response is that of a submission whose jobs were deleted later
+        return _submit_once(client, study, arm, seeds, labels, replaced=[*replaced, *ids])
 
 
-def _set_going(client: Client, job: Job) -> Job:
+def _continued(client: Client, job: Job) -> Job:
     if job.state == "paused":
         return client.resume(job.id)
     return client.retry(job.id) if job.state == "failed" and job.reason != "diverged" else job
 
 
 def _submit(client: Client, study: Study, arm: Arm, seeds: Sequence[int], **options: Any) -> list[str]:
-    """One experiment. What is the arm's own is in the matrix, so that the service's comparison tells the arms apart."""
-    every, own = _leaves(overrides(study, arm)), _leaves(unflatten(arm.set))
-    matrix = {"variant": [arm.variant], "seed": seeds} | {key: [every[key]] for key in own if key in every}
-    shared = {key: value for key, value in every.items() if key not in matrix}
+    """Submit an experiment. The arm's own settings are in the matrix, so that the service's comparison shows them."""
+    values, own = _leaves(overrides(study, arm)), _leaves(unflatten(arm.set))
+    matrix = {"variant": [arm.variant], "seed": seeds} | {key: [values[key]] for key in own if key in values}
+    shared = {key: value for key, value in values.items() if key not in matrix}
     name = f"{study.name} {arm.name}"
-    made = client.submit_experiment(config=study.base, overrides=shared, matrix=matrix, name=name, **options)
-    return made.job_ids
+    created = client.submit_experiment(config=study.base, overrides=shared, matrix=matrix, name=name, **options)
+    return created.job_ids
 
 
 def _leaves(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Tables as dotted keys. An empty table is a value: it asks for a section with its defaults."""
+    """Nested tables as dotted keys. An empty table is a value: it selects a section with its defaults."""
     flat: dict[str, Any] = {}
     for key, value in tables.items():
         if isinstance(value, Mapping) and value:
@@ -126,11 +126,11 @@ def _leaves(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _wait(client: Client, jobs: Sequence[Job]) -> bool:
-    """Show how the jobs go until all have ended; False when the user does not stay that long."""
+    """Show the progress of the jobs until all have ended; False if the user interrupts."""
     try:
         with Board(out, {job.id: _title(job) for job in jobs}) as board:
-            for first in range(0, len(jobs), _STREAMED):
-                for event in client.stream([job.id for job in jobs[first : first + _STREAMED]]):
+            for first in range(0, len(jobs), _MAX_STREAM_JOBS):
+                for event in client.stream([job.id for job in jobs[first : first + _MAX_STREAM_JOBS]]):
                     board.show(event)
     except KeyboardInterrupt:
         return False
@@ -147,37 +147,37 @@ def _seed(job: Job) -> int:
 
 
 def _fetch(client: Client, job: Job, directory: Path) -> None:
-    """A run directory without checkpoints, as far as the job has come: what is needed to report on it."""
-    place = RunDir(directory)
-    place.result.unlink(missing_ok=True)
+    """Download a job's run directory without checkpoints, for the report."""
+    run_dir = RunDir(directory)
+    run_dir.result.unlink(missing_ok=True)
     downloads.config(client, job, directory)
-    _fetch_grids(client, job, place)
-    journal = list(_journal(client, job))
-    lines = [{"seq": seq, "time": time} | encode(event) for seq, (time, event) in enumerate(journal)]
-    atomic_write(place.events, b"".join(canonical_json(line) + b"\n" for line in lines))
+    _fetch_grids(client, job, run_dir)
+    events = list(_timed_events(client, job))
+    lines = [{"seq": seq, "time": time} | encode(event) for seq, (time, event) in enumerate(events)]
+    atomic_write(run_dir.events, b"".join(canonical_json(line) + b"\n" for line in lines))
     if job.state == "succeeded":
-        write_json(place.result, _result(job, list(effective(event for _, event in journal))))
+        write_json(run_dir.result, _result(job, list(effective(event for _, event in events))))
 
 
-def _fetch_grids(client: Client, job: Job, place: RunDir) -> None:
-    """The first and the newest, which a run keeps."""
+def _fetch_grids(client: Client, job: Job, run_dir: RunDir) -> None:
+    """Download the first and the newest grid, which a run always keeps."""
     kept = [sample for sample in client.samples(job.id) if not sample.pruned]
     for sample in {sample.step: sample for sample in (kept[:1] + kept[-1:])}.values():
-        path = place.sample(sample.step)
+        path = run_dir.sample(sample.step)
         if not path.exists() or sha256_file(path) != sample.sha256:
             atomic_write(path, client.blob(sample.sha256))
 
 
-def _journal(client: Client, job: Job) -> Iterator[tuple[str, RunEvent]]:
-    """What the run said, each with its time, and the job's end in the run's words."""
-    place, moment = RunDir(Path()), job.created_at
+def _timed_events(client: Client, job: Job) -> Iterator[tuple[str, RunEvent]]:
+    """The run's events with their times, and a final event for the job's end."""
+    run_dir, moment = RunDir(Path()), job.created_at
     for event in client.events(job.id):
         moment = event.time
-        for said in run_events(event):
-            if isinstance(said, SampleGrid):
-                said = replace(said, path=place.relative(place.sample(said.step)))
-            if not isinstance(said, CheckpointSaved):  # those stay at the service
-                yield _rfc3339(moment), said
+        for run_event in run_events(event):
+            if isinstance(run_event, SampleGrid):
+                run_event = replace(run_event, path=run_dir.relative(run_dir.sample(run_event.step)))
+            if not isinstance(run_event, CheckpointSaved):  # checkpoints stay at the service
+                yield _rfc3339(moment), run_event
     if job.state in _REASONS:
         reason = "diverged" if job.reason == "diverged" else _REASONS[job.state]
         yield _rfc3339(moment), Finished(job.progress.step, reason, job.message or "")
@@ -187,10 +187,10 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _result(job: Job, said: Sequence[RunEvent]) -> dict[str, Any]:
-    """The document of `gan_mhe.records.result.RunResult`, from the job's scores and what its run has said."""
+def _result(job: Job, events: Sequence[RunEvent]) -> dict[str, Any]:
+    """The document of `gan_mhe.records.result.RunResult`, from the job's scores and its run's events."""
     scores = job.scores
-    evaluated = [event for event in said if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
+    evaluated = [event for event in events if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
     return {
         "status": "completed",
         "step": job.progress.step,
@@ -204,25 +204,25 @@ def _result(job: Job, said: Sequence[RunEvent]) -> dict[str, Any]:
         "best": _score(scores.best) if scores else None,
         "evaluations": len(evaluated),
         "real": _numbers(scores.real) if scores and scores.real else None,
-        "train_seconds": _train_seconds(said),
+        "train_seconds": _train_seconds(events),
         "curve": [_score(event) for event in evaluated],
         "message": job.message or "",
-        "peak_memory_bytes": max((event.peak_memory_bytes or 0 for event in _progress(said)), default=None),
+        "peak_memory_bytes": max((event.peak_memory_bytes or 0 for event in _progress(events)), default=None),
     }
 
 
-def _train_seconds(said: Sequence[RunEvent]) -> float:
-    """As the run's reports have it, whose speed is the mean since their attempt began: the service does not tell."""
+def _train_seconds(events: Sequence[RunEvent]) -> float:
+    """Training time from the run's progress events, whose speed is the mean since the start of their attempt."""
     seconds = 0.0
-    for first, last in _attempts(said):
+    for first, last in _attempts(events):
         seconds += (last.step - first) / last.steps_per_second
     return seconds
 
 
-def _attempts(said: Sequence[RunEvent]) -> Iterator[tuple[int, Progress]]:
-    """Of each attempt that reported its speed: the step it began at, and its last report."""
+def _attempts(events: Sequence[RunEvent]) -> Iterator[tuple[int, Progress]]:
+    """First step and last progress event of each attempt that reported its speed."""
     first, last = 0, None
-    for event in (*said, Started(0, 0, resumed=False)):
+    for event in (*events, Started(0, 0, resumed=False)):
         if isinstance(event, Started):
             if last is not None:
                 yield first, last
@@ -231,8 +231,8 @@ def _attempts(said: Sequence[RunEvent]) -> Iterator[tuple[int, Progress]]:
             last = event
 
 
-def _progress(said: Sequence[RunEvent]) -> list[Progress]:
-    return [event for event in said if isinstance(event, Progress)]
+def _progress(events: Sequence[RunEvent]) -> list[Progress]:
+    return [event for event in events if isinstance(event, Progress)]
 
 
 def _score(score: Score | Evaluated | None) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""`gan-mhe study`: its runs executed here or at a service, and its report."""
+"""`gan-mhe study`: executes a study's runs, locally or at a service, and writes its report."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,39 +15,39 @@ if TYPE_CHECKING:
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="What is compared, on what, and why.")],
-    root: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the study; runs/studies/NAME unless given.")
-    ] = None,
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Definition of the study.")],
+    root: Annotated[Path | None, typer.Option("--out", help="Folder of the study; default runs/studies/NAME.")] = None,
     jobs: Jobs = None,
     budget: Annotated[
         float | None,
-        typer.Option(metavar="MINUTES", help="End after whole seeds within this time; as the study says unless given."),
+        typer.Option(metavar="MINUTES", help="Time limit, after whole seeds; by default the study's own limit."),
     ] = None,
-    report_only: Annotated[bool, typer.Option("--report-only", help="Run nothing; report on what is there.")] = False,
+    report_only: Annotated[bool, typer.Option("--report-only", help="Only write the report of existing runs.")] = False,
     server: Annotated[
-        str | None, typer.Option(metavar="URL", help="Run it as jobs of this service, and report on them here.")
+        str | None, typer.Option(metavar="URL", help="Run the study as jobs of this service; the report is local.")
     ] = None,
 ) -> None:
-    """Run a study, arms x seeds on one configuration, and write its report; the same command goes on with it."""
+    """Run a study (arms x seeds of one configuration) and write its report. Run the command again to continue."""
     from gan_mhe.study import definition as studies
 
     definition = studies.load(file)
-    place = root or Path("runs") / "studies" / definition.name
+    folder = root or Path("runs") / "studies" / definition.name
     if budget is not None and not budget > 0:
-        raise ConfigError(f"--budget {budget:g}: expected minutes, more than 0")
+        raise ConfigError(f"--budget: expected minutes, more than 0; got {budget:g}")
     if server is not None and (jobs, budget, report_only) != (None, None, False):
-        raise ConfigError("--jobs, --budget and --report-only are for runs here; a service has limits of its own")
+        raise ConfigError(
+            "--jobs, --budget and --report-only apply to local runs; they cannot be combined with --server"
+        )
     if report_only:
-        studies.kept(place)
-    studies.keep(definition, place)
-    code = 0 if report_only else _run_study(definition, place, jobs=jobs, budget=budget, server=server)
-    _report_study(definition, place)
+        studies.kept(folder)
+    studies.keep(definition, folder)
+    code = 0 if report_only else _run_study(definition, folder, jobs=jobs, budget=budget, server=server)
+    _report_study(definition, folder)
     raise typer.Exit(code)
 
 
 def _run_study(study: "Study", root: Path, *, jobs: int | None, budget: float | None, server: str | None) -> int:
-    """Here or at a service; the exit code."""
+    """Run it locally or at a service; return the exit code."""
     if server is not None:
         from server.cli.remote_study import run as run_at_service
 
@@ -63,6 +63,7 @@ def _report_study(study: "Study", root: Path) -> None:
 
     path = write_report(study, root)
     found = scores(study, root)
-    there = {score.variant for score in found}
-    print_scored(found, metric=study.metric, reference=study.reference if study.reference in there else None)
+    variants = {score.variant for score in found}
+    reference = study.reference if study.reference in variants else None
+    print_scored(found, metric=study.metric, reference=reference)
     say(f"report: {path}")

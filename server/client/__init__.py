@@ -1,4 +1,4 @@
-"""A client of the service: submit jobs, follow them live, fetch their pictures, compare them.
+"""A client of the service: submit jobs, follow them live, download their images, compare them.
 
     from server.client import Client
 
@@ -8,14 +8,14 @@
             print(event.type, event.data)
         client.latest_image(job.id).save("grid.png")
 
-It needs neither torch nor the web framework.
+The client imports neither torch nor the web framework.
 """
 
 from server.client.client import Client, Mode
 from server.client.errors import (
     Conflict,
     FieldError,
-    NotAuthorised,
+    NotAuthorized,
     NotFound,
     Rejected,
     ServerError,
@@ -56,7 +56,7 @@ __all__ = [
     "LogChunk",
     "Metric",
     "Mode",
-    "NotAuthorised",
+    "NotAuthorized",
     "NotFound",
     "Progress",
     "Rejected",

@@ -1,4 +1,4 @@
-"""The client itself: one method for each thing the service does."""
+"""The client: one method for each operation of the service."""
 
 import io
 import os
@@ -26,13 +26,13 @@ from server.client.records import (
     TaskResult,
 )
 
-if TYPE_CHECKING:  # loaded when they are used
+if TYPE_CHECKING:  # imported only when needed
     from PIL.Image import Image
 
     from gan_mhe.comparison.results import Comparison, View
 
 SERVER_VARIABLE, KEY_VARIABLE = "GAN_MHE_SERVER", "GAN_MHE_KEY"
-_RENDER_SECONDS = 90.0  # the service gives up after 60
+_RENDER_SECONDS = 90.0  # the service's own limit is 60
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 Mode = Literal["graceful", "now"]
@@ -40,10 +40,10 @@ Ending = TypeVar("Ending", Job, Task)
 
 
 class Client:
-    """A service at a URL. Safe for one thread; close it, or use it as a context manager.
+    """A connection to a service. Not thread-safe; close it, or use it as a context manager.
 
-    base_url: GAN_MHE_SERVER, or port 8000 of this machine, unless given. key: the API key; GAN_MHE_KEY unless given,
-    "" for none. timeout: seconds for one answer. Methods raise ServerError.
+    base_url: GAN_MHE_SERVER or port 8000 of this machine by default. key: the API key, GAN_MHE_KEY by default, "" for
+    none. timeout: seconds for one response. All methods raise ServerError.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Client:
 
     @property
     def base_url(self) -> str:
-        """Where the service is."""
+        """URL of the service."""
         return self._connection.base_url
 
     def __enter__(self) -> Self:
@@ -73,10 +73,10 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the open connections."""
+        """Close all connections."""
         self._connection.close()
 
-    # Jobs and experiments.
+    # Jobs and experiments
 
     def submit(
         self,
@@ -91,12 +91,12 @@ class Client:
         priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Job:
-        """A new job from a preset's name or a whole configuration. overrides: dotted keys to values.
+        """Submit a job from a preset or a whole configuration. overrides: dotted keys to values.
 
-        idempotency_key: the same key gives the same job, however often it is sent within a day.
+        idempotency_key: repeated submissions with the same key within a day create one job.
         """
-        recipe = _recipe(preset, config, overrides) | _present({"variant": variant, "seed": seed})
-        body = recipe | _present({"name": name, "labels": labels}) | {"priority": priority}
+        source = _source(preset, config, overrides) | _present({"variant": variant, "seed": seed})
+        body = source | _present({"name": name, "labels": labels}) | {"priority": priority}
         return Job.model_validate(self._connection.post("/v1/jobs", body, key=idempotency_key))
 
     def dry_run(
@@ -108,9 +108,9 @@ class Client:
         seed: int | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> DryRun:
-        """What `submit` would make of the same arguments."""
-        recipe = _recipe(preset, config, overrides) | _present({"variant": variant, "seed": seed})
-        return DryRun.model_validate(self._connection.post("/v1/jobs", recipe, dry_run=True))
+        """The job that `submit` would create from the same arguments."""
+        source = _source(preset, config, overrides) | _present({"variant": variant, "seed": seed})
+        return DryRun.model_validate(self._connection.post("/v1/jobs", source, dry_run=True))
 
     def submit_experiment(
         self,
@@ -124,17 +124,17 @@ class Client:
         priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Experiment:
-        """Jobs for every combination of the matrix: `{"variant": [...], "seed": [...], "any.config.key": [...]}`."""
-        body = _recipe(preset, config, overrides) | _present({"name": name, "labels": labels})
+        """Submit a job for each combination of the matrix: `{"variant": [...], "seed": [...], "any.key": [...]}`."""
+        body = _source(preset, config, overrides) | _present({"name": name, "labels": labels})
         body |= {"matrix": {key: list(values) for key, values in matrix.items()}, "priority": priority}
         return Experiment.model_validate(self._connection.post("/v1/experiments", body, key=idempotency_key))
 
     def experiment(self, experiment_id: str) -> Experiment:
-        """An experiment with the states of its jobs."""
+        """An experiment and the states of its jobs."""
         return Experiment.model_validate(self._connection.get(f"/v1/experiments/{experiment_id}"))
 
     def job(self, job_id: str) -> Job:
-        """A job as it is now."""
+        """The current state of a job."""
         return Job.model_validate(self._connection.get(f"/v1/jobs/{job_id}"))
 
     def jobs(
@@ -146,7 +146,7 @@ class Client:
         variant: str | None = None,
         page_size: int = 50,
     ) -> Iterator[Job]:
-        """Jobs, the newest first, page by page as they are asked for. label: `key:value`."""
+        """Jobs, newest first, fetched page by page as needed. label: `key:value`."""
         filters = {"state": state, "experiment_id": experiment, "label": label, "variant": variant}
         return map(Job.model_validate, self._pages("/v1/jobs", page_size, filters))
 
@@ -160,41 +160,41 @@ class Client:
                 return
 
     def cancel(self, job_id: str, *, mode: Mode = "graceful") -> Job:
-        """End a job for good. mode `now` does not let it save first."""
+        """Cancel a job. With mode `now` it does not save first."""
         return self._act(job_id, "cancel", {"mode": mode})
 
     def pause(self, job_id: str, *, mode: Mode = "graceful") -> Job:
-        """Have a job save its state and give its slot back."""
+        """Pause a job: it saves its state and releases its slot."""
         return self._act(job_id, "pause", {"mode": mode})
 
     def resume(self, job_id: str) -> Job:
-        """Put a paused job back into the queue."""
+        """Queue a paused job again."""
         return self._act(job_id, "resume")
 
     def retry(self, job_id: str) -> Job:
-        """Put a failed job back into the queue; it goes on from its last checkpoint."""
+        """Queue a failed job again; it resumes from its last checkpoint."""
         return self._act(job_id, "retry")
 
     def fork(self, job_id: str, **changes: Any) -> Job:
-        """A new job that begins with a checkpoint of another. changes: the fields of the request."""
+        """Create a job that starts from a checkpoint of another one. changes: fields of the request."""
         return self._act(job_id, "fork", changes)
 
     def _act(self, job_id: str, action: str, body: Mapping[str, Any] | None = None) -> Job:
         return Job.model_validate(self._connection.post(f"/v1/jobs/{job_id}/{action}", body))
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
-        """The job once it has ended. TimedOut when that takes longer than `timeout` seconds."""
-        return _ended(lambda: self.job(job_id), self.job(job_id), timeout)
+        """Wait until a job has ended. Raises TimedOut after `timeout` seconds."""
+        return _wait_until_ended(lambda: self.job(job_id), self.job(job_id), timeout)
 
-    # What jobs say.
+    # Events, logs and metrics
 
     def stream(
         self, ids: str | Sequence[str], *, after: int | None = None, patience: float = 300.0
     ) -> Generator[Event, None, None]:
         """Every event of jobs or experiments, once and in order, until all the jobs have ended.
 
-        after: the `id` of an event of the same stream, to go on behind it. Broken connections and restarts of the
-        service are got over; Unreachable when it is away for `patience` seconds.
+        after: the `id` of an event of the same stream, to continue after it. Reconnects after interruptions and
+        restarts of the service; raises Unreachable after `patience` seconds without it.
         """
         params = self._selected(ids)
         path = "/v1/stream"
@@ -203,7 +203,7 @@ class Client:
         return follow(self._connection, path, params, after=after, patience_seconds=patience)
 
     def _selected(self, ids: str | Sequence[str]) -> dict[str, Any]:
-        """The parameters that name jobs, and experiments for all their jobs. The service takes one experiment."""
+        """The query parameters that select jobs and experiments; the service accepts one experiment per request."""
         listed = [ids] if isinstance(ids, str) else list(ids)
         jobs = [id_ for id_ in listed if not id_.startswith("exp_")]
         experiments = [id_ for id_ in listed if id_.startswith("exp_")]
@@ -212,19 +212,19 @@ class Client:
         return ({"job": jobs} if jobs else {}) | ({"experiment": experiments[0]} if experiments else {})
 
     def events(self, job_id: str, *, after: int = 0) -> Iterator[Event]:
-        """What has happened to a job until now, oldest first. after: a `seq`."""
-        place: int | None = after
-        while place is not None:
-            page = self._connection.get(f"/v1/jobs/{job_id}/events", after=place, limit=1000)
+        """All events of a job so far, oldest first. after: a `seq`."""
+        position: int | None = after
+        while position is not None:
+            page = self._connection.get(f"/v1/jobs/{job_id}/events", after=position, limit=1000)
             yield from (Event.of(document, document["seq"]) for document in page["data"])
-            place = page["next_after"]
+            position = page["next_after"]
 
     def logs(self, job_id: str, *, after: int = 0) -> LogChunk:
-        """What a job printed, from a byte on, as far as one answer goes."""
+        """Output of a job, starting at a byte; at most as much as one response holds."""
         return LogChunk.model_validate(self._connection.get(f"/v1/jobs/{job_id}/logs", after=after))
 
     def metrics(self, job_id: str) -> dict[str, Metric]:
-        """The newest numbers of a job, by name."""
+        """The latest value of each metric of a job, by name."""
         page = self._connection.get(f"/v1/jobs/{job_id}/metrics")
         return {document["name"]: Metric.model_validate(document) for document in page["data"]}
 
@@ -237,12 +237,12 @@ class Client:
         to_step: int | None = None,
         max_points: int = 1000,
     ) -> list[Bucket]:
-        """A metric over the steps, in `max_points` at most."""
+        """The history of a metric over the steps, in at most `max_points` points."""
         params = {"name": name, "from_step": from_step, "to_step": to_step, "max_points": max_points}
         [series] = self._connection.get(f"/v1/jobs/{job_id}/metrics/history", **params)["data"]
         return [Bucket.model_validate(point) for point in series["points"]]
 
-    # Pictures and checkpoints.
+    # Images and checkpoints
 
     def samples(self, job_id: str) -> list[Sample]:
         """The sample grids of a job, by step."""
@@ -254,24 +254,24 @@ class Client:
         return found
 
     def image(self, sample: Sample) -> "Image":
-        """A sample grid as a picture."""
-        return _picture(self.blob(sample.sha256))
+        """A sample grid as an image."""
+        return _image(self.blob(sample.sha256))
 
     def latest_image(self, job_id: str) -> "Image":
-        """The newest sample grid of a job."""
-        return _picture(self.latest_png(job_id))
+        """The newest sample grid of a job as an image."""
+        return _image(self.latest_png(job_id))
 
     def latest_png(self, job_id: str) -> bytes:
-        """The newest sample grid of a job as a file."""
+        """The newest sample grid of a job as a PNG file."""
         return self._connection.get_bytes(f"/v1/jobs/{job_id}/samples/latest")
 
     def animation(self, job_id: str, *, format: Literal["webp", "gif"] = "webp", fps: int = 8) -> bytes:
-        """All sample grids of a job as a film."""
+        """All sample grids of a job as an animation."""
         path = f"/v1/jobs/{job_id}/samples/animation"
-        return self._connection.get_bytes(path, least_seconds=_RENDER_SECONDS, format=format, fps=fps)
+        return self._connection.get_bytes(path, min_timeout_seconds=_RENDER_SECONDS, format=format, fps=fps)
 
     def blob(self, sha256: str) -> bytes:
-        """Any file of a job by its hash."""
+        """A file of a job, by its SHA-256."""
         return self._connection.get_bytes(f"/v1/blobs/{sha256}")
 
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
@@ -280,37 +280,37 @@ class Client:
         return [Checkpoint.model_validate(document) for document in page["data"]]
 
     def checkpoint_file(self, checkpoint_id: str, part: Literal["content", "manifest"]) -> bytes:
-        """A checkpoint's tensors (safetensors) or its manifest (JSON)."""
+        """Tensors (safetensors) or manifest (JSON) of a checkpoint."""
         return self._connection.get_bytes(f"/v1/checkpoints/{checkpoint_id}/{part}")
 
     def draw(self, checkpoint_id: str, *, timeout: float = 300.0, **request: Any) -> "Image":
-        """A grid of images from a checkpoint. request: `n`, `seed`, `truncation`, `interpolation`, `ema`."""
-        return _picture(self.draw_file(checkpoint_id, timeout=timeout, format="png", **request))
+        """Generate a grid of images from a checkpoint. request: `n`, `seed`, `truncation`, `interpolation`, `ema`."""
+        return _image(self.draw_file(checkpoint_id, timeout=timeout, format="png", **request))
 
     def draw_file(self, checkpoint_id: str, *, timeout: float = 300.0, **request: Any) -> bytes:
-        """The same as a file: `format` may be `png`, `zip` or `npz`."""
-        result = self._made(f"/v1/checkpoints/{checkpoint_id}/samples", request, timeout)
+        """Generate images from a checkpoint as a file: `format` may be `png`, `zip` or `npz`."""
+        result = self._run_task(f"/v1/checkpoints/{checkpoint_id}/samples", request, timeout)
         assert result.sha256 is not None
         return self.blob(result.sha256)
 
     def score(self, checkpoint_id: str, *, timeout: float = 1800.0, **request: Any) -> TaskResult:
-        """Scores of a checkpoint with fresh latents. request: `protocol`, `num_samples`, `ema`, `weights`."""
-        return self._made(f"/v1/checkpoints/{checkpoint_id}/scores", request, timeout)
+        """Score a checkpoint with new latents. request: `protocol`, `num_samples`, `ema`, `weights`."""
+        return self._run_task(f"/v1/checkpoints/{checkpoint_id}/scores", request, timeout)
 
-    def _made(self, path: str, request: Mapping[str, Any], timeout: float) -> TaskResult:
-        """The result of a new task. TaskFailed when there is none, TimedOut when it takes too long."""
+    def _run_task(self, path: str, request: Mapping[str, Any], timeout: float) -> TaskResult:
+        """Create a task and wait for its result. Raises TaskFailed if there is none, TimedOut after the timeout."""
         task = Task.model_validate(self._connection.post(path, request, prefer="wait=10"))
-        task = _ended(lambda: self.task(task.id), task, timeout)
+        task = _wait_until_ended(lambda: self.task(task.id), task, timeout)
         if task.result is None:
-            why = task.message or task.reason or "no reason given"
-            raise TaskFailed(f"{task.id} {task.state}: {why}", code=task.reason)
+            cause = task.message or task.reason or "no reason given"
+            raise TaskFailed(f"{task.id} {task.state}: {cause}", code=task.reason)
         return task.result
 
     def task(self, task_id: str) -> Task:
-        """A task as it is now."""
+        """The current state of a task."""
         return Task.model_validate(self._connection.get(f"/v1/tasks/{task_id}"))
 
-    # Comparisons.
+    # Comparisons
 
     def compare(
         self,
@@ -320,10 +320,10 @@ class Client:
         reference: str | None = None,
         view: "View" = "steps",
     ) -> "Comparison":
-        """Jobs and experiments as one table.
+        """Compare jobs and experiments.
 
-        reference: the variant that the others are set against. view: `steps` takes final generators, `wall_time` those
-        of roughly equal training time.
+        reference: variant that the others are compared with. view: `steps` compares final generators, `wall_time`
+        generators after about the same training time.
         """
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view}
         return _comparison(self._connection.get("/v1/compare", **params))
@@ -337,12 +337,12 @@ class Client:
         reference: str | None = None,
         view: "View" = "steps",
     ) -> str:
-        """The same table as text."""
+        """The same comparison as text."""
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view, "format": format}
         return self._connection.get_bytes("/v1/compare", **params).decode()
 
 
-def _recipe(
+def _source(
     preset: str | None, config: Mapping[str, Any] | None, overrides: Mapping[str, Any] | None
 ) -> dict[str, Any]:
     return _present({"preset": preset, "config": config, "overrides": overrides})
@@ -352,19 +352,19 @@ def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
 
 
-def _ended(look: Callable[[], Ending], now: Ending, timeout: float | None) -> Ending:
-    """What `look` shows once it has ended. TimedOut when that takes longer than `timeout` seconds."""
+def _wait_until_ended(poll: Callable[[], Ending], current: Ending, timeout: float | None) -> Ending:
+    """Poll until the job or task has ended. Raises TimedOut after `timeout` seconds."""
     deadline = None if timeout is None else time.monotonic() + timeout
     pause = 0.1
-    while not now.terminal:
+    while not current.terminal:
         if deadline is not None and time.monotonic() + pause > deadline:
-            raise TimedOut(f"{now.id} is {now.state} after {timeout:g} seconds")
+            raise TimedOut(f"{current.id} is still {current.state} after {timeout:g} seconds")
         time.sleep(pause)
-        pause, now = min(2.0, pause * 1.5), look()
-    return now
+        pause, current = min(2.0, pause * 1.5), poll()
+    return current
 
 
-def _picture(content: bytes) -> "Image":
+def _image(content: bytes) -> "Image":
     from PIL import Image
 
     return Image.open(io.BytesIO(content))

@@ -1,6 +1,6 @@
-"""Requests that survive a short absence of the service: retried where that is safe, and it always is.
+"""HTTP requests that survive short interruptions of the service: every request is retried, which is always safe.
 
-GET, PUT and DELETE may be repeated by nature. A POST carries an idempotency key, so that the service does it once.
+GET, PUT and DELETE are idempotent; a POST carries an idempotency key, so that the service executes it once.
 """
 
 import json
@@ -25,7 +25,7 @@ _LONGEST_WAIT_SECONDS = 30.0
 
 
 class Interrupted(Exception):
-    """The service is not there now, but may be again. cause: what to raise when patience is over."""
+    """The service is temporarily unavailable. cause: the error to raise when retrying has failed for too long."""
 
     def __init__(self, cause: Exception, retry_after_seconds: float | None = None) -> None:
         super().__init__(str(cause))
@@ -34,7 +34,7 @@ class Interrupted(Exception):
 
 
 class Connection:
-    """HTTP to one service. Every failure is a ServerError."""
+    """HTTP connections to one service. Every failure is raised as a ServerError."""
 
     def __init__(
         self, base_url: str, *, key: str | None, timeout_seconds: float, transport: httpx2.BaseTransport | None
@@ -48,7 +48,7 @@ class Connection:
             timeout=timeout_seconds,
             transport=transport,
             follow_redirects=True,
-            # A proxy is asked for by the environment of whole organisations; it never leads to this machine.
+            # Proxy settings of the environment never apply to this machine.
             trust_env=host not in ("127.0.0.1", "localhost", "::1"),
         )
 
@@ -59,16 +59,16 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close the open connections."""
+        """Close all connections."""
         self._http.close()
 
     def get(self, path: str, **params: Any) -> Any:
-        """The JSON document at a path."""
+        """GET a JSON document."""
         return self._document(self.request("GET", path, params=params))
 
-    def get_bytes(self, path: str, *, least_seconds: float = 0.0, **params: Any) -> bytes:
-        """The content at a path. least_seconds: allow so much for the answer even where the usual limit is lower."""
-        return self.request("GET", path, params=params, least_seconds=least_seconds).content
+    def get_bytes(self, path: str, *, min_timeout_seconds: float = 0.0, **params: Any) -> bytes:
+        """GET the content at a path. min_timeout_seconds: timeout of this request if the usual one is shorter."""
+        return self.request("GET", path, params=params, min_timeout_seconds=min_timeout_seconds).content
 
     def post(
         self,
@@ -79,7 +79,7 @@ class Connection:
         prefer: str | None = None,
         **params: Any,
     ) -> Any:
-        """The JSON document that answers a POST. key: of idempotency; a new one unless given."""
+        """POST a request and return the JSON response. key: idempotency key; a new one by default."""
         headers = {"Idempotency-Key": key or uuid.uuid4().hex} | ({"Prefer": prefer} if prefer else {})
         return self._document(self.request("POST", path, params=params, body=body, headers=headers))
 
@@ -87,7 +87,7 @@ class Connection:
         try:
             return response.json()
         except ValueError:
-            raise Unreachable(f"{response.url} answered with something else than JSON") from None
+            raise Unreachable(f"{response.url}: expected JSON, got something else") from None
 
     def request(
         self,
@@ -97,16 +97,16 @@ class Connection:
         params: Params,
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
-        least_seconds: float = 0.0,
+        min_timeout_seconds: float = 0.0,
     ) -> httpx2.Response:
-        """A successful answer, after some attempts where the service was away for a moment."""
+        """A successful response; retries while the service is temporarily unavailable."""
         request = self._http.build_request(
             method,
             path,
             params=_present(params),
             content=None if body is None else _json(body),
             headers={**({} if body is None else {"Content-Type": "application/json"}), **(headers or {})},
-            timeout=max(self._timeout_seconds, least_seconds),
+            timeout=max(self._timeout_seconds, min_timeout_seconds),
         )
         failures = 0
         while True:
@@ -128,10 +128,10 @@ class Connection:
 
     @contextmanager
     def events(self, path: str, params: Params, after: int | None, silence_seconds: float) -> Iterator[Any]:
-        """An open event stream, to be iterated for its messages; None when the service says that there is no more.
+        """Open an event stream and yield its messages, or None if no event will follow.
 
-        silence_seconds: after so long without a byte the connection counts as broken. Raises Interrupted for whatever
-        coming back may help against, from the body of the `with` statement too.
+        silence_seconds: time without a byte after which the connection counts as broken. Raises Interrupted for errors
+        after which reconnecting may help, also from the body of the `with` statement.
         """
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if after is not None:
@@ -175,12 +175,12 @@ def _host(base_url: str) -> str:
     except httpx2.InvalidURL:
         url = httpx2.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise Unreachable(f"{base_url!r} is no URL of a server; expected http://HOST:PORT")
+        raise Unreachable(f"server URL: expected http://HOST:PORT, got {base_url!r}")
     return url.host
 
 
 def wait_seconds(failures: int, first: float, retry_after: float | None = None) -> float:
-    """How long to wait after so many failures in a row: ever longer, and spread, so that clients come one by one."""
+    """Seconds to wait after `failures` consecutive failures: exponential with jitter, or as the service asked."""
     longest = min(_LONGEST_WAIT_SECONDS, retry_after if retry_after is not None else first * 2**failures)
     return longest if retry_after is not None else longest * random.uniform(0.5, 1)
 

@@ -1,4 +1,4 @@
-"""What a job has made, downloaded into a folder. A file is there whole or not at all."""
+"""Downloads of a job's files into a folder; each file is written atomically."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ Fetch = Callable[[Client, Job, Path], list[Path]]
 
 
 def folder_name(job: Job) -> str:
-    """Where a job of an experiment goes: readable, and no two jobs in one."""
+    """Folder name of a job of an experiment: readable and unique."""
     return f"{job.variant}_seed_{job.seed}_{job.id[-6:]}"
 
 
@@ -24,7 +24,7 @@ def latest(client: Client, job: Job, folder: Path) -> list[Path]:
 
 
 def samples(client: Client, job: Job, folder: Path) -> list[Path]:
-    """Every grid that is kept, by step; those that are here already stay."""
+    """Every grid that the service still has, by step; skips files that exist already."""
     paths = []
     for sample in client.samples(job.id):
         path = folder / "samples" / f"step_{sample.step:08d}.png"
@@ -37,17 +37,17 @@ def samples(client: Client, job: Job, folder: Path) -> list[Path]:
 
 
 def animation(client: Client, job: Job, folder: Path) -> list[Path]:
-    """All grids as a film."""
+    """All grids as an animation."""
     path = folder / "animation.webp"
     atomic_write(path, client.animation(job.id))
     return [path]
 
 
 def checkpoint(client: Client, job: Job, folder: Path) -> list[Path]:
-    """The newest checkpoint, as a run directory has it."""
+    """The newest checkpoint, in the layout of a run directory."""
     kept = [each for each in client.checkpoints(job.id) if each.status == "available"]
     if not kept:
-        raise GanMheError(f"{job.id} has no checkpoint")
+        raise GanMheError(f"{job.id} has no checkpoints")
     path = folder / "checkpoints" / f"step_{kept[-1].step:08d}"
     with atomic_directory(path) as temporary:
         (temporary / "tensors.safetensors").write_bytes(client.checkpoint_file(kept[-1].id, "content"))
@@ -56,7 +56,7 @@ def checkpoint(client: Client, job: Job, folder: Path) -> list[Path]:
 
 
 def config(client: Client, job: Job, folder: Path) -> list[Path]:
-    """The whole configuration, as `config.json`."""
+    """The complete configuration, as `config.json`."""
     path = folder / "config.json"
     write_json(path, dict(job.config))
     return [path]

@@ -1,14 +1,14 @@
-"""What can go wrong between a client and the service.
+"""The errors of the client.
 
-ServerError                  root; `code` is the service's own where it gave one
-├── Unreachable              nothing answers at the URL, or what answers is not the service
-├── NotAuthorised            no API key, a bad one, or one without the scope           401, 403
-├── NotFound                 no such thing in this project                             404
-├── Conflict                 the state of things does not allow it                     409, 412
-├── Rejected                 the request itself is wrong; `errors` says which fields   other 4xx
-├── Unavailable              the service cannot do it now                              429, 5xx
-├── TaskFailed               a picture or score could not be made                      none
-└── TimedOut                 the caller's own time limit is over                       none
+ServerError                  root; `code` is the service's own if it gave one
+├── Unreachable              nothing responds at the URL, or something that is not the service
+├── NotAuthorized            no API key, an invalid one, or one without the scope      401, 403
+├── NotFound                 the project has no such resource                          404
+├── Conflict                 the current state does not allow the request              409, 412
+├── Rejected                 the request is invalid; `errors` lists the fields         other 4xx
+├── Unavailable              the service cannot execute the request now                429, 5xx
+├── TaskFailed               a sampling or scoring task failed                         none
+└── TimedOut                 the caller's time limit was reached                       none
 """
 
 import json
@@ -20,14 +20,14 @@ from gan_mhe.errors import ConfigError, GanMheError
 
 @dataclass(frozen=True)
 class FieldError:
-    """One wrong field. pointer: RFC 6901, into the request's body."""
+    """An invalid field. pointer: RFC 6901, into the request's body."""
 
     pointer: str
     message: str
 
 
 class ServerError(GanMheError):
-    """Root of the tree. status: of the HTTP answer, None where there was none."""
+    """Root of the tree. status: HTTP status of the response, None if there was none."""
 
     code = "server_error"
 
@@ -42,44 +42,44 @@ class ServerError(GanMheError):
 
 
 class Unreachable(ServerError):
-    """No connection, a connection that breaks again and again, or an answer that is not the service's."""
+    """No connection, a connection that breaks repeatedly, or a response that is not the service's."""
 
     code = "unreachable"
 
 
-class NotAuthorised(ServerError):
-    """The service wants an API key with more rights than this one has."""
+class NotAuthorized(ServerError):
+    """The service requires an API key, or one with more scopes."""
 
 
 class NotFound(ServerError):
-    """There is no such thing, or it belongs to another project."""
+    """The resource does not exist or belongs to another project."""
 
 
 class Conflict(ServerError):
-    """The job's state does not allow it, or it is not ready."""
+    """The resource's state does not allow the request, or the resource is not ready."""
 
 
 class Rejected(ServerError, ConfigError):
-    """The service does not accept the request as it is."""
+    """The service rejects the request as invalid."""
 
 
 class Unavailable(ServerError):
-    """Too many requests, a full queue or disk, or a fault of the service."""
+    """Too many requests, a full queue or disk, or an error in the service."""
 
 
 class TaskFailed(ServerError):
-    """A task ended without a result. `code` is its reason."""
+    """A task ended without a result. `code` is the task's reason."""
 
 
 class TimedOut(ServerError):
-    """What was waited for did not happen in the time allowed."""
+    """The awaited event did not happen within the time limit."""
 
     code = "timed_out"
 
 
 _BY_STATUS: dict[int, type[ServerError]] = {
-    401: NotAuthorised,
-    403: NotAuthorised,
+    401: NotAuthorized,
+    403: NotAuthorized,
     404: NotFound,
     409: Conflict,
     412: Conflict,
@@ -88,18 +88,18 @@ _BY_STATUS: dict[int, type[ServerError]] = {
 
 
 def error_of(url: str, status: int, content: bytes) -> ServerError:
-    """The error that an answer with a status of 400 or more stands for."""
+    """The error for a response with a status of 400 or more."""
     kind = _BY_STATUS.get(status, Unavailable if status >= 500 else Rejected)
     try:
         problem = json.loads(content)
         detail, code, listed = str(problem["detail"]), str(problem["code"]), problem.get("errors", [])
         errors = tuple(FieldError(str(error["pointer"]), str(error["message"])) for error in listed)
     except (ValueError, KeyError, TypeError):
-        return Unreachable(f"{url} answered with status {status}, but not as this service does", status=status)
+        return Unreachable(f"{url}: the response with status {status} is not one of this service", status=status)
     return kind(_paragraph(detail, errors), code=code, status=status, errors=errors)
 
 
 def _paragraph(detail: str, errors: tuple[FieldError, ...]) -> str:
-    """The detail, and what the fields add to it."""
+    """The detail, and the messages of the fields that it does not contain."""
     added: list[Any] = [error.message for error in errors if error.message not in detail]
     return "; ".join([detail, *added])

@@ -1,4 +1,4 @@
-"""What the service tells about its things, as frozen values. Fields that a newer service adds are passed over."""
+"""Resources of the service as frozen values. Fields that a newer service adds are ignored."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ class _Record(BaseModel):
 
 
 class Progress(_Record):
-    """How far a job is, in generator steps. Rates are None while it does not run."""
+    """Progress of a job in generator steps. Rates are None while it does not run."""
 
     step: int
     total_steps: int | None
@@ -23,16 +23,16 @@ class Progress(_Record):
 
 
 class Score(_Record):
-    """Scores by metric, of the generator at one step."""
+    """Scores of the generator at one step, by metric."""
 
     step: int
     scores: Mapping[str, float]
 
 
 class Scores(_Record):
-    """What came of a run. real: of the real images; fingerprints: of each score by name.
+    """Scores of a run. real: scores of the real images; fingerprint: of the job's metric; fingerprints: by score.
 
-    The values of a score compare only if their fingerprints are equal. fingerprint: of the job's metric.
+    Two values of a score are comparable only if their fingerprints are equal.
     """
 
     final: Score | None
@@ -44,7 +44,7 @@ class Scores(_Record):
 
 
 class PrimaryMetric(_Record):
-    """The score to look at in a list. best: None while no finite value was measured."""
+    """The score shown in lists. best: None until a finite value was measured."""
 
     name: str
     step: int
@@ -54,7 +54,7 @@ class PrimaryMetric(_Record):
 
 
 class Job(_Record):
-    """A training job. `terminal`: it has ended, and only a retry of a failed one goes on."""
+    """A training job. `terminal`: it has ended; only a retry of a failed job continues it."""
 
     id: str
     name: str | None
@@ -81,7 +81,7 @@ class Job(_Record):
 
     @property
     def title(self) -> str:
-        """What to call it before people: its own name, or else variant, seed and what else its experiment varies."""
+        """A title: the job's own name, or else variant, seed, and the other values that its experiment varies."""
         if self.name and self.experiment_id is None:
             return self.name
         varied = {key: value for key, value in (self.cell or {}).items() if key not in ("variant", "seed")}
@@ -93,7 +93,7 @@ def _plain(value: Any) -> str:
 
 
 class DryRun(_Record):
-    """What a job would be: its whole configuration, and its cost in units that no device changes."""
+    """A job that was not created: its complete configuration and its cost in device-independent units."""
 
     config: Mapping[str, Any]
     config_digest: str
@@ -101,7 +101,7 @@ class DryRun(_Record):
 
 
 class Cell(_Record):
-    """One job of an experiment; the values that it varies are in the job."""
+    """A job of an experiment; the job itself has the values that the experiment varies."""
 
     job_id: str
     state: str
@@ -109,7 +109,7 @@ class Cell(_Record):
 
 
 class Experiment(_Record):
-    """Jobs that share a base and differ in the matrix's keys."""
+    """An experiment: jobs with one base configuration and different values of the matrix's keys."""
 
     id: str
     name: str | None
@@ -123,12 +123,12 @@ class Experiment(_Record):
 
     @property
     def job_ids(self) -> list[str]:
-        """Its jobs, seed by seed."""
+        """Ids of its jobs, seed by seed."""
         return [cell.job_id for cell in self.cells]
 
 
 class Sample(_Record):
-    """A grid of images from latents that stay the same during a run. pruned: the picture was deleted to save space."""
+    """A grid of images from latents that stay the same. pruned: the image was deleted to save space."""
 
     job_id: str
     step: int
@@ -141,7 +141,7 @@ class Sample(_Record):
 
 
 class Checkpoint(_Record):
-    """A state of a run. status: `available`, `rejected` or `pruned`."""
+    """A saved state of a run. status: `available`, `rejected` or `pruned`."""
 
     id: str
     job_id: str
@@ -153,7 +153,7 @@ class Checkpoint(_Record):
 
 
 class TaskResult(_Record):
-    """What came of a task: a file, or scores."""
+    """Result of a task: a file or scores."""
 
     sha256: str | None = None
     media_type: str | None = None
@@ -166,7 +166,7 @@ class TaskResult(_Record):
 
 
 class Task(_Record):
-    """Short work on a checkpoint."""
+    """A sampling or scoring task on a checkpoint."""
 
     id: str
     kind: str
@@ -180,7 +180,7 @@ class Task(_Record):
 
 
 class LogChunk(_Record):
-    """Part of what a job printed. next_offset: where to go on; complete: the job has ended and nothing follows."""
+    """Part of a job's output. next_offset: start of the next part. complete: the job has ended, no output follows."""
 
     offset: int
     next_offset: int
@@ -189,7 +189,7 @@ class LogChunk(_Record):
 
 
 class Metric(_Record):
-    """One metric of a job as it stands. min, max: of the finite numbers; best: of scores."""
+    """Current values of a metric. min, max: of the finite values. best: for scores only."""
 
     name: str
     step: int
@@ -201,7 +201,7 @@ class Metric(_Record):
 
 
 class Bucket(_Record):
-    """The numbers of some steps in one point. step, last: the newest; nonfinite: how many were NaN or infinite."""
+    """Values of consecutive steps, summarized. step, last: the newest. nonfinite: number of NaN and infinite values."""
 
     first_step: int
     last_step: int

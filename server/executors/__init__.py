@@ -1,1 +1,1 @@
-"""Where attempts run: one protocol, an engine a file."""
+"""Executors run attempts: one protocol, one file for each implementation."""

@@ -1,8 +1,8 @@
-"""What the scheduler asks of an engine that runs attempts.
+"""The protocol between the scheduler and an executor, which runs attempts.
 
-Three rules hold for every engine. `observe` may answer "unknown", and only an expired lease moves a job then.
-`signal` promises nothing: a job changes state when `observe` shows it. `launch` twice with one attempt id starts one
-process.
+Three rules hold for every executor. `observe` may return "unknown"; then only an expired lease moves the job.
+`signal` guarantees nothing: a job changes state only after `observe` shows the effect. Calling `launch` twice with one
+attempt id starts one process.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from typing import Any, Literal, Protocol
 Signal = Literal["checkpoint_stop", "stop", "kill"]
 SlotPurpose = Literal["train", "task"]
 
-Handle = Mapping[str, Any]  # plain JSON, kept in the store, so that another server process can adopt the attempt
+Handle = Mapping[str, Any]  # plain JSON, stored in the database so that another server process can adopt the attempt
 
 
 @dataclass(frozen=True)
 class Slot:
-    """Room for one attempt.
+    """A place for one attempt.
 
-    name: stable, such as `cpu0` or `cuda1/0`. purpose: `train`, or `task` for the short work of sampling and scoring.
-    memory_bytes: what an attempt may use of the device (None: not limited). available: whether a new attempt may be
-    put there now; `note` says why not.
+    name: stable, such as `cpu0` or `cuda1/0`. purpose: `train`, or `task` for sampling and scoring. memory_bytes:
+    device memory that an attempt may use (None: unlimited). available: whether a new attempt may start here now;
+    `note` gives the reason if not.
     """
 
     name: str
@@ -37,31 +37,40 @@ class Slot:
 
 @dataclass(frozen=True)
 class LaunchSpec:
-    """One attempt, completely.
-
-    request: what the worker reads. wall_seconds: what is left of the job's limit (None: no limit).
-    """
+    """Everything needed to launch one attempt."""
 
     attempt_id: str
+    """Unique; launching it twice starts one process."""
     job_id: str
+    """Job that the attempt works on."""
     number: int
+    """Number of the attempt within its job, from 1."""
     epoch: int
+    """Lease epoch of the attempt; a writer with an older epoch is rejected."""
     slot: Slot
+    """Where to run it."""
     request: Mapping[str, Any]
+    """The request that the worker reads."""
     directory: Path
+    """Directory of the attempt's files."""
     console: Path
+    """File that the worker's output is appended to."""
     grace_seconds: float
+    """Time from the request to stop to the kill."""
     lease_ttl_seconds: float
+    """Time after which a lease that was not renewed has expired."""
     wall_seconds: float | None = None
+    """Remainder of the job's wall-time limit (None: no limit)."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables in addition to those of the slot."""
 
 
 @dataclass(frozen=True)
 class ExitRecord:
-    """The supervisor's last word on an attempt.
+    """How an attempt ended, as its supervisor recorded it.
 
-    cause: `exit` (ended by itself), `stop` (asked to, or killed after the grace), `timeout` (wall time), `fenced` (the
-    lease could not be renewed), `launch_failed`. outcome: what the worker itself wrote, None when it could not.
+    cause: `exit` (ended by itself), `stop` (on request, or killed after the grace), `timeout` (wall-time limit),
+    `fenced` (the lease could not be renewed), `launch_failed`. outcome: the worker's result file, None if missing.
     """
 
     exit_code: int | None
@@ -73,9 +82,9 @@ class ExitRecord:
 
 @dataclass(frozen=True)
 class Observation:
-    """How an attempt is. `exited` without a record: supervisor and worker are gone and said nothing.
+    """The state of an attempt. `exited` without a record: supervisor and worker disappeared without an exit record.
 
-    lease_age_seconds: since the supervisor last renewed the lease, on a clock that wall-clock jumps do not touch.
+    lease_age_seconds: time since the supervisor last renewed the lease, on a clock unaffected by wall-clock changes.
     """
 
     attempt_id: str
@@ -85,7 +94,7 @@ class Observation:
 
 
 class Executor(Protocol):
-    """An engine. All methods may be called again with the same arguments without harm."""
+    """Runs attempts. Every method may be called repeatedly with the same arguments."""
 
     name: str
 
@@ -93,17 +102,17 @@ class Executor(Protocol):
         """All slots, in a stable order."""
 
     def launch(self, spec: LaunchSpec) -> Handle:
-        """Start the attempt unless it was started; LaunchError when it cannot be started."""
+        """Start the attempt unless it was started before. Raises LaunchError if it cannot be started."""
 
     def observe(self, handle: Handle) -> Observation:
-        """How the attempt is now. Never raises for a lost attempt."""
+        """The attempt's current state. Does not raise if the attempt is lost."""
 
     def signal(self, handle: Handle, what: Signal) -> None:
-        """Ask the attempt to save and stop, to stop without saving, or kill all its processes."""
+        """Ask the attempt to save and stop, ask it to stop without saving, or kill all its processes."""
 
     def find(self, directory: Path) -> Handle | None:
-        """The handle of the attempt launched in `directory`, or None when none was: for launches cut short."""
+        """The handle of the attempt launched in `directory`, or None; used after an interrupted launch."""
 
 
 class LaunchError(Exception):
-    """The engine cannot start this attempt; the message says why."""
+    """The executor cannot start this attempt; the message gives the reason."""

@@ -1,4 +1,4 @@
-"""GPUs of this machine as the driver reports them: memory, processes, and whether they answer."""
+"""GPUs of this machine as the driver reports them: memory, processes, and whether they respond."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _PROCESS_FIELDS = "pid,gpu_uuid,used_memory"
 
 @dataclass(frozen=True)
 class DeviceProcess:
-    """A process that holds memory of a device; `used_bytes` is None where the driver does not say."""
+    """A process that uses memory of a device; `used_bytes` is None if the driver does not report it."""
 
     pid: int
     used_bytes: int | None
@@ -28,7 +28,7 @@ class DeviceProcess:
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU. `offline` says why nothing can be put on it now, None when it answers; the numbers are then old."""
+    """One GPU. `offline`: why no attempt can start on it, None while it responds; the numbers are outdated then."""
 
     index: int
     uuid: str
@@ -39,18 +39,18 @@ class Device:
 
 
 class DeviceProbe(Protocol):
-    """Where the executor learns of GPUs."""
+    """Lists GPUs for the executor."""
 
     def devices(self) -> Sequence[Device]:
-        """Every GPU ever seen, by index. Takes seconds at most and never raises."""
+        """Every GPU seen so far, by index. Returns within seconds and never raises."""
 
 
 class ProbeError(Exception):
-    """The driver's tool did not answer, or not in the way it should."""
+    """The driver's tool did not answer, or its answer was not understood."""
 
 
 class NvidiaSmi:
-    """Asks `nvidia-smi`. A machine without it has no GPUs; CUDA_VISIBLE_DEVICES of this process narrows them."""
+    """Queries `nvidia-smi`. A machine without it has no GPUs; CUDA_VISIBLE_DEVICES of this process hides others."""
 
     def __init__(self, command: str = "nvidia-smi") -> None:
         self._command = command
@@ -60,17 +60,17 @@ class NvidiaSmi:
 
     def devices(self) -> Sequence[Device]:
         listed: dict[int, Device] = {}
-        failure, why = "", "the driver no longer lists it"
+        failure, reason = "", "the driver no longer lists it"
         try:
             listed = {device.index: device for device in self._query() if _visible(device)}
         except FileNotFoundError:
-            why = f"{self._command} is gone"
+            reason = f"{self._command} no longer exists"
         except (ProbeError, OSError) as error:
-            failure = why = str(error)
+            failure = reason = str(error)
         if failure and failure != self._failure:
-            _log.warning("gpus cannot be asked", why=failure)
+            _log.warning("GPU query failed", error=failure)
         self._failure = failure
-        lost = {index: replace(old, offline=why) for index, old in self._known.items()}
+        lost = {index: replace(old, offline=reason) for index, old in self._known.items()}
         self._known = dict(sorted((lost | listed).items()))
         return tuple(self._known.values())
 
@@ -80,9 +80,9 @@ class NvidiaSmi:
         return [_device(row, holders) for row in rows]
 
     def _run(self, query: str) -> list[list[str]]:
-        """The rows of one query."""
+        """The fields of each line that one query prints."""
         if self._stuck is not None and self._stuck.poll() is None:
-            raise ProbeError(f"{self._command} hangs")
+            raise ProbeError(f"{self._command} does not respond")
         process = self._stuck = subprocess.Popen(
             [self._command, query, "--format=csv,noheader,nounits"],
             stdin=subprocess.DEVNULL,
@@ -98,13 +98,13 @@ class NvidiaSmi:
             _abandon(process)
             raise ProbeError(f"{self._command} did not answer within {_TIMEOUT_SECONDS:.0f} s") from None
         if process.returncode != 0:
-            said = " ".join(output.split())[:200]
-            raise ProbeError(f"{self._command} failed with exit code {process.returncode}: {said}")
+            printed = " ".join(output.split())[:200]
+            raise ProbeError(f"{self._command} failed with exit code {process.returncode}: {printed}")
         return [[field.strip() for field in line.split(",")] for line in output.splitlines() if line.strip()]
 
 
 def _abandon(process: "subprocess.Popen[str]") -> None:
-    """Kill it without waiting long: a process stuck in the driver does not even die."""
+    """Kill it without waiting long: a process blocked in the driver cannot even be killed."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with suppress(subprocess.TimeoutExpired):
@@ -130,7 +130,7 @@ def _device(row: Sequence[str], holders: Sequence[Sequence[str]]) -> Device:
 
 
 def _bytes(mebibytes: str) -> int | None:
-    """None for the driver's `[N/A]`, `[GPU is lost]` and the like."""
+    """Bytes; None for the driver's `[N/A]`, `[GPU is lost]` and the like."""
     return int(mebibytes) * _MIB if mebibytes.isdigit() else None
 
 

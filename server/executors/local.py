@@ -1,7 +1,7 @@
-"""Attempts as processes of this machine, each under a supervisor of its own that outlives this server.
+"""Attempts as processes of this machine, each with its own supervisor, which outlives this server.
 
-Everything there is to know of an attempt lies in its directory (`server.executors.supervisor`), so that a restarted
-server adopts what an earlier one launched.
+All state of an attempt is in its directory (`server.executors.supervisor`), so that a restarted server can adopt
+attempts that an earlier one launched.
 """
 
 import json
@@ -21,7 +21,7 @@ from server.executors.devices import DeviceProbe
 from server.executors.processes import Identity, processes_of
 from server.executors.slots import Slots
 
-REQUEST, OUTCOME = "request.json", "outcome.json"
+REQUEST, OUTCOME, SUPERVISOR_LOG = "request.json", "outcome.json", "supervisor.log"
 
 _LAUNCH_SECONDS = 10.0
 _POLL_SECONDS = 0.01
@@ -30,12 +30,12 @@ _SIGNALS = {"checkpoint_stop": signal.SIGTERM, "stop": signal.SIGINT, "kill": si
 
 
 class LocalExecutor:
-    """The engine that needs no other service. May be used from any thread.
+    """The executor that needs no other service. Thread-safe.
 
-    cpu_slots, task_slots: attempts at once; threads_per_slot: CPU threads of each. cuda_memory_bytes_per_slot: None
-    shares a device equally. worker_command: what an attempt runs; the request file's path is appended.
-    worker_niceness: steps, 0 to 19, by which it lets other processes go first. python: runs the supervisor.
-    console_limit_bytes: of a job's console file.
+    cpu_slots, task_slots: concurrent attempts. threads_per_slot: CPU threads of each. cuda_memory_bytes_per_slot: None
+    divides a device equally. worker_command: the command of an attempt; the request file's path is appended.
+    worker_niceness: 0 to 19. python: interpreter of the supervisor. console_limit_bytes: size limit of a job's console
+    file.
     """
 
     name = "local"
@@ -67,7 +67,7 @@ class LocalExecutor:
         self._python = python
         self._console_limit_bytes = console_limit_bytes
         self._children: set[int] = set()
-        self._placed: set[str] = set()
+        self._registered: set[str] = set()
 
     def inventory(self) -> Sequence[Slot]:
         return self._slots.inventory()
@@ -82,20 +82,20 @@ class LocalExecutor:
             except (OSError, StorageError) as error:
                 raise LaunchError(f"cannot start {spec.attempt_id}: {error}") from error
             handle = self._await_supervisor(pid, directory)
-        self._remember(directory, handle)
+        self._register(directory, handle)
         return handle
 
     def observe(self, handle: Handle) -> Observation:
         self._reap_all()
         directory, attempt_id = Path(handle["directory"]), handle["attempt_id"]
         if not (directory / supervisor.EXIT).exists() and _supervisor(handle).alive():
-            self._remember(directory, handle)
+            self._register(directory, handle)
             return Observation(attempt_id, "running", lease_age_seconds=_lease_age(directory))
-        # Asked after the supervisor was seen gone: the record is the last thing it writes.
+        # Read after the supervisor was seen to have ended: the record is the last file it writes.
         record = _exit_record(directory)
         if record is None and any(self._survivors(handle)):
             return Observation(attempt_id, "unknown", lease_age_seconds=_lease_age(directory))
-        self._placed.discard(attempt_id)
+        self._registered.discard(attempt_id)
         return Observation(attempt_id, "exited", record)
 
     def signal(self, handle: Handle, what: Signal) -> None:
@@ -103,7 +103,7 @@ class LocalExecutor:
         if leader.alive():
             leader.send(_SIGNALS[what])
             if what == "kill":
-                leader.send(signal.SIGCONT)  # a stopped one can write its record then
+                leader.send(signal.SIGCONT)  # so that a stopped supervisor can write its record
                 if not leader.wait(_REACTION_SECONDS):
                     leader.send(signal.SIGKILL)
                     leader.wait(_REACTION_SECONDS)
@@ -152,7 +152,7 @@ class LocalExecutor:
         return {**self._slots.environment(spec.slot), **spec.environment, supervisor.MARKER: spec.attempt_id}
 
     def _start_supervisor(self, spec: LaunchSpec, directory: Path) -> int:
-        """Its process number. Nothing ties it to this process or to the thread that starts it."""
+        """Returns its pid. The supervisor depends neither on this process nor on the thread that starts it."""
         log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         pid = os.posix_spawn(
             self._python,
@@ -160,7 +160,7 @@ class LocalExecutor:
             {**os.environ, supervisor.MARKER: spec.attempt_id},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(directory / "shim.log"), log, 0o644),
+                (os.POSIX_SPAWN_OPEN, 1, str(directory / SUPERVISOR_LOG), log, 0o644),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
@@ -169,12 +169,12 @@ class LocalExecutor:
         return pid
 
     def _await_supervisor(self, pid: int, directory: Path) -> Handle:
-        """Its handle, once it has said who it is."""
+        """Its handle, once it has written its identity."""
         limit = time.monotonic() + _LAUNCH_SECONDS
         while (handle := _handle(directory)) is None:
             if status := self._reap(pid):
-                said = (directory / "shim.log").read_text(errors="replace").strip()[-500:]
-                raise LaunchError(f"the supervisor ended with {os.waitstatus_to_exitcode(status)}: {said}")
+                printed = (directory / SUPERVISOR_LOG).read_text(errors="replace").strip()[-500:]
+                raise LaunchError(f"the supervisor ended with {os.waitstatus_to_exitcode(status)}: {printed}")
             if time.monotonic() >= limit:
                 if pid in self._children:
                     os.kill(pid, signal.SIGKILL)
@@ -182,40 +182,40 @@ class LocalExecutor:
             time.sleep(_POLL_SECONDS)
         return handle
 
-    def _remember(self, directory: Path, handle: Handle) -> None:
-        """Note which slot the attempt has, once its supervisor has named the trainer."""
-        if handle["attempt_id"] in self._placed:
+    def _register(self, directory: Path, handle: Handle) -> None:
+        """Record the slot's occupant once the supervisor has identified its trainer."""
+        if handle["attempt_id"] in self._registered:
             return
-        spec, identity = _read_json(directory / supervisor.SPEC), _read_json(directory / supervisor.SHIM)
+        spec, identity = _read_json(directory / supervisor.SPEC), _read_json(directory / supervisor.SUPERVISOR)
         if spec is None or identity is None:
             return
         trainer = identity["trainer"]
         self._slots.occupy(spec["slot"], handle["attempt_id"], _supervisor(handle), trainer["pid"] if trainer else None)
         if trainer:
-            self._placed.add(handle["attempt_id"])
+            self._registered.add(handle["attempt_id"])
 
     def _survivors(self, handle: Handle) -> list[Identity]:
-        """Live processes of the attempt besides its supervisor."""
+        """Live processes of the attempt except its supervisor."""
         leader = _supervisor(handle)
         if leader.boot_id != supervisor.boot_id():
             return []
         found = {process for process in processes_of(handle["attempt_id"]) if process != leader}
-        identity = _read_json(Path(handle["directory"]) / supervisor.SHIM)
+        identity = _read_json(Path(handle["directory"]) / supervisor.SUPERVISOR)
         if identity and identity["trainer"]:
             trainer = Identity(identity["trainer"]["pid"], identity["trainer"]["start_time"], identity["boot_id"])
             found |= {trainer} if trainer.alive() else set()
         return sorted(found, key=lambda process: process.pid)
 
     def _reap_all(self) -> None:
-        """Supervisors that ended must not stay as zombies of this process."""
+        """Reap supervisors that have ended: they would stay zombies of this process."""
         for pid in tuple(self._children):
             self._reap(pid)
 
     def _reap(self, pid: int) -> int:
-        """The wait status of a supervisor that this process started and that ended; 0 while it runs."""
+        """The wait status of a supervisor that this process started, 0 while it runs."""
         try:
             ended, status = os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:  # another thread was first
+        except ChildProcessError:  # another thread reaped it
             ended, status = pid, 0
         if ended:
             self._children.discard(pid)
@@ -227,7 +227,7 @@ def _supervisor(handle: Handle) -> Identity:
 
 
 def _handle(directory: Path) -> Handle | None:
-    identity = _read_json(directory / supervisor.SHIM)
+    identity = _read_json(directory / supervisor.SUPERVISOR)
     if identity is None:
         return None
     return {"directory": str(directory)} | {
@@ -236,7 +236,7 @@ def _handle(directory: Path) -> Handle | None:
 
 
 def _lease_age(directory: Path) -> float | None:
-    """Seconds since the lease was renewed; the clock also counts while the machine sleeps."""
+    """Seconds since the lease was renewed; includes time that the machine was asleep."""
     lease = _read_json(directory / supervisor.LEASE)
     return None if lease is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - lease["boottime"])
 
@@ -250,7 +250,7 @@ def _exit_record(directory: Path) -> ExitRecord | None:
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:
-    """A JSON object, or None where there is none that is whole."""
+    """A JSON object, or None if the file is missing or incomplete."""
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):

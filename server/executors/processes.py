@@ -1,4 +1,4 @@
-"""Processes of this machine, told apart even where their numbers are used again."""
+"""Processes of this machine, identified unambiguously even after the kernel reuses their pids."""
 
 import os
 import signal
@@ -16,14 +16,14 @@ _HAS_PIDFD = hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
 
 @dataclass(frozen=True)
 class Identity:
-    """One process. `start_time` is in clock ticks after the boot that `boot_id` names."""
+    """One process. `start_time`: in clock ticks after the boot that `boot_id` identifies."""
 
     pid: int
     start_time: int
     boot_id: str
 
     def alive(self) -> bool:
-        """Whether it still runs; a process that waits to be reaped does not."""
+        """Whether it still runs; a zombie does not."""
         try:
             state, _, start_time = process_stat(self.pid)
         except OSError:
@@ -31,7 +31,7 @@ class Identity:
         return state not in "ZX" and start_time == self.start_time and self.boot_id == boot_id()
 
     def send(self, number: int) -> None:
-        """Signal exactly this process, if it still runs."""
+        """Signal this process if it still runs, and never another with the same pid."""
         if not self.alive():
             return
         with suppress(ProcessLookupError):
@@ -40,13 +40,13 @@ class Identity:
                 return
             descriptor = os.pidfd_open(self.pid)
             try:
-                if self.alive():  # from here on the descriptor means no other process
+                if self.alive():  # the descriptor refers to this process from here on
                     signal.pidfd_send_signal(descriptor, number)
             finally:
                 os.close(descriptor)
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is gone within so long."""
+        """Wait for the process to end; returns False if it still runs after this many seconds."""
         limit = time.monotonic() + seconds
         while self.alive():
             if time.monotonic() >= limit:
@@ -56,7 +56,7 @@ class Identity:
 
 
 def attempt_of(pid: int) -> str | None:
-    """The attempt that a process belongs to by the marker in its environment, None when it has none."""
+    """The id of the attempt that a process belongs to, from its environment; None if there is none."""
     try:
         environment = Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -69,7 +69,7 @@ def attempt_of(pid: int) -> str | None:
 
 
 def processes_of(attempt_id: str) -> Iterator[Identity]:
-    """Live processes of an attempt: its supervisor, its trainer, and whatever these started."""
+    """Live processes of an attempt: its supervisor, its trainer, and their descendants."""
     boot = boot_id()
     for name in os.listdir("/proc"):
         if name.isdigit() and attempt_of(int(name)) == attempt_id:

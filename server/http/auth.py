@@ -1,6 +1,6 @@
-"""Who is asking, and whether they may. Every route of /v1 depends on one `Scope`.
+"""Authentication and authorization. Every route of /v1 depends on one `Scope`.
 
-Keys are looked up at each request, in one indexed read, so that a revocation holds from the next request on.
+Keys are verified at each request with one indexed read, so that a revocation takes effect immediately.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from server.store.store import Store
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
-    description="`gk_<prefix>_<secret>`, made with `gan-mhe keys create`. Not needed on loopback while no key exists.",
+    description="`gk_<prefix>_<secret>`, created with `gan-mhe keys create`. Not required on loopback without keys.",
 )
 
 Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
@@ -26,14 +26,14 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Principal:
-    """Who is asking. owner: the key's prefix, or `anonymous`; project: whose jobs they see."""
+    """The caller. owner: the key's prefix, or `anonymous`; project: the project whose jobs it can access."""
 
     owner: str
     project: str
     scopes: frozenset[str]
 
     def may(self, scope: str) -> bool:
-        """Whether the scope is granted; `admin` grants all."""
+        """Whether it has the scope; `admin` includes all scopes."""
         return scope in self.scopes or "admin" in self.scopes
 
 
@@ -41,7 +41,7 @@ ANONYMOUS = Principal("anonymous", keys.DEFAULT_PROJECT, frozenset(keys.SCOPES))
 
 
 def authenticate(store: Store, settings: Settings, token: str | None) -> Principal:
-    """Who a token stands for. Unauthenticated when it is not good, or is missing where keys are required."""
+    """The caller with this token. Raises Unauthenticated if the token is invalid, or missing although required."""
     if token is None:
         if settings.is_loopback and not store.read(keys.exist):
             return ANONYMOUS
@@ -53,9 +53,9 @@ def authenticate(store: Store, settings: Settings, token: str | None) -> Princip
 
 
 class Scope:
-    """A dependency that answers with the Principal if it has the scope; 401 and 403 problems if not.
+    """A dependency that returns the Principal if it has the scope; raises the problems 401 and 403 otherwise.
 
-    `None` asks for a good key and no scope in particular.
+    `None` requires a valid key without any particular scope.
     """
 
     def __init__(self, name: str | None) -> None:
@@ -66,5 +66,5 @@ class Scope:
         service = request.app.state.service
         principal = authenticate(service.store, service.settings, credentials.credentials if credentials else None)
         if self.name is not None and not principal.may(self.name):
-            raise Forbidden(f"this needs the scope {self.name}; the key has {', '.join(sorted(principal.scopes))}")
+            raise Forbidden(f"this requires the scope {self.name}; the key has {', '.join(sorted(principal.scopes))}")
         return principal

@@ -1,4 +1,4 @@
-"""Jobs and experiments as they are asked for. Bodies are closed, strict and finite: nothing is guessed or dropped."""
+"""Request bodies for jobs and experiments: unknown fields, implicit conversions and non-finite numbers are errors."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from server.queue.admission import Source
 
 MAX_BATCH = 500
 _MAX_DEPTH = 12
-_MAX_VALUES = 2000  # a whole run configuration has less than a hundred
+_MAX_VALUES = 2000  # a complete run configuration has fewer than a hundred
 _MAX_INTEGER = 2**53
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
@@ -37,10 +37,10 @@ def _json(value: Any, depth: int = 0) -> Any:
     return value
 
 
-def _few(value: Any) -> Any:
+def _limited(value: Any) -> Any:
     count = _count(value)
     if count > _MAX_VALUES:
-        raise ValueError(f"expected at most {_MAX_VALUES} values in all, got {count}")
+        raise ValueError(f"expected at most {_MAX_VALUES} values in total, got {count}")
     return value
 
 
@@ -50,9 +50,9 @@ def _count(value: Any) -> int:
 
 
 def _rfc3339(value: Any) -> Any:
-    """Text that is no mere number, which would be taken for seconds since 1970."""
+    """Requires text with a date: pydantic would accept a number as seconds since 1970."""
     if not isinstance(value, str) or not _DATE.match(value):
-        raise ValueError(f"expected a time in RFC 3339, such as 2026-11-21T05:26:39Z, got {value!r}")
+        raise ValueError(f"expected an RFC 3339 time, such as 2026-11-21T05:26:39Z, got {value!r}")
     return value
 
 
@@ -60,42 +60,42 @@ def _in_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("expected a time within the years 1 to 9999 in UTC") from None
+        raise ValueError("expected a time between the years 1 and 9999 in UTC") from None
 
 
 Json = Annotated[Any, AfterValidator(_json)]
 Key = Annotated[str, Field(max_length=200), AfterValidator(_json)]
-JsonObject = Annotated[dict[str, Json], AfterValidator(_json), AfterValidator(_few)]
+JsonObject = Annotated[dict[str, Json], AfterValidator(_json), AfterValidator(_limited)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc), Field(strict=False)]
 Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_json)]
 LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9._/-]{1,63}$")]
 LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_json)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64, json_schema_extra={"additionalProperties": False})]
 Priority = Annotated[int, Field(ge=-10, le=10)]
-Overrides = Annotated[dict[Key, Json], AfterValidator(_few), Field(max_length=200)]
+Overrides = Annotated[dict[Key, Json], AfterValidator(_limited), Field(max_length=200)]
 
 
 class Body(BaseModel):
-    """A request body: closed, strict, finite."""
+    """A request body without unknown fields, implicit conversions or non-finite numbers."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class _Base(Body):
-    """Where a configuration comes from."""
+    """The source of a configuration."""
 
     preset: str | None = None
-    """One of `GET /v1/presets`, as the base. Either this or `config`."""
+    """Name of a preset (`GET /v1/presets`) as the base configuration. Give either this or `config`."""
     config: JsonObject | None = None
-    """A whole run configuration, as the base: `GET /v1/schemas/config`. Either this or `preset`."""
+    """A complete run configuration (`GET /v1/schemas/config`) as the base. Give either this or `preset`."""
     overrides: Overrides = {}
-    """Dotted configuration keys and their values, laid over all else: `{"training.steps": 300}`."""
+    """Dotted configuration keys and their values, with precedence over everything else: `{"training.steps": 300}`."""
     labels: Labels = {}
-    """Keys and values of your own; `GET /v1/jobs?label=key:value` finds them."""
+    """Labels, for filtering with `GET /v1/jobs?label=key:value`."""
     priority: Priority = 0
-    """Each level is worth ten minutes of waiting."""
+    """From -10 to 10; each level counts as ten minutes of waiting."""
     wall_seconds_limit: Annotated[float, Field(gt=0)] | None = None
-    """Seconds of running, over all attempts, after which the job fails with reason `timeout`."""
+    """Limit of the running time over all attempts, in seconds; beyond it the job fails with reason `timeout`."""
 
     @model_validator(mode="after")
     def _one_base(self) -> Self:
@@ -106,12 +106,12 @@ class _Base(Body):
         return self
 
     def source(self) -> Source:
-        """The part that makes the configuration."""
+        """The source of the configuration."""
         return Source(preset=self.preset, config=self.config, overrides=self.overrides)
 
 
 class SubmitJob(_Base):
-    """A job: short for a person (`preset`) or exact for a program (`config`)."""
+    """A job, from a preset or a complete configuration."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -129,16 +129,16 @@ class SubmitJob(_Base):
     )
 
     name: Name | None = None
-    """For people."""
+    """Display name."""
     variant: str | None = None
-    """One of `GET /v1/variants`; takes the place of the base's constraints."""
+    """Name of a variant (`GET /v1/variants`); replaces the constraints of the base configuration."""
     seed: int | None = None
     """Training seed."""
     start_deadline: Moment | None = None
-    """RFC 3339. A job that has not started by then is cancelled with reason `deadline_before_start`."""
+    """RFC 3339 time; a job that has not started by then is cancelled with reason `deadline_before_start`."""
 
     def source(self) -> Source:
-        """The part that makes the configuration."""
+        """The source of the configuration."""
         return replace(super().source(), variant=self.variant, seed=self.seed)
 
     def deadline_ms(self) -> int | None:
@@ -147,7 +147,7 @@ class SubmitJob(_Base):
 
 
 class SubmitExperiment(_Base):
-    """One job for every combination of the matrix."""
+    """An experiment: one job for each combination of the matrix."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -155,33 +155,33 @@ class SubmitExperiment(_Base):
                 {
                     "preset": "digits_cnn",
                     "matrix": {"variant": ["none", "spectral_norm", "mhe_sn"], "seed": [0, 1, 2]},
-                    "name": "what MHE adds to spectral normalisation",
+                    "name": "what MHE adds to spectral normalization",
                 }
             ]
         }
     )
 
     matrix: Annotated[dict[Key, Annotated[list[Json], Field(min_length=1)]], Field(min_length=1, max_length=20)]
-    """Configuration keys, each with the values to try; `variant` and `seed` among them."""
+    """Configuration keys with the values to combine; may include `variant` and `seed`."""
     name: Name | None = None
-    """For people."""
+    """Display name."""
 
 
 class ChangeJob(Body):
-    """What may be changed of a job. Fields left out stay; `labels` replaces all of them."""
+    """Changes of a job. Omitted fields stay unchanged; `labels` replaces all labels."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "kept", "labels": {"paper": "mhe"}}]})
 
     name: Name | None = None
-    """For people; null takes it away."""
+    """Display name; null removes it."""
     labels: Labels = {}
     """All labels."""
     priority: Priority = 0
-    """Each level is worth ten minutes of waiting."""
+    """From -10 to 10; each level counts as ten minutes of waiting."""
 
 
 class StopJob(Body):
-    """How a job is to stop."""
+    """How to stop a job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"mode": "graceful"}]})
 
@@ -190,18 +190,18 @@ class StopJob(Body):
 
 
 class ForkJob(Body):
-    """A new job from a checkpoint of another."""
+    """A new job that starts from a checkpoint of another job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"step": 200, "overrides": {"training.steps": 600}}]})
 
     checkpoint_id: str | None = None
-    """Checkpoint to start from. Without it and `step`, the newest."""
+    """Checkpoint to start from. If neither this nor `step` is given, the newest one."""
     step: Annotated[int, Field(ge=0)] | None = None
     """Step of the checkpoint to start from."""
     overrides: Overrides = {}
-    """Dotted configuration keys and their values, laid over the job's configuration."""
+    """Dotted configuration keys and their values, which override the job's configuration."""
     name: Name | None = None
-    """For people."""
+    """Display name."""
     labels: Labels = {}
     """Labels of the new job."""
 
@@ -220,8 +220,8 @@ class BatchJobs(Body):
     )
 
     action: Literal["cancel", "pause", "resume", "retry", "delete"]
-    """What to do."""
+    """The action."""
     ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=MAX_BATCH)]
-    """The jobs."""
+    """Ids of the jobs."""
     mode: Literal["graceful", "now"] = "graceful"
     """How to stop, for `cancel` and `pause`."""

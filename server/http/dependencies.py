@@ -1,4 +1,4 @@
-"""What routes ask for by annotation: the service, the caller with a scope, and doing a POST once.
+"""Dependencies of routes: the service, the caller with a scope, and idempotent POST requests.
 
     @router.post("/v1/things", status_code=201, response_model=Thing)
     def create_thing(body: CreateThing, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
@@ -8,8 +8,8 @@
 
         return once(principal, body, work)
 
-`work` runs in one write transaction with the record of the Idempotency-Key, if the client sent one; what it raises
-undoes both. Routes are plain `def`: they run in worker threads, because the database blocks.
+`work` runs in one write transaction together with the record of the Idempotency-Key, if the client sent one; an
+exception undoes both. Routes are plain `def` functions: they run in worker threads, because the database blocks.
 """
 
 from collections.abc import Callable
@@ -62,7 +62,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="The request is done once for all requests with this key; kept for 24 hours.",
+        description="All requests with the same key are executed once; keys are kept for 24 hours.",
     ),
 ]
 
@@ -71,7 +71,7 @@ Work = Callable[[Connection], Answer]
 
 
 class _Once:
-    """Does a POST once and wakes the engine afterwards. See the head of this file."""
+    """Executes a POST once and wakes the engine afterwards; see the module's docstring."""
 
     def __init__(self, request: Request, service: ServiceDep, idempotency_key: IdempotencyKey = None) -> None:
         self._request, self._service, self._key = request, service, idempotency_key
@@ -82,7 +82,7 @@ class _Once:
         return _response(answer)
 
     def kept(self, principal: Principal, body: BaseModel | None) -> JSONResponse | None:
-        """The answer to this request if it came before: to be asked first where the work is costly to prepare."""
+        """The stored response to this request, if any; check it first if preparing the work is expensive."""
         answer = idempotency.kept(self._service.store, self._call(principal, body))
         return None if answer is None else _response(answer)
 

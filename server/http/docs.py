@@ -1,4 +1,4 @@
-"""The interactive documentation at /docs, without a content delivery network: the pages work offline."""
+"""The interactive documentation at /docs, served from local files, so that it works offline."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def install(app: FastAPI) -> None:
-    """Add the page and its three files to the app."""
+    """Add the page and its three files to the application."""
     router = APIRouter(include_in_schema=False)
     page = _page(app)
     policy = _policy(page)
@@ -45,7 +45,7 @@ def _page(app: FastAPI) -> str:
 
 
 def _policy(page: str) -> str:
-    """Own files, and the page's one script by its hash. Swagger UI sets styles on elements and shows inline images."""
+    """Allows own files and the page's script by its hash; Swagger UI needs inline styles and inline images."""
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in _SCRIPT.findall(page)]
     scripts = " ".join(f"'sha256-{value}'" for value in hashes)
     return (

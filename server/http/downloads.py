@@ -1,7 +1,7 @@
-"""Bytes over HTTP: what never changes is cached for ever, asked for by hash, and may be taken in parts.
+"""File downloads: immutable content is requested by hash and cached forever; single ranges are supported.
 
-The framework's file response sets ETag and ranges but does not answer 304, takes several ranges at once, and calls a
-Range that it cannot read an error; RFC 9110 lets a server ignore that, and ignoring is cheaper than assembling.
+The framework's file response sets ETag and supports ranges, but never returns 304, returns several ranges at once, and
+rejects a malformed Range header. RFC 9110 allows a server to ignore Range, which is cheaper than assembling ranges.
 """
 
 import re
@@ -23,7 +23,7 @@ _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
 
 def not_modified(request: Request, etag: str, headers: Mapping[str, str] | None = None) -> Response | None:
-    """The 304 for a client that has the representation called `etag` already; None for any other."""
+    """A 304 response if the client already has the representation `etag`, else None."""
     known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
     if etag in known or "*" in known:
         return Response(status_code=304, headers={"ETag": etag, **(headers or {})})
@@ -31,17 +31,17 @@ def not_modified(request: Request, etag: str, headers: Mapping[str, str] | None 
 
 
 def content_etag(sha256: str) -> str:
-    """The strong ETag of bytes with this hash."""
+    """The strong ETag of content with this hash."""
     return f'"sha256-{sha256}"'
 
 
 def send_file(
     request: Request, path: Path, *, etag: str, media_type: str, filename: str, inline: bool = False, cache: str
 ) -> Response:
-    """The file, the one range of it that was asked for, or 304.
+    """A response with the file or one range of it, or a 304.
 
-    filename: under which a browser saves it. inline: whether a browser may show it. Raises NotFound when the file is
-    no longer there, HTTPException 416 for a range beyond its end.
+    filename: suggested to browsers for saving. inline: whether a browser may display it. Raises NotFound if the file no
+    longer exists, HTTPException 416 for a range beyond its end.
     """
     headers = {"Cache-Control": cache}
     unchanged = not_modified(request, etag, headers)
@@ -50,7 +50,7 @@ def send_file(
     try:
         status = path.stat()
     except FileNotFoundError:
-        raise NotFound("the file is no longer kept") from None
+        raise NotFound("the file no longer exists") from None
     response = FileResponse if _range_holds(request.headers, etag, status.st_size) else _WholeFile
     return response(
         path,
@@ -63,7 +63,7 @@ def send_file(
 
 
 def _range_holds(headers: Headers, etag: str, size: int) -> bool:
-    """Whether there is a Range to go by: a single one, well-formed, of this very file."""
+    """Whether the request has a Range to apply: a single, well-formed one for this version of the file."""
     found = _SINGLE_RANGE.fullmatch(headers.get("range", "").strip())
     if found is None or headers.get("if-range", etag) != etag:
         return False
@@ -73,12 +73,12 @@ def _range_holds(headers: Headers, etag: str, size: int) -> bool:
     beyond = int(suffix) == 0 if suffix else int(first) >= size
     if beyond:
         content_range = {"Content-Range": f"bytes */{size}"}
-        raise HTTPException(416, f"the file has {size} bytes; expected a range within them", content_range)
+        raise HTTPException(416, f"expected a range within the {size} bytes of the file", content_range)
     return True
 
 
 class _WholeFile(FileResponse):
-    """A file response that pays no attention to a Range header."""
+    """A file response that ignores the Range header."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(name, value) for name, value in scope["headers"] if name != b"range"]

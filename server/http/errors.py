@@ -1,7 +1,7 @@
-"""Every error as one body: RFC 9457 problem details, from one table of codes.
+"""Error responses: RFC 9457 problem details, from one table of codes.
 
-A route raises ServiceError (or lets the library's ConfigError through); what becomes of it is decided here. Details
-never name a file of the server, and what was not foreseen says nothing but its request id.
+Routes raise ServiceError, or let the library's ConfigError pass; this module converts them. Details never contain paths
+of the server, and the response to an unexpected error contains nothing but the request id.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,48 +27,48 @@ RETRY_AFTER_SECONDS = 2
 
 _log = structlog.get_logger("server.http")
 
-# code -> status and title. A code that is not here is an error of ours.
+# code -> status and title. Errors with other codes are unexpected.
 CODES: Mapping[str, tuple[int, str]] = {
-    "invalid_request": (422, "The request cannot be accepted"),
-    "config_invalid": (422, "The configuration is not valid"),
+    "invalid_request": (422, "The request is invalid"),
+    "config_invalid": (422, "The configuration is invalid"),
     "protocol_mismatch": (422, "Scores of different protocols cannot be compared"),
     "not_found": (404, "No such resource"),
     "invalid_transition": (409, "The job's state does not allow it"),
     "stale_writer": (409, "A newer attempt owns the job"),
-    "not_ready": (409, "Not there yet, or no longer"),
-    "revision_mismatch": (412, "The job has changed in between"),
+    "not_ready": (409, "The resource does not exist yet, or no longer"),
+    "revision_mismatch": (412, "The job was changed in the meantime"),
     "idempotency_key_reused": (422, "The idempotency key was used for another request"),
     "idempotency_in_progress": (409, "The first request with this key is still being answered"),
-    "queue_full": (429, "Too many jobs are waiting"),
+    "queue_full": (429, "Too many jobs are queued"),
     "too_many_streams": (429, "Too many open event streams"),
     "insufficient_storage": (507, "Not enough disk space"),
     "storage_failed": (507, "A file could not be written"),
-    "unauthenticated": (401, "An API key is needed"),
+    "unauthenticated": (401, "An API key is required"),
     "forbidden": (403, "The API key does not allow it"),
-    "host_not_allowed": (403, "The Host is not one of this service"),
-    "origin_not_allowed": (403, "Requests from other sites are not accepted"),
-    "range_not_satisfiable": (416, "The range is beyond the end"),
-    "bad_request": (400, "The request body cannot be read"),
+    "host_not_allowed": (403, "The Host is not allowed"),
+    "origin_not_allowed": (403, "Requests from other sites are not allowed"),
+    "range_not_satisfiable": (416, "The range is beyond the end of the file"),
+    "bad_request": (400, "The request body is not readable"),
     "body_too_large": (413, "The request body is too large"),
-    "render_failed": (500, "The picture could not be made"),
+    "render_failed": (500, "The image could not be rendered"),
     "database_busy": (503, "The database is busy"),
     "not_serving": (503, "The service is not ready"),
-    "internal_error": (500, "Something went wrong in the service"),
+    "internal_error": (500, "An unexpected error occurred in the service"),
 }
 _RETRY = frozenset({"idempotency_in_progress", "queue_full", "too_many_streams", "database_busy"})
 _BY_STATUS = {413: "body_too_large", 404: "not_found", 416: "range_not_satisfiable"}
 
 
 class ProblemField(BaseModel):
-    """One field of the request that is wrong."""
+    """An invalid field of the request."""
 
-    pointer: str = Field(description="RFC 6901 pointer into the request body; a parameter is `/query/<name>`.")
+    pointer: str = Field(description="RFC 6901 pointer into the request body; `/query/<name>` for a query parameter.")
     code: str = Field(description="Stable, for programs.")
-    message: str = Field(description="What was expected and what came, for people.")
+    message: str = Field(description="For people: what was expected and what came.")
 
 
 class Problem(BaseModel):
-    """RFC 9457 problem details; the body of every error."""
+    """RFC 9457 problem details, the body of every error response."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -93,16 +93,16 @@ class Problem(BaseModel):
     detail: str
     instance: str = Field(description="Path of the request.")
     code: str = Field(description="Stable, for programs.")
-    request_id: str = Field(description="Also in the X-Request-Id header and in the service's log.")
+    request_id: str = Field(description="Also in the X-Request-Id header and the service's log.")
     errors: list[ProblemField] = []
 
 
 _CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
-# The `responses=` of every route: all its errors have one body.
+# The `responses=` of every route: all errors have the same body.
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"description": "The request cannot be served; `code` says why.", "content": _CONTENT},
-    "5XX": {"description": "The service cannot serve now; `code` says why.", "content": _CONTENT},
+    "4XX": {"description": "The request cannot be served; `code` gives the reason.", "content": _CONTENT},
+    "5XX": {"description": "The service cannot serve the request now; `code` gives the reason.", "content": _CONTENT},
 }
 
 
@@ -130,7 +130,7 @@ def _document(
 
 
 def request_id(scope: Mapping[str, Any]) -> str:
-    """The id that the hardening middleware gave this request; empty outside it."""
+    """The id that the middleware assigned to this request; empty outside it."""
     return str(scope.get("state", {}).get("request_id", ""))
 
 
@@ -141,21 +141,21 @@ def respond(
     errors: Sequence[FieldError] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """A problem as a response, with Retry-After where coming again helps."""
+    """A problem as a response, with Retry-After if a retry may succeed."""
     retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code in _RETRY else {}
     document = describe(scope, code, detail, errors)
     return JSONResponse(document, document["status"], {**retry, **(headers or {})}, MEDIA_TYPE)
 
 
 def as_problem(scope: Mapping[str, Any], error: Exception) -> dict[str, Any] | None:
-    """The problem document of an expected error, for answers that hold several of them; None for any other error."""
+    """The problem document of an expected error, for responses with several of them; None for an unexpected error."""
     if isinstance(error, ServiceError | ConfigError | ProtocolMismatchError) and error.code in CODES:
         return describe(scope, error.code, str(error), error.errors if isinstance(error, InvalidRequest) else ())
     return None
 
 
 class Unauthenticated(ServiceError):
-    """No API key where one is needed, or one that is unknown or revoked."""
+    """An API key is required but missing, unknown or revoked."""
 
     code = "unauthenticated"
 
@@ -167,7 +167,7 @@ class Forbidden(ServiceError):
 
 
 def install(app: FastAPI) -> None:
-    """Register the handlers."""
+    """Register the error handlers."""
     app.add_exception_handler(ServiceError, _expected)
     app.add_exception_handler(GanMheError, _expected)
     app.add_exception_handler(StorageError, _storage)
@@ -176,21 +176,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(OperationalError, _database)
 
 
-def unforeseen(scope: Mapping[str, Any], error: Exception) -> JSONResponse:
-    """The answer to an error nobody expected: logged in full, told without any of it."""
-    _log.error("unforeseen error", path=scope["path"], request_id=request_id(scope), exc_info=error)
+def unexpected(scope: Mapping[str, Any], error: Exception) -> JSONResponse:
+    """The response to an unexpected error, which is logged in full but not shown to the client."""
+    _log.error("unexpected error", path=scope["path"], request_id=request_id(scope), exc_info=error)
     return respond(scope, "internal_error", "the request failed unexpectedly; the service's log has the request id")
 
 
 async def _storage(request: Request, error: Exception) -> JSONResponse:
-    _log.error("a write failed", path=request.scope["path"], request_id=request_id(request.scope), error=str(error))
+    _log.error("write failed", path=request.scope["path"], request_id=request_id(request.scope), error=str(error))
     return respond(request.scope, "storage_failed", "the service could not write a file; its log has the request id")
 
 
 async def _expected(request: Request, error: Exception) -> JSONResponse:
     document = as_problem(request.scope, error)
     if document is None:
-        return unforeseen(request.scope, error)
+        return unexpected(request.scope, error)
     headers = {"WWW-Authenticate": "Bearer"} if document["status"] == 401 else None
     code = document["code"]
     return respond(request.scope, code, str(error), error.errors if isinstance(error, InvalidRequest) else (), headers)
@@ -224,7 +224,7 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _methods(request: Request) -> set[str]:
-    """What may be done at the path of a request; the framework names only the methods of the first route there."""
+    """The methods allowed at the request's path; the framework knows only those of the first matching route."""
     routes = iter_route_contexts(request.app.routes)
     here = [route for route in routes if route.path_regex.match(request.scope["path"])]
     return {method for route in here for method in route.methods or ()}
@@ -234,4 +234,4 @@ async def _database(request: Request, error: Exception) -> JSONResponse:
     text = str(getattr(error, "orig", ""))
     if "locked" in text or "busy" in text:
         return respond(request.scope, "database_busy", "the database is locked by another process; try again")
-    return unforeseen(request.scope, error)
+    return unexpected(request.scope, error)

@@ -1,4 +1,4 @@
-"""What operators watch: Prometheus metrics from a registry of the app's own, and one log line a request."""
+"""Monitoring: Prometheus metrics in a registry per application, and one log line per request."""
 
 import time
 from collections import Counter as Tally
@@ -28,7 +28,7 @@ _log = structlog.get_logger("server.access")
 
 
 class Metrics:
-    """The metrics of one app."""
+    """The metrics of one application."""
 
     def __init__(self, service: Service) -> None:
         self.registry = CollectorRegistry()
@@ -37,7 +37,7 @@ class Metrics:
         )
         self.seconds = Histogram(
             "gan_mhe_http_request_seconds",
-            "Time to the end of the answer, event streams left out",
+            "Time to the end of the response, event streams excluded",
             ("method", "route"),
             buckets=_BUCKETS,
             registry=self.registry,
@@ -47,13 +47,13 @@ class Metrics:
 
 
 class _Jobs(Collector):
-    """Jobs, queue and slots as they are when somebody looks."""
+    """Jobs, queue and slots, read when metrics are collected."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
     def describe(self) -> list[GaugeMetricFamily]:
-        return []  # or registering would collect, and so read a database that is only being opened
+        return []  # otherwise registration would collect, and read a database that is not open yet
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         counts, oldest, lag = self._service.store.read(self._query)
@@ -62,11 +62,13 @@ class _Jobs(Collector):
             jobs.add_metric((kind, state), count)
         yield jobs
         age = 0.0 if oldest is None else max(0, now_ms() - oldest) / 1000
-        yield GaugeMetricFamily("gan_mhe_queue_age_seconds", "Longest wait of a queued job", value=age)
-        yield GaugeMetricFamily("gan_mhe_ingest_lag_bytes", "Written by running jobs and not read yet", value=lag)
+        yield GaugeMetricFamily("gan_mhe_queue_age_seconds", "Longest waiting time of a queued job", value=age)
+        yield GaugeMetricFamily(
+            "gan_mhe_ingest_lag_bytes", "Event bytes written by running jobs and not read", value=lag
+        )
         heartbeat = self._service.engine.heartbeat_age()
         yield GaugeMetricFamily(
-            "gan_mhe_engine_heartbeat_age_seconds", "Since the engine's last round", value=heartbeat
+            "gan_mhe_engine_heartbeat_age_seconds", "Time since the engine's last round", value=heartbeat
         )
         slots = GaugeMetricFamily("gan_mhe_slots", "Slots by purpose and availability", labels=("purpose", "available"))
         inventory = self._service.executor.inventory()
@@ -91,7 +93,7 @@ class _Jobs(Collector):
 
 
 class Observation:
-    """ASGI middleware: counts, times and logs every request."""
+    """ASGI middleware that counts, times and logs every request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -1,6 +1,6 @@
-"""Pages by key: a cursor says behind which row the next page begins, and is good for one list only.
+"""Pagination by key: a cursor is a position in one particular list.
 
-Cursors are signed, so that the sort order behind them can change without anybody having built on it.
+Cursors are signed, so that clients cannot depend on their contents, which may change.
 """
 
 import base64
@@ -26,30 +26,30 @@ _MAC_BYTES = 16
 
 Item = TypeVar("Item")
 
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Items on a page.")]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items on the page.")]
 CursorParameter = Annotated[
-    str | None, Query(max_length=100, description="`next_cursor` of the page before; good for the same list only.")
+    str | None, Query(max_length=100, description="`next_cursor` of the previous page of the same list.")
 ]
 
 
 class Page(BaseModel, Generic[Item]):
-    """Part of a list."""
+    """A page of a list."""
 
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool
-    next_cursor: str | None = Field(description="Ask with `cursor=` for what follows; null on the last page.")
+    next_cursor: str | None = Field(description="The `cursor` of the next page; null on the last page.")
 
 
 class Cursors:
-    """Makes and reads cursors with the service's own secret."""
+    """Creates and verifies cursors with the service's secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     @classmethod
     def open(cls, path: Path) -> "Cursors":
-        """With the secret in a file, made for the owner's eyes only when it is not there yet."""
+        """Read the secret from a file; create it, readable by the owner only, if it does not exist."""
         try:
             secret = path.read_bytes()
         except FileNotFoundError:
@@ -62,19 +62,19 @@ class Cursors:
         return cls(secret)
 
     def encode(self, position: int, context: Sequence[object]) -> str:
-        """A cursor behind `position`, for the list that `context` describes: JSON values, equal for equal lists."""
+        """A cursor after `position` in the list that `context` (JSON values) identifies."""
         number = position.to_bytes(8, "big")
         return base64.urlsafe_b64encode(number + self._mac(number, context)).decode().rstrip("=")
 
     def decode(self, cursor: str, context: Sequence[object]) -> int:
-        """The position. InvalidRequest when the cursor is not ours or is another list's."""
+        """The position. Raises InvalidRequest if the cursor is invalid or belongs to another list."""
         try:
             content = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         except (binascii.Error, ValueError):
             content = b""
         number, mac = content[:8], content[8:]
         if not hmac.compare_digest(mac, self._mac(number, context)):
-            message = f"cursor: expected the next_cursor of a page of this very list, got {cursor!r}"
+            message = f"cursor: expected the next_cursor of a page of the same list, got {cursor!r}"
             raise InvalidRequest(FieldError("/query/cursor", "unknown_cursor", message))
         return int.from_bytes(number, "big")
 

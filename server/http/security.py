@@ -1,7 +1,7 @@
-"""The outermost layer: what no request gets past and no answer goes without.
+"""The security middleware: checks that apply to every request and headers that every response has.
 
-Decisions use the Host header as it came, never a URL put together from it. An error that nobody foresaw ends here, as
-a problem with the request's id.
+Decisions use the Host header itself, never a URL derived from it. Unexpected errors end here, as a problem with the
+request's id.
 """
 
 import re
@@ -33,7 +33,7 @@ _ORIGIN = re.compile(r"https?://(.+)")
 
 
 class Hardening:
-    """ASGI middleware: request ids, Host and Origin checks, the cap on declared body sizes, strict headers."""
+    """ASGI middleware: request ids, Host and Origin checks, the limit on declared body sizes, security headers."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -58,26 +58,26 @@ class Hardening:
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
-            refusal = self._refusal(scope, headers)
-            if refusal is not None:
-                await refusal(scope, receive, send_hardened)
+            rejection = self._rejection(scope, headers)
+            if rejection is not None:
+                await rejection(scope, receive, send_hardened)
                 return
             try:
                 await self._app(scope, receive, send_hardened)
             except Exception as error:
                 if started:
                     raise
-                await errors.unforeseen(scope, error)(scope, receive, send_hardened)
+                await errors.unexpected(scope, error)(scope, receive, send_hardened)
 
-    def _refusal(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+    def _rejection(self, scope: Scope, headers: Headers) -> JSONResponse | None:
         authority = _host(headers)
         if authority is None or authority[0] not in self._hosts:
             return errors.respond(
-                scope, "host_not_allowed", "the Host is not among the names that the operator allows for this service"
+                scope, "host_not_allowed", "expected a Host that the operator allows for this service"
             )
         if scope["method"] not in SAFE_METHODS and not _same_site(headers, "".join(authority)):
             return errors.respond(
-                scope, "origin_not_allowed", "expected the Origin to be this service, or an Authorization header"
+                scope, "origin_not_allowed", "expected this service's own Origin, or an Authorization header"
             )
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
@@ -96,16 +96,16 @@ def _request_id(headers: Headers) -> str:
 
 
 def _host(headers: Headers) -> tuple[str, str] | None:
-    """Name and `:port` of the one Host header; None when there are several, or it is not an authority."""
+    """Name and `:port` of the Host header; None if there are several, or it is malformed."""
     given = headers.getlist("host")
     parts = _AUTHORITY.fullmatch(given[0].lower()) if len(given) == 1 else None
     return None if parts is None else (parts[1], parts[2] or "")
 
 
 def _same_site(headers: Headers, authority: str) -> bool:
-    """Whether a request that changes something cannot have been caused by a page of another site.
+    """Whether a state-changing request cannot come from a page of another site.
 
-    A browser names the page's origin. Without it, a cookie alone proves nothing; and we set none.
+    Browsers send the page's Origin. A request without an Origin is rejected if it has a cookie but no Authorization.
     """
     origins = headers.getlist("origin")
     if not origins:

@@ -1,4 +1,4 @@
-"""Which jobs a request is about: some by id, all of an experiment, or both."""
+"""The jobs that a request selects: by id, all jobs of an experiment, or both."""
 
 from typing import Annotated
 
@@ -18,9 +18,11 @@ class _Selection:
     def __init__(
         self,
         job: Annotated[
-            list[str] | None, Query(max_length=MAX_IDS, description="Ids of jobs; give the parameter once for each.")
+            list[str] | None, Query(max_length=MAX_IDS, description="Job id; repeat the parameter for several.")
         ] = None,
-        experiment: Annotated[str | None, Query(max_length=64, description="An experiment, for all its jobs.")] = None,
+        experiment: Annotated[
+            str | None, Query(max_length=64, description="Experiment id; selects all its jobs.")
+        ] = None,
     ) -> None:
         if not job and experiment is None:
             raise InvalidRequest(FieldError("/query/job", "missing", "expected job or experiment, got neither"))
@@ -28,7 +30,7 @@ class _Selection:
         self._experiment_id = experiment
 
     def rows(self, connection: Connection, project: str) -> list[Row]:
-        """The jobs, each once. NotFound when one is not there, or is another project's."""
+        """The distinct jobs. Raises NotFound if one does not exist or belongs to another project."""
         found = []
         if self._experiment_id is not None:
             experiments.get(connection, self._experiment_id, project)

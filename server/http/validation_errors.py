@@ -1,4 +1,4 @@
-"""What is wrong with a request, as pydantic found it, in our words: where it is, what was expected and what came."""
+"""Pydantic's validation errors as field errors: where, what was expected, and what came."""
 
 import reprlib
 from collections.abc import Collection, Mapping
@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from gan_mhe.errors import nearest
 from server.errors import FieldError, pointer
 
-# Their messages say what came, as far as it matters.
+# Errors whose messages include the value.
 _COMPLETE = frozenset({"value_error", "missing", "too_short", "too_long"})
 _UNREADABLE: Mapping[type[BaseException], str] = {
     RecursionError: "nested less deeply",
@@ -18,11 +18,11 @@ _UNREADABLE: Mapping[type[BaseException], str] = {
 
 
 def field_error(problem: Mapping[str, Any], fields: Collection[str]) -> FieldError:
-    """One of pydantic's complaints. fields: what the body may have, for a suggestion. Long values are shortened."""
+    """Convert one of pydantic's errors, with long values shortened. fields: the body's fields, for a suggestion."""
     where, *path = problem["loc"]
     if problem["type"] == "json_invalid":
-        what = problem["ctx"]["error"]
-        return FieldError("", "json_invalid", f"body: expected JSON, got something else at character {path[0]}: {what}")
+        cause = problem["ctx"]["error"]
+        return FieldError("", "json_invalid", f"body: expected JSON; error at character {path[0]}: {cause}")
     parts = [str(part) for part in (path if where == "body" else (where, *path))]
     return FieldError(pointer(*parts), problem["type"], f"{'.'.join(parts) or 'body'}: {_explain(problem, fields)}")
 
@@ -34,30 +34,30 @@ def _explain(problem: Mapping[str, Any], fields: Collection[str]) -> str:
             return f"unknown field{nearest(str(problem['loc'][-1]), fields)}"
         case "model_attributes_type":
             return f"expected a JSON object, got {reprlib.repr(problem['input'])}"
-        case complaint if complaint in _COMPLETE:
+        case kind if kind in _COMPLETE:
             return message
-    return f"{message[0].lower()}{message[1:]}, but it is {reprlib.repr(problem['input'])}"
+    return f"{message[0].lower()}{message[1:]}, got {reprlib.repr(problem['input'])}"
 
 
 def is_not_json(problem: Mapping[str, Any]) -> bool:
-    """Whether the body was not even read, because its Content-Type is another."""
+    """Whether the body was not parsed because of its Content-Type."""
     return problem["loc"] == ("body",) and isinstance(problem["input"], bytes)
 
 
 def not_json(content_type: str | None) -> FieldError:
-    """A body that goes by another Content-Type, or by none."""
+    """The error for a body with another Content-Type, or without one."""
     given = "none" if content_type is None else repr(content_type)
     return FieldError("", "not_json", f"body: expected Content-Type: application/json, got {given}")
 
 
 def unreadable(cause: BaseException | None) -> FieldError:
-    """A body that the JSON parser gave up on for a reason other than its grammar."""
+    """The error for a body that the JSON parser rejects for a reason other than syntax."""
     expected = next((text for kind, text in _UNREADABLE.items() if isinstance(cause, kind)), "with shorter numbers")
-    return FieldError("", "json_invalid", f"body: expected JSON {expected}, got what cannot be read")
+    return FieldError("", "json_invalid", f"body: expected JSON {expected}")
 
 
 def body_fields(route: Any) -> list[str]:
-    """The fields that the body of a route may have; none where it takes no body."""
+    """The fields of a route's body; empty if it has no body."""
     if route.body_field is None:
         return []
     annotation = route.body_field.field_info.annotation

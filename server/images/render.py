@@ -1,14 +1,15 @@
-"""Thumbnails and animations of sample grids, one per process: `python -m server.images.render REQUEST`.
+"""Renders a thumbnail or an animation of sample grids: `python -m server.images.render < REQUEST`.
 
-Decoding and encoding take seconds of a core and hundreds of megabytes, and a decoder is where damaged files do harm;
-none of that belongs into the process that holds the keys and the database. The request is JSON on standard input:
+This runs in a separate process because decoding and encoding take seconds of CPU time and hundreds of megabytes, and
+because damaged files can harm a decoder; the service's process holds the keys and the database. The request is JSON on
+standard input:
 
     {"kind": "thumbnail", "source": PATH, "width": 64 | 128 | 256 | 512, "output": PATH}
     {"kind": "animation", "sources": [PATH, ...], "steps": [INTEGER, ...], "format": "webp" | "gif", "fps": 1 to 60,
      "max_side": PIXELS | null, "output": PATH}
 
-Sources are PNG. The output is written beside its place and renamed, and depends on nothing but the sources and the
-request. Exit code 2 and one line {"message": ...} on standard error say what is wrong with them.
+Sources are PNG files. The output is written atomically and depends only on the sources and the request. After an
+error the exit code is 2, and one line {"message": ...} is on standard error.
 """
 
 import io
@@ -31,15 +32,15 @@ USAGE = 2
 WIDTHS = (64, 128, 256, 512)
 FORMATS = ("webp", "gif")
 MAX_FPS = 60
-MAX_PIXELS = 2**26  # of one source: 8192 x 8192, 192 MiB as RGB
+MAX_PIXELS = 2**26  # per source: 8192 x 8192, 192 MiB as RGB
 LAST_FRAME_MS = 1500
 
-# On films of sample grids 75 cannot be told from the source by eye, and 90 takes about twice the space.
+# For sample grids, 75 looks the same as the source; 90 takes about twice the space.
 _WEBP_QUALITY = 75
-# One of the 256 is left free: pixels that do not change are written as transparent, which packs better.
-_GIF_COLOURS = 255
+# One of the 256 colors is left for transparency: unchanged pixels are written as transparent, which compresses better.
+_GIF_COLORS = 255
 _PALETTE_FRAMES, _PALETTE_SIDE = 16, 160
-# Browsers slow down a GIF whose frames are shorter than two hundredths of a second.
+# Browsers slow down GIFs with frames shorter than 20 ms.
 _GIF_TICK_MS, _GIF_SHORTEST_MS = 10, 20
 
 _NICENESS = 10
@@ -53,14 +54,14 @@ _FIELDS = {
 
 
 class CannotRender(Exception):
-    """The request is not one, a source cannot be read, or the output cannot be written.
+    """The request is invalid, a source cannot be read, or the output cannot be written.
 
-    The message gives a file's name without its folder, so that whoever asked for the picture may see it.
+    The message gives file names without their directories, so that it may be shown to clients.
     """
 
 
 def main() -> int:
-    """Answer the request on standard input; return the exit code."""
+    """Execute the request on standard input; returns the exit code."""
     os.nice(_NICENESS)
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -73,7 +74,7 @@ def main() -> int:
 
 
 def _request(content: bytes) -> dict[str, Any]:
-    """The request, with the fields of its kind. CannotRender for anything else."""
+    """The parsed request, with exactly the fields of its kind. Raises CannotRender for anything else."""
     try:
         request = json.loads(content)
     except ValueError as error:
@@ -90,7 +91,7 @@ def _request(content: bytes) -> dict[str, Any]:
 
 
 def render(request: Mapping[str, Any]) -> None:
-    """Write what a request with the fields of its kind asks for. Raises CannotRender."""
+    """Write the output of a request that has the fields of its kind. Raises CannotRender."""
     output = _path(request, "output")
     if request["kind"] == "thumbnail":
         width = request["width"]
@@ -120,57 +121,57 @@ def _path(request: Mapping[str, Any], field: str) -> Path:
 
 
 def _thumbnail(source: Path, width: int) -> bytes:
-    """PNG of the given width, or of the source's where that is smaller."""
-    picture = _read(source)
+    """A PNG of the given width, or of the source's width if that is smaller."""
+    image = _read(source)
     out = io.BytesIO()
-    _shrunk(picture, width / picture.width).save(out, "PNG", optimize=True)
+    _shrunk(image, width / image.width).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
 def _animation(request: Mapping[str, Any]) -> bytes:
-    """WebP or GIF that shows the grids one after the other, for ever, the last one longer."""
+    """A WebP or GIF that shows the grids in order, repeats forever, and shows the last one longer."""
     format_, fps = request["format"], request["fps"]
     _expect("format", format_ in FORMATS, f"one of {', '.join(FORMATS)}", format_)
-    _expect("fps", _is_integer(fps) and 1 <= fps <= MAX_FPS, f"1 to {MAX_FPS} frames a second", fps)
+    _expect("fps", _is_integer(fps) and 1 <= fps <= MAX_FPS, f"1 to {MAX_FPS} frames per second", fps)
     frames = list(_frames(request))
     return _as_gif(frames, fps) if format_ == "gif" else _as_webp(frames, fps)
 
 
 def _frames(request: Mapping[str, Any]) -> Iterator[Image.Image]:
-    """The grids, shrunk to `max_side`, each above a strip that says its step."""
+    """The grids, shrunk to `max_side`, each above a strip with its step."""
     sources, steps, max_side = request["sources"], request["steps"], request["max_side"]
     paths = isinstance(sources, list) and len(sources) > 0 and all(isinstance(source, str) for source in sources)
     _expect("sources", paths, "a list of at least one path", sources)
     numbers = (
         isinstance(steps, list) and all(map(_is_integer, steps)) and steps == sorted(set(steps)) and steps[:1] >= [0]
     )
-    _expect("steps", numbers and len(steps) == len(sources), f"{len(sources)} rising integers from 0", steps)
+    _expect("steps", numbers and len(steps) == len(sources), f"{len(sources)} increasing integers from 0", steps)
     _expect("max_side", max_side is None or (_is_integer(max_side) and max_side > 0), "pixels or null", max_side)
     strip = _Strip(steps[-1])
     size = None
     for source, step in zip(sources, steps, strict=True):
-        picture = _read(Path(source))
-        size = size or picture.size
-        if picture.size != size:
-            expected, got = (f"{width} x {height}" for width, height in (size, picture.size))
+        image = _read(Path(source))
+        size = size or image.size
+        if image.size != size:
+            expected, got = (f"{width} x {height}" for width, height in (size, image.size))
             raise CannotRender(f"sources: expected grids of one size, got {expected} and {got} at step {step}")
-        yield strip.below(_shrunk(picture, (max_side or max(size)) / max(size)), step)
+        yield strip.below(_shrunk(image, (max_side or max(size)) / max(size)), step)
 
 
 class _Strip:
-    """What stands below a frame. `last_step` is the largest number that must fit."""
+    """The strip below each frame. `last_step`: the largest number that must fit."""
 
     def __init__(self, last_step: int) -> None:
         self._font = ImageFont.load_default(_FONT_PIXELS)
         self._width = int(self._font.getlength(self._text(last_step))) + 2 * _MARGIN_PIXELS
 
-    def below(self, picture: Image.Image, step: int) -> Image.Image:
-        """The picture above its step; beside a picture that is narrower than the text there is black."""
-        size = max(picture.width, self._width), picture.height + _STRIP_PIXELS
+    def below(self, image: Image.Image, step: int) -> Image.Image:
+        """The image above its step; black at the sides if the image is narrower than the text."""
+        size = max(image.width, self._width), image.height + _STRIP_PIXELS
         frame = Image.new("RGB", size, _BLACK)
-        frame.paste(picture, ((size[0] - picture.width) // 2, 0))
-        place = _MARGIN_PIXELS, picture.height + _STRIP_PIXELS // 2
-        ImageDraw.Draw(frame).text(place, self._text(step), fill=_TEXT, font=self._font, anchor="lm")
+        frame.paste(image, ((size[0] - image.width) // 2, 0))
+        position = _MARGIN_PIXELS, image.height + _STRIP_PIXELS // 2
+        ImageDraw.Draw(frame).text(position, self._text(step), fill=_TEXT, font=self._font, anchor="lm")
         return frame
 
     @staticmethod
@@ -179,23 +180,23 @@ class _Strip:
 
 
 def _read(source: Path) -> Image.Image:
-    """The picture as 8-bit RGB. CannotRender when it is not a whole PNG of at most MAX_PIXELS."""
+    """The image as 8-bit RGB. Raises CannotRender if it is not a complete PNG of at most MAX_PIXELS."""
     try:
-        with Image.open(source, formats=["PNG"]) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # a decoder raises what it likes over damaged bytes
+        with Image.open(source, formats=["PNG"]) as image:
+            return image.convert("RGB")
+    except Exception as error:  # decoders raise many kinds of errors for damaged files
         reason = str(error).replace(str(source), source.name)
         raise CannotRender(
             f"source {source.name}: expected a PNG of at most {MAX_PIXELS} pixels; {type(error).__name__}: {reason}"
         ) from error
 
 
-def _shrunk(picture: Image.Image, factor: float) -> Image.Image:
-    """The picture, scaled by `factor` where that makes it smaller."""
+def _shrunk(image: Image.Image, factor: float) -> Image.Image:
+    """The image scaled by `factor`, or unchanged if the factor is 1 or more."""
     if factor >= 1:
-        return picture
-    width, height = (max(1, round(side * factor)) for side in picture.size)
-    return picture.resize((width, height), Image.Resampling.LANCZOS)
+        return image
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _as_webp(frames: Sequence[Image.Image], fps: int) -> bytes:
@@ -208,7 +209,7 @@ def _as_webp(frames: Sequence[Image.Image], fps: int) -> bytes:
 
 
 def _as_gif(frames: Sequence[Image.Image], fps: int) -> bytes:
-    """One palette for all frames, and no dithering: both would make still parts of the picture flicker."""
+    """A GIF with one palette for all frames and no dithering, so that unchanged pixels do not flicker."""
     palette = _palette(frames)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     out = io.BytesIO()
@@ -226,17 +227,17 @@ def _as_gif(frames: Sequence[Image.Image], fps: int) -> bytes:
 
 
 def _palette(frames: Sequence[Image.Image]) -> Image.Image:
-    """A picture whose palette suits some of the frames, spread evenly, the last among them."""
-    some = frames[:: -math.ceil(len(frames) / _PALETTE_FRAMES)]
-    sheet = Image.new("RGB", (_PALETTE_SIDE, _PALETTE_SIDE * len(some)))
-    for row, frame in enumerate(some):
+    """An image whose palette fits a sample of the frames, evenly spaced, the last included."""
+    sample = frames[:: -math.ceil(len(frames) / _PALETTE_FRAMES)]
+    sheet = Image.new("RGB", (_PALETTE_SIDE, _PALETTE_SIDE * len(sample)))
+    for row, frame in enumerate(sample):
         tile = frame.resize((_PALETTE_SIDE, _PALETTE_SIDE), Image.Resampling.NEAREST)
         sheet.paste(tile, (0, row * _PALETTE_SIDE))
-    return sheet.quantize(_GIF_COLOURS, method=Image.Quantize.FASTOCTREE)
+    return sheet.quantize(_GIF_COLORS, method=Image.Quantize.FASTOCTREE)
 
 
 def _durations(count: int, period_ms: float, tick_ms: int) -> list[int]:
-    """Milliseconds that each frame stays: whole ticks that do not drift from the period; the last one longer."""
+    """Milliseconds per frame: whole ticks that do not drift from the period; the last frame stays longer."""
     starts = [round(number * period_ms / tick_ms) * tick_ms for number in range(count)]
     return [end - start for start, end in itertools.pairwise(starts)] + [LAST_FRAME_MS]
 

@@ -1,1 +1,1 @@
-"""Live event streams: positions in the durable journal."""
+"""Live event streams, each a position in the durable journal."""

@@ -1,9 +1,9 @@
-"""Live event streams: the journal as server-sent events, complete and in order, to any number of readers.
+"""Live event streams: the journal as server-sent events, complete and in order, for any number of readers.
 
-A stream has no queue of its own, only a position. The newest rows of a job are encoded once and kept in a ring that all
-its streams read from; a reader that has fallen behind the ring reads pages of the journal until it has caught up. So
-nothing is ever dropped: a slow reader is late, and one that does not read at all is cut off after a while and goes on
-from its last id when it comes back.
+A stream is a position in the journal and has no queue of its own. The newest rows of a job are encoded once and kept
+in a ring that all its streams read; a reader that has fallen behind the ring reads pages of the journal until it has
+caught up. No event is ever dropped: a slow reader is late, and a reader that stops reading is disconnected after some
+time and continues after its last id when it reconnects.
 """
 
 import asyncio
@@ -27,10 +27,10 @@ _RESTARTING = b"event: server.restarting\ndata: {}\n\n"
 
 
 class Broker:
-    """Takes journal rows from the threads that commit them to the streams of every event loop."""
+    """Distributes journal rows from the threads that commit them to the streams of every event loop."""
 
     def __init__(self, store: Store, *, ping_seconds: float = 15.0, stall_seconds: float = 30.0) -> None:
-        """ping_seconds: between signs of life. stall_seconds: what a reader has to take what it is sent."""
+        """ping_seconds: interval of keep-alive comments. stall_seconds: time a reader has to accept a message."""
         self._store = store
         self._ping_seconds = ping_seconds
         self.stall_seconds = stall_seconds
@@ -39,9 +39,9 @@ class Broker:
         self._hubs: dict[asyncio.AbstractEventLoop, Hub] = {}
 
     def publish(self, rows: Sequence[JournalRow]) -> None:
-        """Send committed rows to whoever follows their jobs. Returns at once; called from any thread, in commit order.
+        """Send committed rows to the streams of their jobs. Returns immediately; thread-safe; call in commit order.
 
-        A job that nobody follows when its row was committed will show the row to the first who does.
+        A row of a job without streams is read from the journal by the job's next stream.
         """
         with self._guard:
             hubs = list(self._hubs.items())
@@ -52,7 +52,7 @@ class Broker:
                 self._call(loop, hub.deliver, messages)
 
     def shutdown(self) -> None:
-        """Tell every stream that the server goes, and end it. Returns at once; called from any thread."""
+        """Announce the shutdown in every stream and end it. Returns immediately; thread-safe."""
         self.closing = True
         with self._guard:
             hubs = list(self._hubs.items())
@@ -60,14 +60,14 @@ class Broker:
             self._call(loop, hub.wake)
 
     def open_streams(self) -> int:
-        """How many streams are open now."""
+        """The number of open streams."""
         with self._guard:
             return sum(hub.streams.total() for hub in self._hubs.values())
 
     def _call(self, loop: asyncio.AbstractEventLoop, function: Any, *arguments: Any) -> None:
         try:
             loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed, and its streams with it
+        except RuntimeError:  # the loop is closed, and so are its streams
             with self._guard:
                 self._hubs.pop(loop, None)
 
@@ -81,14 +81,14 @@ class Broker:
     async def open(
         self, job_ids: Sequence[str], numbering: Numbering, *, after: int | None, owner: str, limit: int
     ) -> "Subscription | None":
-        """A stream of the rows that follow `after` (None: all); None when the jobs have ended and nothing follows.
+        """A stream of the rows after `after` (None: all), or None if all jobs have ended and no row follows.
 
-        An id that is beyond the newest row means the present. Raises TooManyStreams when `owner` has `limit` streams
-        open, NotFound when a job is gone. Whoever opens a subscription closes it.
+        An id beyond the newest row means the newest row. Raises TooManyStreams if `owner` already has `limit` open
+        streams, NotFound if a job does not exist. The caller closes the subscription.
         """
         hub = self._hub()
         if hub.streams[owner] >= limit:
-            raise TooManyStreams(f"{limit} streams are open with this key; expected no more than {limit}")
+            raise TooManyStreams(f"expected at most {limit} open streams with this key; {limit} are open")
         reader = asyncio.Event()
         hub.streams[owner] += 1
         try:
@@ -102,13 +102,13 @@ class Broker:
         except BaseException:
             subscription.close()
             raise
-        if after is not None and subscription.at_the_end():
+        if after is not None and subscription.is_finished():
             subscription.close()
             return None
         return subscription
 
     async def wait_until_ended(self, job_id: str, seconds: float) -> None:
-        """Wait until a job has ended, the server goes, or the time is over."""
+        """Wait until a job has ended, the server shuts down, or the time is over."""
         hub, reader = self._hub(), asyncio.Event()
         channel = await hub.enter("job_seq", (job_id,), reader)
         try:
@@ -123,7 +123,7 @@ class Broker:
 
 
 class Subscription:
-    """One open stream."""
+    """An open stream."""
 
     def __init__(self, broker: Broker, hub: Hub, channel: Channel, reader: asyncio.Event, owner: str) -> None:
         self.broker = broker
@@ -135,38 +135,38 @@ class Subscription:
         self._open = True
 
     async def begin(self, after: int) -> None:
-        """Begin after an id. It may be newer than the channel knows: rows are committed before they are published."""
+        """Start after an id, which may be newer than the channel's: rows are committed before they are published."""
         if after > self._channel.newest:
             after = min(after, await asyncio.to_thread(self._channel.newest_committed))
         self._position = after
 
-    def at_the_end(self) -> bool:
-        """Whether the jobs have ended and everything was sent."""
+    def is_finished(self) -> bool:
+        """Whether all jobs have ended and every row was sent."""
         return self._channel.ended and self._position == self._channel.newest
 
     def close(self) -> None:
-        """Free the stream's place. May be called again."""
+        """Release the stream; may be called repeatedly."""
         if self._open:
             self._open = False
             self._hub.leave(self._channel, self._reader)
             self._hub.streams[self._owner] -= 1
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """What goes over the wire, from the first id to the last word."""
+        """The bytes to send, from the first id to the end event."""
         yield b"id: %d\nretry: %d\n\n" % (self._position, random.randint(*_RETRY_MS))
         while not self.broker.closing:
             self._reader.clear()
             if self._position < self._channel.newest:
                 page = await self._hub.page(self._channel, self._position)
-                if not page.ids:  # the job was deleted meanwhile
+                if not page.ids:  # the job was deleted in the meantime
                     return
                 for piece in page.pieces():
                     yield piece
                     if self.broker.closing:
                         break
                 self._position = page.ids[-1]
-            elif self.at_the_end():
-                yield self._last_word()
+            elif self.is_finished():
+                yield self._end_event()
                 return
             else:
                 await self._reader.wait()
@@ -174,7 +174,7 @@ class Subscription:
                     yield _PING
         yield _RESTARTING
 
-    def _last_word(self) -> bytes:
+    def _end_event(self) -> bytes:
         states: Mapping[str, str] = self._channel.states
         single = self._channel.numbering == "job_seq"
         data = {"state": states[self._channel.job_ids[0]]} if single else {"states": states}
@@ -182,14 +182,14 @@ class Subscription:
 
 
 class EventStream(StreamingResponse):
-    """A subscription as a response; closes it however the response ends."""
+    """A subscription as a response; closes the subscription however the response ends."""
 
     def __init__(self, subscription: Subscription) -> None:
         super().__init__(subscription.chunks(), media_type="text/event-stream", headers=_HEADERS)
         self._subscription = subscription
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send until the stream ends, the client goes, or it does not take what it is sent."""
+        """Send until the stream ends, the client disconnects, or the client stops reading."""
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(self._subscription.broker.stall_seconds):
@@ -197,7 +197,7 @@ class EventStream(StreamingResponse):
 
         try:
             await super().__call__(scope, receive, send_in_time)
-        except TimeoutError:  # nothing more can be said to it; the server closes the connection
+        except TimeoutError:  # the client does not read; the server closes the connection
             pass
         finally:
             self._subscription.close()

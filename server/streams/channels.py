@@ -1,4 +1,4 @@
-"""What streams of the same jobs share: the newest rows of the journal, encoded once, and pages of the older ones."""
+"""State shared by streams of the same jobs: the newest journal rows, encoded once, and pages of older ones."""
 
 import asyncio
 import json
@@ -16,18 +16,18 @@ from server.queue.states import TERMINAL
 from server.store import journal
 from server.store.store import JournalRow, Store
 
-# What a stream's ids count: the rows of its one job, or all rows of the journal.
+# The ids of a stream number the rows of its one job, or all rows of the journal.
 Numbering = Literal["job_seq", "seq"]
 
-RING_ROWS = 512  # kept encoded of each followed job, at the least
-PAGE_ROWS = 256  # read from the journal at once
-_CHUNK_BYTES = 256 * 1024  # written at once: bounds what waits in the socket's buffer of a slow reader
+RING_ROWS = 512  # minimum number of encoded rows kept for each followed job
+PAGE_ROWS = 256  # rows read from the journal in one query
+_CHUNK_BYTES = 256 * 1024  # bytes in one write: limits what waits in the socket buffer of a slow reader
 _CACHED_PAGES = 64
 _IDLE_CHANNELS = 32
 
 
 def event_document(row: JournalRow) -> dict[str, Any]:
-    """A journal row as clients see it; `seq` counts the job's own rows without gaps."""
+    """A journal row as sent to clients; `seq` numbers the job's own rows without gaps."""
     return {
         "job_id": row["job_id"],
         "seq": row["job_seq"],
@@ -38,7 +38,7 @@ def event_document(row: JournalRow) -> dict[str, Any]:
 
 
 class Message(NamedTuple):
-    """A journal row ready to be sent, all but its id line. `state`: what the job has become, in a change of state."""
+    """A journal row as sent, without its id line. `state`: the job's new state if the row is a state change."""
 
     job_id: str
     job_seq: int
@@ -48,7 +48,7 @@ class Message(NamedTuple):
 
 
 def encode(row: JournalRow) -> Message:
-    """The row as it goes over the wire."""
+    """Encode a row for sending."""
     state = row["data"]["state"] if row["type"] == "job.state" else None
     data = json.dumps(event_document(row), separators=(",", ":"))
     text = f"event: {row['type']}\ndata: {data}\n\n".encode()
@@ -57,13 +57,13 @@ def encode(row: JournalRow) -> Message:
 
 @dataclass(frozen=True)
 class Page:
-    """Rows that follow one another: their ids, ascending, and what is sent for each."""
+    """Consecutive rows: their ids in ascending order, and the bytes sent for each."""
 
     ids: Sequence[int]
     texts: Sequence[bytes]
 
     def pieces(self) -> Iterator[bytes]:
-        """The page in writes of moderate size."""
+        """The page, divided into writes of moderate size."""
         start, size = 0, 0
         for end, text in enumerate(self.texts, 1):
             size += len(text)
@@ -73,7 +73,7 @@ class Page:
 
 
 class Channel:
-    """What all streams of the same jobs share: the newest rows, encoded, and where the jobs stand."""
+    """State shared by all streams of the same jobs: the newest rows, encoded, and the states of the jobs."""
 
     def __init__(self, store: Store, job_ids: tuple[str, ...], numbering: Numbering) -> None:
         self._store = store
@@ -86,11 +86,11 @@ class Channel:
         self._ids: list[int] = []
         self._texts: list[bytes] = []
         self._floor = 0  # all rows with a greater id are in the ring
-        self._early: list[Message] | None = []  # what came while the past was being read
+        self._early: list[Message] | None = []  # rows that arrived while the past was being read
         self._ready = asyncio.create_task(self._load())
 
     async def ready(self) -> None:
-        """Wait until the ring holds what there was before. NotFound when one of the jobs is gone."""
+        """Wait until the ring contains the past rows. Raises NotFound if one of the jobs does not exist."""
         await asyncio.shield(self._ready)
 
     async def _load(self) -> None:
@@ -103,14 +103,14 @@ class Channel:
         self.states = states
         early, self._early = self._early or [], None
         self.ended = all(state in TERMINAL for state in states.values())
-        self.take(early)
+        self.append(early)
 
     def _past(self, connection: Connection) -> tuple[Sequence[JournalRow], dict[str, str]]:
         states = {job_id: queue.get(connection, job_id)["state"] for job_id in self.job_ids}
         return journal.tail(connection, self.job_ids, limit=RING_ROWS), states
 
-    def take(self, messages: Sequence[Message]) -> None:
-        """New rows of these jobs, in order; rows that are known already are passed over."""
+    def append(self, messages: Sequence[Message]) -> None:
+        """Append new rows of these jobs, in order; skips rows that are in the ring already."""
         if self._early is not None:
             self._early += messages
             return
@@ -138,24 +138,24 @@ class Channel:
             del self._ids[:RING_ROWS], self._texts[:RING_ROWS]
 
     def wake(self) -> None:
-        """Have every reader look again."""
+        """Wake all readers."""
         for reader in self.readers:
             reader.set()
 
     def in_ring(self, after: int) -> Page | None:
-        """All rows after an id; None when the ring does not reach back so far."""
+        """All rows after an id; None if the ring does not reach back that far."""
         if after < self._floor:
             return None
         start = bisect_right(self._ids, after)
         return Page(self._ids[start:], self._texts[start:])
 
     def from_journal(self, after: int) -> Page:
-        """The rows that follow an id. Runs in any thread."""
+        """A page of rows after an id. Thread-safe."""
         messages = [encode(row) for row in self._store.read(lambda connection: self._rows(connection, after))]
         return Page([self._number(message) for message in messages], [self._text(message) for message in messages])
 
     def newest_committed(self) -> int:
-        """The newest id in the journal, which may be on its way to the ring yet. Runs in any thread."""
+        """The newest id in the journal, which may not have reached the ring yet. Thread-safe."""
         [row] = self._store.read(lambda connection: journal.tail(connection, self.job_ids, limit=1))
         return self._number(encode(row))
 
@@ -169,24 +169,24 @@ _Key = tuple[Numbering, tuple[str, ...]]
 
 
 class Hub:
-    """All channels of one event loop, which alone touches them."""
+    """All channels of one event loop; used only from that loop."""
 
     def __init__(self, store: Store, ping_seconds: float) -> None:
         self._store = store
         self._ping_seconds = ping_seconds
         self._channels: dict[_Key, Channel] = {}
-        self._idle: OrderedDict[_Key, None] = OrderedDict()  # without readers, the longest idle first
+        self._idle: OrderedDict[_Key, None] = OrderedDict()  # channels without readers, the longest idle first
         self._pages: OrderedDict[tuple[_Key, int], asyncio.Task[Page]] = OrderedDict()
         self._ping: asyncio.TimerHandle | None = None
         self.by_job: defaultdict[str, list[Channel]] = defaultdict(list)
         self.streams: Counter[str] = Counter()
 
     async def enter(self, numbering: Numbering, job_ids: tuple[str, ...], reader: asyncio.Event) -> Channel:
-        """The channel of these jobs, filled, with one more reader."""
+        """The filled channel of these jobs, with one more reader."""
         key = (numbering, job_ids)
         channel = self._channels.get(key)
         if channel is None:
-            # Followed before its past is read, so that no row can fall between the two.
+            # Registered before the past is read, so that no row is missed in between.
             channel = self._channels[key] = Channel(self._store, job_ids, numbering)
             for job_id in job_ids:
                 self.by_job[job_id].append(channel)
@@ -203,7 +203,7 @@ class Hub:
         return channel
 
     def leave(self, channel: Channel, reader: asyncio.Event) -> None:
-        """One reader less; the channel stays for those who come back soon."""
+        """Remove a reader; an idle channel is kept for a while for readers that return."""
         channel.readers.discard(reader)
         key = (channel.numbering, channel.job_ids)
         if not channel.readers and self._channels.get(key) is channel:
@@ -222,20 +222,20 @@ class Hub:
                     del self.by_job[job_id]
 
     def deliver(self, messages: Sequence[Message]) -> None:
-        """Hand each row to the channels of its job."""
+        """Append each row to the channels of its job."""
         for_channel: dict[Channel, list[Message]] = defaultdict(list)
         for message in messages:
             for channel in self.by_job.get(message.job_id, ()):
                 for_channel[channel].append(message)
-        for channel, news in for_channel.items():
-            channel.take(news)
+        for channel, rows in for_channel.items():
+            channel.append(rows)
 
     async def page(self, channel: Channel, after: int) -> Page:
-        """Rows after an id, from the ring or else from the journal; readers at the same place share one query."""
+        """Rows after an id, from the ring or else from the journal; readers at the same position share one query."""
         page = channel.in_ring(after)
         if page is not None:
             return page
-        # The journal only grows at its end, so that a page once read stays right.
+        # The journal is append-only, so a page stays valid once it was read.
         key = ((channel.numbering, channel.job_ids), after)
         task = self._pages.get(key)
         if task is None or (task.done() and task.exception() is not None):
@@ -246,7 +246,7 @@ class Hub:
         return await asyncio.shield(task)
 
     def wake(self) -> None:
-        """Have every reader look again."""
+        """Wake all readers."""
         for channel in self._channels.values():
             channel.wake()
 

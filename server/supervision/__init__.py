@@ -1,1 +1,1 @@
-"""What happens to attempts: started, watched, ended."""
+"""Supervision of attempts: start, watch, stop, and record the end."""

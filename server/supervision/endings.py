@@ -1,4 +1,4 @@
-"""The end of an attempt, written down: the attempt, where its job goes, and what it has made, in one transaction."""
+"""Recording the end of an attempt: the attempt, its job, and the job's output, in one transaction."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,18 +19,18 @@ _attempts = tables.attempts
 
 
 def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limits: Limits) -> Row:
-    """End an attempt of which nothing runs any more; the job as it is then. All its run has said must be read by now.
+    """End an attempt that no longer runs; returns the job as it is then.
 
-    record: None when nobody was left to say anything.
+    All events of its run must have been read before. record: None if the attempt left no exit record.
     """
     attempt = queue.attempt(connection, attempt_id)
     job = queue.get(connection, attempt["job_id"])
     decision = outcomes.decide(job, record, limits)
-    why = {"reason": decision.reason, "message": decision.message}
+    cause = {"reason": decision.reason, "message": decision.message}
     ended_at = now_ms()
-    _end_row(connection, attempt, record, ended_at=ended_at, **why)
+    _update_attempt(connection, attempt, record, ended_at=ended_at, **cause)
     changes: dict[str, Any] = {
-        **why,
+        **cause,
         "exit_code": decision.exit_code,
         "infrastructure_used": decision.infrastructure_used,
         "program_used": decision.program_used,
@@ -43,11 +43,11 @@ def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limi
         return queue.requeue(connection, job, delay_seconds=decision.delay_seconds, **changes)
     job = queue.move(connection, job, decision.state, result=decision.result, **changes)
     if decision.state is State.SUCCEEDED and job["kind"] == SAMPLE:
-        _add_output(connection, job, decision.result or {})
+        _add_output_blob(connection, job, decision.result or {})
     return job
 
 
-def _end_row(connection: Connection, attempt: Row, record: ExitRecord | None, **values: Any) -> None:
+def _update_attempt(connection: Connection, attempt: Row, record: ExitRecord | None, **values: Any) -> None:
     values["live"] = False
     if record is not None:
         values |= {"exit_code": record.exit_code, "signal": record.signal, "cause": record.cause}
@@ -55,12 +55,12 @@ def _end_row(connection: Connection, attempt: Row, record: ExitRecord | None, **
 
 
 def _seconds(attempt: Row, ended_at: int) -> float:
-    """How long it ran by the wall clock, which may have been set back meanwhile."""
+    """Seconds it ran by the wall clock, 0 if the clock was set back."""
     if attempt["started_at"] is None:
         return 0.0
     return float(max(0, ended_at - attempt["started_at"])) / 1000
 
 
-def _add_output(connection: Connection, job: Row, result: Mapping[str, Any]) -> None:
+def _add_output_blob(connection: Connection, job: Row, result: Mapping[str, Any]) -> None:
     path, media_type = worker_request.output_path(job), result["media_type"]
     artifacts.add_blob(connection, job["id"], result["sha256"], path, media_type, result["size_bytes"])

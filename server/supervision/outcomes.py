@@ -1,7 +1,7 @@
-"""What an ended attempt means for its job: a table, without a clock, a file or the database.
+"""The consequences of an ended attempt for its job: a pure function, without clock, files or database.
 
-What the worker says comes first, then who ended it. A fault of the machine and a fault of the program have budgets of
-their own. What would be tried again is not while somebody wants the job stopped: it is stopped then.
+The worker's own outcome has precedence over how the process ended. Infrastructure faults and program faults have
+separate retry limits. A job that a user wants stopped is stopped instead of retried.
 """
 
 import signal
@@ -17,7 +17,7 @@ from server.store.rows import Row
 LONGEST_DELAY_SECONDS = 60.0
 _MOST_DOUBLINGS = 30
 
-# Codes of gan_mhe.errors by which a worker says that doing the same again would end the same.
+# Codes of gan_mhe.errors after which a retry would fail in the same way.
 _FINAL: Mapping[str, Reason] = MappingProxyType(
     {
         "diverged": Reason.DIVERGED,
@@ -30,15 +30,15 @@ _FINAL: Mapping[str, Reason] = MappingProxyType(
         "protocol_mismatch": Reason.ERROR,
     }
 )
-# Codes by which it says that the machine was at fault.
-_MACHINE = frozenset({"storage_failed", "run_dir_invalid"})
+# Codes of infrastructure faults.
+_INFRASTRUCTURE = frozenset({"storage_failed", "run_dir_invalid"})
 
 _STOPPED_AS: Mapping[State, State] = MappingProxyType({State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED})
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Times a job is taken up again after a fault of each kind, and the wait before the first of them in seconds."""
+    """Retries of a job after each kind of fault, and the delay before the first retry in seconds."""
 
     infrastructure: int
     program: int
@@ -47,36 +47,46 @@ class Limits:
 
 @dataclass(frozen=True)
 class Decision:
-    """Where a job goes. delay_seconds: the least wait before it starts again, where the state is `recovering`."""
+    """The job's next state and the facts stored with it."""
 
     state: State
+    """The next state; `recovering` means that the job is queued again."""
     infrastructure_used: int
+    """Retries after infrastructure faults, this one included."""
     program_used: int
+    """Retries after program faults, this one included."""
     reason: Reason | None = None
+    """The reason, for programs."""
     message: str | None = None
+    """The reason, for people."""
     exit_code: int | None = None
+    """Exit code of the worker, None if it was killed."""
     delay_seconds: float = 0.0
+    """Minimum delay before a retry."""
     result: Mapping[str, Any] | None = None
+    """Result of completed work."""
 
 
 def decide(job: Row, record: ExitRecord | None, limits: Limits) -> Decision:
-    """Where `job` goes after its attempt ended as `record` says; None when nobody was left to say anything."""
-    said = (record.outcome if record else None) or {}
-    if said.get("outcome") == "completed":
-        return _to(job, State.SUCCEEDED, record, result=said.get("result"))
+    """The decision for `job` after its attempt ended with `record`, or without any exit record (None)."""
+    outcome = (record.outcome if record else None) or {}
+    if outcome.get("outcome") == "completed":
+        return _to(job, State.SUCCEEDED, record, result=outcome.get("result"))
     if record is None:
-        return _machine(job, record, limits, Reason.WORKER_LOST, "supervisor and worker are gone without a word")
+        message = "the supervisor and the worker disappeared without an exit record"
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_LOST, message)
     if record.cause == "timeout":
-        return _to(job, State.FAILED, record, Reason.TIMEOUT, record.message or "the wall time is used up")
-    if said.get("outcome") == "failed":
-        return _failed(job, record, limits, str(said.get("code")), str(said.get("message", "")))
-    if said.get("outcome") == "stopped" or record.cause in ("stop", "fenced"):
+        return _to(job, State.FAILED, record, Reason.TIMEOUT, record.message or "the wall-time limit was reached")
+    if outcome.get("outcome") == "failed":
+        return _failed(job, record, limits, str(outcome.get("code")), str(outcome.get("message", "")))
+    if outcome.get("outcome") == "stopped" or record.cause in ("stop", "fenced"):
         return _stopped(job, record, limits)
     if record.cause == "launch_failed":
-        return _machine(job, record, limits, Reason.LAUNCH_FAILED, record.message or "the attempt could not be started")
+        message = record.message or "the attempt could not be started"
+        return _infrastructure_fault(job, record, limits, Reason.LAUNCH_FAILED, message)
     if record.signal is not None:
-        return _machine(job, record, limits, Reason.WORKER_KILLED, _killed(record.signal))
-    return _program(job, record, limits, f"the worker ended with exit code {record.exit_code} and said nothing")
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_KILLED, _signal_message(record.signal))
+    return _program_fault(job, record, limits, f"the worker ended with exit code {record.exit_code} and no outcome")
 
 
 def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
@@ -84,47 +94,50 @@ def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: st
         return _to(job, State.FAILED, record, _FINAL[code], message or code)
     if code == "disk_full" and job["state"] != State.CANCELLING:
         return _to(job, State.PAUSED, record, Reason.DISK_FULL, message or code)
-    if code in _MACHINE:
-        return _machine(job, record, limits, Reason.WORKER_LOST, message or code)
-    return _program(job, record, limits, message or code)
+    if code in _INFRASTRUCTURE:
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_LOST, message or code)
+    return _program_fault(job, record, limits, message or code)
 
 
 def _stopped(job: Row, record: ExitRecord, limits: Limits) -> Decision:
-    """It was asked to stop, by us or from outside, or could not renew its lease."""
+    """The attempt was asked to stop, by the service or from outside, or could not renew its lease."""
     state = State(job["state"])
     if state in _STOPPED_AS:
-        unsaved = f"the worker did not save ({record.message}); what it had saved before stands"
+        unsaved = f"the worker did not save ({record.message}); its earlier checkpoints remain"
         message = job["message"] if record.outcome else unsaved
         return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
     if record.cause == "fenced":
-        return _machine(job, record, limits, Reason.WORKER_LOST, record.message or "the lease could not be renewed")
-    return _machine(job, record, limits, Reason.WORKER_KILLED, "the worker was stopped from outside")
+        message = record.message or "the lease could not be renewed"
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_LOST, message)
+    return _infrastructure_fault(job, record, limits, Reason.WORKER_KILLED, "the worker was stopped from outside")
 
 
-def _machine(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str) -> Decision:
-    """A fault of the machine: worth another try for some time."""
+def _infrastructure_fault(
+    job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str
+) -> Decision:
+    """A fault of the machine: retried up to the infrastructure limit."""
     state, used = State(job["state"]), job["infrastructure_used"]
     if state in _STOPPED_AS:
         return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
-    if state is State.RECOVERING:  # given up on before it ended; that says more than how it ended then
+    if state is State.RECOVERING:  # the reason for abandoning the attempt matters more than how it then ended
         reason, message = Reason(job["reason"]), job["message"]
     if used >= limits.infrastructure:
-        exhausted = f"taken up again {used} times, now {reason}: {message}"
+        exhausted = f"retried {used} times; the last attempt failed with {reason}: {message}"
         return _to(job, State.FAILED, record, Reason.RETRIES_EXHAUSTED, exhausted)
-    return _again(job, record, limits, reason, message, infrastructure_used=used + 1)
+    return _retry(job, record, limits, reason, message, infrastructure_used=used + 1)
 
 
-def _program(job: Row, record: ExitRecord, limits: Limits, message: str) -> Decision:
-    """A fault of the program, which may be one of chance."""
+def _program_fault(job: Row, record: ExitRecord, limits: Limits, message: str) -> Decision:
+    """A fault of the program, which may be random: retried up to the program limit."""
     used = job["program_used"]
     if job["state"] in (*_STOPPED_AS, State.RECOVERING):
-        return _machine(job, record, limits, Reason.WORKER_KILLED, message)
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_KILLED, message)
     if used >= limits.program:
         return _to(job, State.FAILED, record, Reason.ERROR, message)
-    return _again(job, record, limits, Reason.ERROR, message, program_used=used + 1)
+    return _retry(job, record, limits, Reason.ERROR, message, program_used=used + 1)
 
 
-def _again(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str, **used: int) -> Decision:
+def _retry(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str, **used: int) -> Decision:
     earlier = job["infrastructure_used"] + job["program_used"]
     delay = min(limits.backoff_seconds * 2.0 ** min(earlier, _MOST_DOUBLINGS), LONGEST_DELAY_SECONDS)
     return _to(job, State.RECOVERING, record, reason, message, delay_seconds=delay, **used)
@@ -143,10 +156,10 @@ def _to(
     return Decision(state, reason=reason, message=message, exit_code=exit_code, **used | more)
 
 
-def _killed(number: int) -> str:
+def _signal_message(number: int) -> str:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = str(number)
-    usual = "; the usual cause is the machine's out-of-memory killer" if number == signal.SIGKILL else ""
-    return f"the worker was killed by signal {name}{usual}"
+    hint = "; the usual cause is the machine's out-of-memory killer" if number == signal.SIGKILL else ""
+    return f"the worker was killed by signal {name}{hint}"

@@ -1,7 +1,7 @@
-"""From what is wanted and what is seen to what happens next: the one place that starts, stops and ends attempts.
+"""The scheduler: compares the requested states with the observed ones, and starts, stops and ends attempts.
 
-`Scheduler.tick` is one round, in one thread. All it must not forget is in the store; what it remembers between rounds
-is only for how long something has been so, and that begins anew after a restart.
+`Scheduler.tick` is one round and runs in one thread. Everything that must survive a restart is in the store; between
+rounds the scheduler only remembers since when a condition has held, and a restart resets that.
 """
 
 import math
@@ -32,41 +32,41 @@ from server.store.store import Store
 from server.supervision import endings, outcomes, stall_detection
 
 _ROUND_SECONDS = 0.2
-_TROUBLE_SECONDS = 1.0
+_ERROR_ROUND_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
 _DEADLINES_SECONDS = 1.0
 _STOP_NOW_SECONDS = 5.0
-_KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace; this long after it, we do
+_KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace, the scheduler this much later
 _KILL_AGAIN_SECONDS = 5.0
 _MIB = 2**20
 
-_NEVER_STARTED = ExitRecord(None, None, "stop", "it was not started", {"outcome": "stopped"})
+_NEVER_STARTED = ExitRecord(None, None, "stop", "the attempt was not started", {"outcome": "stopped"})
 
 log = structlog.get_logger()
 
 
 class RunReader(Protocol):
-    """Reads what runs say into the store."""
+    """Reads the events of runs into the store."""
 
     def poll(self) -> None:
-        """A bounded part of what all live attempts have said since."""
+        """Read a bounded part of the new events of all live attempts."""
 
     def drain(self, job_id: str) -> None:
-        """All that a job's run has said."""
+        """Read all remaining events of a job's run."""
 
 
 @dataclass
 class _Watch:
-    """How long something has been so with one attempt, on the monotonic clock."""
+    """Since when a condition has held for one attempt, on the monotonic clock."""
 
     silent_since: float | None = None
     signalled: dict[Signal, float] = field(default_factory=dict)
     journal_seq: int = -1
-    heard: float = 0.0
+    last_event: float = 0.0
 
 
 class Scheduler:
-    """Moves jobs along. clock: monotonic seconds; free_bytes: of the file system that holds a path."""
+    """Moves jobs between states. clock: monotonic seconds; free_bytes: of the file system that holds a path."""
 
     def __init__(
         self,
@@ -92,15 +92,15 @@ class Scheduler:
         self._last_round = -math.inf
 
     def poll(self) -> None:
-        """Read what live attempts have said."""
+        """Read new events of live attempts."""
         self._indexer.poll()
 
     def tick(self) -> None:
-        """One round. What goes wrong with one job is kept from the others; at the end all of it is raised as one."""
+        """One round. An error with one job does not affect the others; all errors are raised together at the end."""
         if self._is_due("heartbeat", heartbeat.INTERVAL_SECONDS):
             self._store.write(heartbeat.beat, name="heartbeat", durable=False)
         live = self._store.read(queue.live_attempts)
-        errors = self._for_each(self._attend, live)
+        errors = self._for_each(self._supervise, live)
         if self._is_due("deadlines", _DEADLINES_SECONDS):
             self._cancel_overdue()
         shortage = self._disk_shortage()
@@ -113,17 +113,17 @@ class Scheduler:
             self._store.tidy()
         self._last_round = self._clock()
         if errors:
-            raise ExceptionGroup("some jobs could not be attended to", errors)
+            raise ExceptionGroup("some jobs could not be handled", errors)
 
     def round_age(self) -> float:
-        """Seconds since a round went through."""
+        """Seconds since the last complete round."""
         return self._clock() - self._last_round
 
-    def _is_due(self, what: str, every_seconds: float) -> bool:
+    def _is_due(self, task: str, every_seconds: float) -> bool:
         now = self._clock()
-        if now < self._due.get(what, now):
+        if now < self._due.get(task, now):
             return False
-        self._due[what] = now + every_seconds
+        self._due[task] = now + every_seconds
         return True
 
     @staticmethod
@@ -133,35 +133,34 @@ class Scheduler:
             try:
                 work(attempt, job)
             except Exception as error:
-                error.add_note(f"with {job['id']}, attempt {attempt['number']}")
+                error.add_note(f"job {job['id']}, attempt {attempt['number']}")
                 errors.append(error)
         return errors
 
-    # --- attempts
-
-    def _attend(self, attempt: Row, job: Row) -> None:
-        """See how an attempt is, and do what follows."""
+    def _supervise(self, attempt: Row, job: Row) -> None:
+        """Observe an attempt and react to its state."""
         if attempt["handle"] is None:  # a server was killed while launching it
             self._start(attempt, job)
             return
         seen = self._executor.observe(attempt["handle"])
         watch = self._watches.setdefault(attempt["id"], _Watch())
         if seen.status == "exited":
-            self._conclude(attempt, job, seen.record)
+            self._end(attempt, job, seen.record)
         elif job["state"] in (State.PAUSING, State.CANCELLING, State.RECOVERING):
-            self._ask_to_stop(attempt, job, watch)
+            self._request_stop(attempt, job, watch)
         elif (silence := self._silence(seen, watch)) is not None:
-            self._give_up(attempt, job, "now", f"the supervisor has not been heard of for {silence:.0f} s")
+            self._abandon(attempt, job, "now", f"the supervisor has not responded for {silence:.0f} s")
         elif job["kind"] != TRAIN and job["state"] == State.STARTING:
             self._move(attempt, job, State.RUNNING)
         elif (silence := self._stall(attempt, job, watch)) is not None:
             message = f"no progress for {silence:.0f} s at step {job['step']}"
-            self._give_up(attempt, job, "graceful", message, {"step": job["step"], "seconds": silence})
+            self._abandon(attempt, job, "graceful", message, {"step": job["step"], "seconds": silence})
 
     def _silence(self, seen: Observation, watch: _Watch) -> float | None:
-        """How long the supervisor has been lost, None while it is not.
+        """Seconds for which the supervisor has been lost, None while it is not.
 
-        Counted from when this process first saw the lease overdue: it may itself have been away, or the machine asleep.
+        Counts from when this process first saw the lease overdue: until then, this process or the machine may have been
+        stopped.
         """
         ttl, age, now = self._settings.lease_ttl_seconds, seen.lease_age_seconds, self._clock()
         if seen.status == "running" and (age is None or age <= ttl):
@@ -173,33 +172,33 @@ class Scheduler:
         return max(silent, age or 0.0) if silent > ttl else None
 
     def _stall(self, attempt: Row, job: Row, watch: _Watch) -> float | None:
-        """How long a run has said nothing, None while that is not too long."""
+        """Seconds without a new event, None while they are below the stall limit."""
         now = self._clock()
         if watch.journal_seq != job["journal_seq"]:
-            watch.journal_seq, watch.heard = job["journal_seq"], now
-        patience, silent = stall_detection.patience_seconds(job, attempt), now - watch.heard
+            watch.journal_seq, watch.last_event = job["journal_seq"], now
+        patience, silent = stall_detection.patience_seconds(job, attempt), now - watch.last_event
         return silent if patience is not None and silent >= patience else None
 
-    def _give_up(
+    def _abandon(
         self, attempt: Row, job: Row, mode: StopMode, message: str, stalled: dict[str, float] | None = None
     ) -> None:
-        """Take the job from an attempt that is of no use any more; it is queued once the attempt is gone."""
+        """Detach the job from a lost or stalled attempt; it is queued again once the attempt has ended."""
 
         def work(connection: Connection) -> None:
             if stalled is not None:
                 journal.append(connection, job["id"], "job.stalled", stalled)
-            why: dict[str, Any] = {"reason": Reason.WORKER_LOST, "message": message, "stop_mode": mode}
-            queue.move(connection, job, State.RECOVERING, epoch=attempt["epoch"], **why)
+            cause: dict[str, Any] = {"reason": Reason.WORKER_LOST, "message": message, "stop_mode": mode}
+            queue.move(connection, job, State.RECOVERING, epoch=attempt["epoch"], **cause)
 
-        with suppress(InvalidTransition):  # a user was faster; the next round does what is wanted now
+        with suppress(InvalidTransition):  # a user changed the job first; the next round acts on that
             self._store.write(work)
 
     def _move(self, attempt: Row, job: Row, to: State) -> None:
         with suppress(InvalidTransition):  # as above
             self._store.write(lambda connection: queue.move(connection, job, to, epoch=attempt["epoch"]))
 
-    def _ask_to_stop(self, attempt: Row, job: Row, watch: _Watch) -> None:
-        """Ask once in each way; kill, and again, what is still there when it should long be gone."""
+    def _request_stop(self, attempt: Row, job: Row, watch: _Watch) -> None:
+        """Send each signal once; kill an attempt that is overdue, and repeat that if it has no effect."""
         graceful, now = job["stop_mode"] == "graceful", self._clock()
         what: Signal = "checkpoint_stop" if graceful else "stop"
         if job["state"] == State.RECOVERING and not graceful:
@@ -215,18 +214,14 @@ class Scheduler:
             watch.signalled["kill"] = now
             self._executor.signal(attempt["handle"], "kill")
 
-    # --- the end of an attempt
-
-    def _conclude(self, attempt: Row, job: Row, record: ExitRecord | None) -> None:
-        """Read in what is left to read, then end the attempt and move its job on, in one transaction."""
+    def _end(self, attempt: Row, job: Row, record: ExitRecord | None) -> None:
+        """Read the remaining events, then end the attempt and move its job, in one transaction."""
         self._indexer.drain(job["id"])
         self._store.write(lambda connection: endings.end(connection, attempt["id"], record, self._limits))
         self._watches.pop(attempt["id"], None)
 
-    # --- the start of an attempt
-
     def _claim(self) -> list[tuple[Row, Row]]:
-        """New attempts for the free slots for which a job waits."""
+        """New attempts of waiting jobs for the free slots."""
         if not self._store.read(queue.any_due):
             return []
         taken = {attempt["slot"] for attempt, _ in self._store.read(queue.live_attempts)}
@@ -239,35 +234,36 @@ class Scheduler:
         return [(attempt, job) for job, attempt, _ in claimed]
 
     def _start(self, attempt: Row, job: Row) -> None:
-        """Launch an attempt, or take up the one that a server launched and did not live to note."""
+        """Launch an attempt, or adopt it if a server launched it and was killed before storing the handle."""
         job = self._store.read(lambda connection: queue.get(connection, job["id"]))
         handle = self._executor.find(worker_request.attempt_dir(attempt, self._settings))
-        if handle is None and job["state"] != State.STARTING:  # a user was faster
-            self._conclude(attempt, job, _NEVER_STARTED)
+        if handle is None and job["state"] != State.STARTING:  # a user changed the job first
+            self._end(attempt, job, _NEVER_STARTED)
             return
         try:
             handle = handle or self._executor.launch(self._spec(attempt, job))
         except LaunchError as error:
-            self._conclude(attempt, job, ExitRecord(None, None, "launch_failed", str(error)))
+            self._end(attempt, job, ExitRecord(None, None, "launch_failed", str(error)))
             return
         except ConfigError as error:
-            said = {"outcome": "failed", "code": error.code, "message": str(error)}
-            self._conclude(attempt, job, ExitRecord(None, None, "launch_failed", str(error), said))
+            outcome = {"outcome": "failed", "code": error.code, "message": str(error)}
+            self._end(attempt, job, ExitRecord(None, None, "launch_failed", str(error), outcome))
             return
         crash_point("launch.after_start")
         known = handle
         self._store.write(lambda connection: queue.launched(connection, attempt["id"], known))
 
     def _spec(self, attempt: Row, job: Row) -> LaunchSpec:
-        """Raises LaunchError when the slot is gone, ConfigError when the operator withdrew what the job names."""
+        """The launch of an attempt. Raises LaunchError if its slot no longer exists.
+
+        Raises ConfigError if the job names something that the operator no longer offers.
+        """
         slots = {slot.name: slot for slot in self._executor.inventory()}
         if attempt["slot"] not in slots:
-            raise LaunchError(f"there is no slot {attempt['slot']} any more")
+            raise LaunchError(f"slot {attempt['slot']} no longer exists")
         made = self._store.read(lambda connection: artifacts.checkpoints(connection, job["id"]))
         kept = any(checkpoint["status"] == "available" for checkpoint in made)
         return worker_request.launch_spec(job, attempt, slots[attempt["slot"]], self._settings, has_checkpoint=kept)
-
-    # --- what no attempt is needed for
 
     def _cancel_overdue(self) -> None:
         if not self._store.read(queue.overdue):
@@ -280,14 +276,14 @@ class Scheduler:
         self._store.write(work)
 
     def _disk_shortage(self) -> str | None:
-        """What is wrong with the disk, None when it has room."""
+        """A message if less disk space is free than the reserve, else None."""
         free, reserve = self._free_bytes(self._settings.data_dir), self._settings.disk_reserve_bytes
         if free >= reserve:
             return None
-        return f"{free // _MIB} MiB of disk are free and {reserve // _MIB} MiB are kept in reserve"
+        return f"{free // _MIB} MiB of disk space are free; the reserve is {reserve // _MIB} MiB"
 
     def _pause_running(self, live: Sequence[tuple[Row, Row]], shortage: str) -> None:
-        """Let running training jobs save into the reserve and stop. Somebody has to resume them."""
+        """Pause running training jobs: they save into the reserve. A user has to resume them."""
         running = [job for _, job in live if job["kind"] == TRAIN and job["state"] == State.RUNNING]
         if not running:
             return
@@ -301,7 +297,7 @@ class Scheduler:
 
 
 class Engine:
-    """The one thread that reads what runs say and schedules. An exception does not end it."""
+    """The one thread that reads events and schedules. An exception does not end it."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -310,28 +306,28 @@ class Engine:
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
 
     def start(self) -> None:
-        """Begin. Once only."""
+        """Start the thread; call once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End after the present round."""
+        """Stop after the current round."""
         self._stopping = True
         self._awake.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def wake(self) -> None:
-        """Begin the next round now: something was submitted or asked for. From any thread."""
+        """Start the next round immediately, after a request. Thread-safe."""
         self._awake.set()
 
     def heartbeat_age(self) -> float:
-        """Seconds since a round went through, infinite before the first. Trouble with single jobs does not count."""
+        """Seconds since the last complete round, infinite before the first. Errors with single jobs do not count."""
         return self._scheduler.round_age()
 
     def _run(self) -> None:
         while not self._stopping:
-            fine = [_try(work) for work in (self._scheduler.poll, self._scheduler.tick)]
-            self._awake.wait(_ROUND_SECONDS if all(fine) else _TROUBLE_SECONDS)
+            succeeded = [_try(work) for work in (self._scheduler.poll, self._scheduler.tick)]
+            self._awake.wait(_ROUND_SECONDS if all(succeeded) else _ERROR_ROUND_SECONDS)
             self._awake.clear()
 
 
@@ -339,6 +335,6 @@ def _try(work: Callable[[], None]) -> bool:
     try:
         work()
     except Exception:
-        log.exception("trouble in a round of the scheduler")
+        log.exception("scheduler round failed")
         return False
     return True

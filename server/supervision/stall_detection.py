@@ -1,29 +1,29 @@
-"""How long a training run may say nothing before it counts as stalled: learned from the run, not fixed."""
+"""Stall detection: how long a training run may be silent, derived from its own reporting interval."""
 
 from server.queue.queue import TRAIN
 from server.queue.states import State
 from server.store.rows import Row
 
 LEAST_SECONDS = 120.0
-_REPORTS = 10  # so many of its usual intervals between two reports
+_REPORTS = 10  # silence of this many reporting intervals is a stall
 
 
 def patience_seconds(job: Row, attempt: Row) -> float | None:
-    """Seconds of silence after which a job is taken for stalled; None while nothing can be said.
+    """Seconds of silence after which a job counts as stalled; None while no limit applies.
 
-    Nothing can be said before the attempt has reported steps of its own, and while it may be scoring a generator,
-    which is silent work of unknown length.
+    No limit applies before the attempt has reported steps of its own, or while it may be evaluating the generator,
+    which is silent and takes an unknown time.
     """
     speed, began = job["steps_per_second"], attempt["resumed_from_step"] or 0
     if job["kind"] != TRAIN or job["state"] != State.RUNNING or not speed or job["step"] <= began:
         return None
     every = job["request"]["training"]["report_every_steps"]
-    if _may_be_scoring(job, every):
+    if _may_be_evaluating(job, every):
         return None
     return max(LEAST_SECONDS, float(_REPORTS * every / speed))
 
 
-def _may_be_scoring(job: Row, report_every_steps: int) -> bool:
+def _may_be_evaluating(job: Row, report_every_steps: int) -> bool:
     """Whether an evaluation is due between the last report and the next."""
     evaluation, step = job["request"]["evaluation"], job["step"]
     if evaluation["protocol"] == "none":

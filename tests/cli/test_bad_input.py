@@ -1,4 +1,4 @@
-"""What a user can get wrong: one message that names the thing, the right exit code, no traceback, nothing lost."""
+"""User errors: one message that names the cause, the right exit code, no traceback, and nothing lost."""
 
 import re
 from collections.abc import Callable
@@ -31,18 +31,18 @@ def refused(
         monkeypatch.setattr("sys.argv", ["gan-mhe", *arguments, *overrides])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capsys.readouterr()
+        captured = capsys.readouterr()
         assert stopped.value.code == code
-        assert "Traceback" not in said.out + said.err
-        assert said.err.startswith("error: ") and said.err.count("\n") == 1
-        return said.err.removeprefix("error: ").rstrip()
+        assert "Traceback" not in captured.out + captured.err
+        assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+        return captured.err.removeprefix("error: ").rstrip()
 
     return run
 
 
 def no_steps_were_made(root: Path) -> bool:
-    place = RunDir(root)
-    return not place.samples.exists() and not place.checkpoints.exists()
+    run_dir = RunDir(root)
+    return not run_dir.samples.exists() and not run_dir.checkpoints.exists()
 
 
 # --- configuration: exit code 2, and nothing is created
@@ -72,8 +72,8 @@ def no_steps_were_made(root: Path) -> bool:
     ],
 )
 def test_a_wrong_override_is_named(refused: Refused, tmp_path: Path, override: str, message: str) -> None:
-    said = refused(2, "train", "debug_cpu", keys=(override,))
-    assert re.search(message.replace("?", r"\?"), said), said
+    error = refused(2, "train", "debug_cpu", keys=(override,))
+    assert re.search(message.replace("?", r"\?"), error), error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -90,8 +90,8 @@ def test_several_wrong_keys_are_all_named(
 
 def test_an_unknown_variant_is_answered_with_the_nearest(refused: Refused, tmp_path: Path) -> None:
     assert refused(2, "train", "debug_cpu", "--variant", "mhe_ns") == "unknown variant 'mhe_ns'; did you mean 'mhe_sn'?"
-    said = refused(2, "sweep", "debug_cpu", "--variants", "none,mheh")
-    assert said == "unknown variant 'mheh'; did you mean 'mhe'?"
+    error = refused(2, "sweep", "debug_cpu", "--variants", "none,mheh")
+    assert error == "unknown variant 'mheh'; did you mean 'mhe'?"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -107,20 +107,20 @@ def test_a_file_that_is_not_toml_is_named(refused: Refused, tmp_path: Path, cont
 
 
 def test_a_missing_file_is_answered_with_the_presets(refused: Refused) -> None:
-    said = refused(2, "train", "mine.toml")
-    assert said.startswith("cannot read configuration mine.toml: no such file, and no preset either; presets: ")
-    assert "digits_cnn" in said
+    error = refused(2, "train", "mine.toml")
+    assert error.startswith("cannot read configuration mine.toml: no such file, and no preset either; presets: ")
+    assert "digits_cnn" in error
 
 
-def test_a_folder_in_the_place_of_a_file_is_refused(refused: Refused, tmp_path: Path) -> None:
+def test_a_folder_instead_of_a_file_is_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     assert refused(2, "train", "folder") == "cannot read configuration folder: Is a directory"
 
 
 @pytest.mark.parametrize("seeds", ["one", "0,,1", "0-3", ""])
 def test_seeds_as_text_are_refused_with_an_example(refused: Refused, seeds: str) -> None:
-    said = refused(2, "sweep", "debug_cpu", "--variants", "none", "--seeds", seeds)
-    assert said == f"--seeds {seeds!r}: expected integers with commas between, such as 0,1,2"
+    error = refused(2, "sweep", "debug_cpu", "--variants", "none", "--seeds", seeds)
+    assert error == f"--seeds {seeds!r}: expected integers with commas between, such as 0,1,2"
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_wrong_usage_exits_with_2_and_names_the_option(
     monkeypatch.setattr("sys.argv", ["gan-mhe", *arguments])
     with pytest.raises(SystemExit, match="2"):
         main()
-    said = capsys.readouterr()
-    assert message in said.err and "Traceback" not in said.err and said.out == ""
+    captured = capsys.readouterr()
+    assert message in captured.err and "Traceback" not in captured.err and captured.out == ""
 
 
-# --- what is missing on this machine: exit code 1, before any step
+# --- missing data, weights and devices: exit code 1, before any step
 
 
 def test_missing_inception_weights_are_reported_before_any_training(
@@ -152,37 +152,37 @@ def test_missing_inception_weights_are_reported_before_any_training(
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     keys = ("evaluation.protocol=inception-2015",)
-    said = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
-    assert said.startswith("evaluation.protocol inception-2015: the weights of its inception-v3-compat are missing")
-    assert "set evaluation.weights" in said and "evaluation.download = true" in said
+    error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
+    assert error.startswith("evaluation.protocol inception-2015: the weights of its inception-v3-compat are missing")
+    assert "set evaluation.weights" in error and "evaluation.download = true" in error
     assert no_steps_were_made(tmp_path / "run")
 
 
 def test_a_missing_scorer_is_reported_before_any_training(refused: Refused, tmp_path: Path) -> None:
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("evaluation.protocol=classifier:mine",))
-    assert "scorers/mine.safetensors" in said and "gan-mhe scorer train" in said
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("evaluation.protocol=classifier:mine",))
+    assert "scorers/mine.safetensors" in error and "gan-mhe scorer train" in error
     assert no_steps_were_made(tmp_path / "run")
 
 
 def test_weights_that_are_something_else_are_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"not weights")
     keys = (f"evaluation.weights={tmp_path}/weights.safetensors", "evaluation.num_samples=40")
-    said = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
-    assert "weights.safetensors" in said
+    error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
+    assert "weights.safetensors" in error
     assert no_steps_were_made(tmp_path / "run")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA device")
 @pytest.mark.parametrize("device", ["cuda", "cuda:3"])
 def test_a_gpu_that_is_not_there_is_refused(refused: Refused, tmp_path: Path, device: str) -> None:
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=(f"training.device={device}",))
-    assert said == f"training.device is {device!r}, but this machine has 0 CUDA devices; use cpu or auto"
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=(f"training.device={device}",))
+    assert error == f"training.device: expected cpu, auto or a CUDA device of this machine, got {device!r}; it has 0"
     assert not RunDir(tmp_path / "run").exists()
 
 
 def test_tf32_on_a_cpu_is_refused(refused: Refused, tmp_path: Path) -> None:
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("training.precision=tf32",))
-    assert said == "training.precision is 'tf32', which cpu devices do not have; use float32"
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("training.precision=tf32",))
+    assert error == "training.precision: tf32 needs a CUDA device, got cpu; use float32"
     assert no_steps_were_made(tmp_path / "run")
 
 
@@ -200,8 +200,8 @@ def photos(tmp_path: Path) -> Path:
 
 def test_a_broken_image_is_named(refused: Refused, tmp_path: Path, photos: Path) -> None:
     keys = ("data.name=image_folder", f"data.root={photos}")
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=keys)
-    assert said.startswith(f"data.root: 1 image file(s) in {photos} cannot be used: 5.png (")
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=keys)
+    assert error.startswith(f"data.root: 1 image file(s) in {photos} cannot be used: 5.png (")
     assert no_steps_were_made(tmp_path / "run")
 
 
@@ -217,38 +217,38 @@ def test_after_the_broken_image_is_gone_the_same_command_trains(
 # --- directories
 
 
-@pytest.mark.parametrize("place", ["file/run", "file", "/proc/run", "/dev/full/run"])
-def test_a_run_directory_that_cannot_be_made_is_named(refused: Refused, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["file/run", "file", "/proc/run", "/dev/full/run"])
+def test_a_run_directory_that_cannot_be_made_is_named(refused: Refused, tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
-    said = refused(1, "train", "debug_cpu", "--run-dir", place, keys=())
-    assert said.startswith(f"cannot write to run directory {place}: ")
+    error = refused(1, "train", "debug_cpu", "--run-dir", path, keys=())
+    assert error.startswith(f"cannot write to run directory {path}: ")
 
 
 def test_a_full_log_is_one_message(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=())
-    assert said == "cannot write the log: No space left on device"
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=())
+    assert error == "cannot write the log: No space left on device"
 
 
 @pytest.mark.parametrize(
     "arguments", [("info", "{}"), ("sample", "{}", "--out", "x.png"), ("score", "{}")], ids=["info", "sample", "score"]
 )
-@pytest.mark.parametrize("place", ["nowhere", "empty", "file"])
+@pytest.mark.parametrize("path", ["nowhere", "empty", "file"])
 def test_a_directory_that_is_no_run_is_refused(
-    refused: Refused, tmp_path: Path, arguments: tuple[str, ...], place: str
+    refused: Refused, tmp_path: Path, arguments: tuple[str, ...], path: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    said = refused(1, *(part.format(place) for part in arguments))
-    assert said == f"{place} is not a run directory: it has no config.json"
+    error = refused(1, *(part.format(path) for part in arguments))
+    assert error == f"{path} is not a run directory: it has no config.json"
 
 
-@pytest.mark.parametrize("place", ["nowhere", "empty", "file"])
-def test_comparing_where_no_run_is_is_refused(refused: Refused, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("path", ["nowhere", "empty", "file"])
+def test_comparing_a_path_without_runs_is_refused(refused: Refused, tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    assert refused(1, "compare", place) == f"{place} is not a run directory and holds none"
+    assert refused(1, "compare", path) == f"{path} is not a run directory and holds none"
 
 
 @pytest.mark.parametrize("name", ["result.json", "events.jsonl"])
@@ -282,8 +282,8 @@ def files(root: Path) -> dict[Path, bytes]:
 def test_training_into_an_existing_run_is_refused(
     refused: Refused, tmp_path: Path, existing: dict[Path, bytes]
 ) -> None:
-    said = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("training.steps=2",))
-    assert said == "run holds a run already; continue it with --resume, or choose another --run-dir"
+    error = refused(1, "train", "debug_cpu", "--run-dir", "run", keys=("training.steps=2",))
+    assert error == "run already contains a run; continue it with --resume or choose another --run-dir"
     assert files(tmp_path / "run") == existing
 
 
@@ -298,15 +298,15 @@ def test_training_into_an_existing_run_is_refused(
 def test_resuming_with_a_changed_configuration_is_refused(
     refused: Refused, tmp_path: Path, existing: dict[Path, bytes], key: str, change: str
 ) -> None:
-    said = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2", key))
-    assert said == f"run was begun with another configuration: {change}"
+    error = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2", key))
+    assert error == f"run was begun with another configuration: {change}"
     assert files(tmp_path / "run") == existing
 
 
 def test_a_run_in_use_is_refused(refused: Refused, tmp_path: Path, existing: dict[Path, bytes]) -> None:
     with RunDir(tmp_path / "run").locked():
-        said = refused(1, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2",))
-    assert said == "run directory run is in use by another process"
+        error = refused(1, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2",))
+    assert error == "run directory run is in use by another process"
     assert files(tmp_path / "run") == existing
 
 
@@ -316,10 +316,10 @@ def test_a_damaged_checkpoint_is_not_sampled_or_scored(
     path = RunDir(tmp_path / "run").checkpoint(2) / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "tensors.safetensors is damaged" in refused(1, "sample", "run", "--out", "x.png")
-    said = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=40")
-    assert "tensors.safetensors is damaged" in said
+    error = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=40")
+    assert "tensors.safetensors is damaged" in error
 
 
 def test_a_run_diverging_ends_with_the_term_the_step_and_exit_code_1(refused: Refused) -> None:
-    said = refused(1, "train", "debug_cpu", keys=("optimizer.discriminator_lr=1e30",))
-    assert re.match(r"training diverged at step \d+: [dg]_\w+(, [dg]_\w+)* not finite; ", said)
+    error = refused(1, "train", "debug_cpu", keys=("optimizer.discriminator_lr=1e30",))
+    assert re.match(r"training diverged at step \d+: [dg]_\w+(, [dg]_\w+)* not finite; ", error)

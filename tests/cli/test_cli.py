@@ -13,9 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
-from gan_mhe.cli.console import LiveSink, PlainSink, sink_for, sinks_for
 from gan_mhe.records import checkpoint, events
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.variants import VARIANTS
@@ -30,7 +28,7 @@ SCORED = ("training.steps=2", "evaluation.num_samples=40")
 
 
 class Output:
-    """What one command said."""
+    """The output of one command."""
 
     def __init__(self, code: int, out: str, err: str) -> None:
         self.code, self.out, self.err = code, out, err
@@ -52,8 +50,8 @@ def gan_mhe(
         monkeypatch.setattr("sys.argv", ["gan-mhe", *arguments, *overrides])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capsys.readouterr()
-        return Output(int(stopped.value.code or 0), said.out, said.err)
+        output = capsys.readouterr()
+        return Output(int(stopped.value.code or 0), output.out, output.err)
 
     return run
 
@@ -88,9 +86,9 @@ def sweep_root(tmp_path_factory: pytest.TempPathFactory, tiny_keys: tuple[str, .
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_every_command_explains_itself(gan_mhe: Command, command: str) -> None:
-    said = gan_mhe(*command.split(), "--help")
-    assert (said.code, said.err) == (0, "")
-    assert re.match(rf"Usage: .*gan-mhe {command}{' ' if command else ''}\[OPTIONS\]", said.out)
+    output = gan_mhe(*command.split(), "--help")
+    assert (output.code, output.err) == (0, "")
+    assert re.match(rf"Usage: .*gan-mhe {command}{' ' if command else ''}\[OPTIONS\]", output.out)
 
 
 def test_help_names_every_command(gan_mhe: Command) -> None:
@@ -107,9 +105,9 @@ def test_variants_lists_every_variant(gan_mhe: Command) -> None:
 
 
 def test_train_says_what_happens_line_by_line_and_where_the_run_is(gan_mhe: Command) -> None:
-    said = gan_mhe("train", "digits_cnn", "--seed", "3", "--variant", "mhe", keys=SCORED)
-    assert (said.code, said.err) == (0, "")
-    lines = said.out.splitlines()
+    output = gan_mhe("train", "digits_cnn", "--seed", "3", "--variant", "mhe", keys=SCORED)
+    assert (output.code, output.err) == (0, "")
+    lines = output.out.splitlines()
     assert lines[0] == "mhe seed 3  started, 2 steps"
     assert any(line.startswith("mhe seed 3  step 2/2  ") and "images/s" in line for line in lines)
     assert any("inception_score" in line and "(digits-v1," in line for line in lines)
@@ -118,9 +116,9 @@ def test_train_says_what_happens_line_by_line_and_where_the_run_is(gan_mhe: Comm
 
 
 def test_train_ends_with_a_table_of_scores_beside_those_of_real_data(gan_mhe: Command) -> None:
-    said = gan_mhe("train", "digits_cnn", keys=SCORED)
-    assert re.search(r"^metric +final +best, rescored +real data *$", said.out, re.MULTILINE)
-    assert re.search(r"^inception_score +[\d.]+ +[\d.]+ +9\.\d+ *$", said.out, re.MULTILINE)
+    output = gan_mhe("train", "digits_cnn", keys=SCORED)
+    assert re.search(r"^metric +final +best, rescored +real data *$", output.out, re.MULTILINE)
+    assert re.search(r"^inception_score +[\d.]+ +[\d.]+ +9\.\d+ *$", output.out, re.MULTILINE)
 
 
 def test_train_takes_a_file_and_its_name_names_the_runs(gan_mhe: Command) -> None:
@@ -129,12 +127,12 @@ def test_train_takes_a_file_and_its_name_names_the_runs(gan_mhe: Command) -> Non
     assert Path("runs/mine/none/seed_0/result.json").exists()
 
 
-def test_train_into_a_begun_run_needs_resume(gan_mhe: Command) -> None:
+def test_train_into_a_run_that_has_started_needs_resume(gan_mhe: Command) -> None:
     train = ("train", "debug_cpu", "--run-dir", "run")
     assert gan_mhe(*train, keys=("training.steps=2",)).code == 0
     refused = gan_mhe(*train, keys=("training.steps=3",))
     assert (refused.code, refused.out) == (1, "")
-    assert refused.err == ("error: run holds a run already; continue it with --resume, or choose another --run-dir\n")
+    assert refused.err == ("error: run already contains a run; continue it with --resume or choose another --run-dir\n")
     resumed = gan_mhe(*train, "--resume", keys=("training.steps=3",))
     assert (resumed.code, resumed.err) == (0, "")
     assert resumed.out.startswith("none seed 0  resumed at step 2 of 3\n")
@@ -148,8 +146,8 @@ def test_resuming_a_finished_run_says_that_it_is_complete(gan_mhe: Command) -> N
 
 
 def test_resume_where_nothing_is_starts_a_run(gan_mhe: Command) -> None:
-    said = gan_mhe("train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=1",))
-    assert (said.code, said.out.splitlines()[0]) == (0, "none seed 0  started, 1 steps")
+    output = gan_mhe("train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=1",))
+    assert (output.code, output.out.splitlines()[0]) == (0, "none seed 0  started, 1 steps")
 
 
 # --- sample, score, info
@@ -160,9 +158,9 @@ def run(sweep_root: Path) -> str:
     return str(sweep_root / "none" / "seed_0")
 
 
-def test_sample_writes_what_it_says(gan_mhe: Command, run: str) -> None:
-    said = gan_mhe("sample", run, "--n", "3", "--seed", "5", "--out", "three.npz")
-    assert (said.code, said.out, said.err) == (0, "3 images: three.npz\n", "")
+def test_sample_writes_the_files_it_reports(gan_mhe: Command, run: str) -> None:
+    output = gan_mhe("sample", run, "--n", "3", "--seed", "5", "--out", "three.npz")
+    assert (output.code, output.out, output.err) == (0, "3 images: three.npz\n", "")
     with np.load("three.npz", allow_pickle=False) as archive:
         assert archive["images"].shape == (3, 32, 32, 3)
     assert gan_mhe("sample", run, "--out", "folder").out == "64 images: folder\n"
@@ -171,14 +169,14 @@ def test_sample_writes_what_it_says(gan_mhe: Command, run: str) -> None:
     assert Path("walk.png").exists()
 
 
-def test_sample_looks_at_the_output_name_before_it_computes(
+def test_sample_checks_the_output_name_before_it_computes(
     gan_mhe: Command, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gan_mhe.run.sample.draw", lambda *_, **__: pytest.fail("computed"))
-    said = gan_mhe("sample", run, "--out", "images.gif")
-    assert (said.code, said.err) == (
+    monkeypatch.setattr("gan_mhe.run.sample.generate", lambda *_, **__: pytest.fail("computed"))
+    output = gan_mhe("sample", run, "--out", "images.gif")
+    assert (output.code, output.err) == (
         2,
-        "error: --out images.gif: cannot write '.gif'; expected .png, .npz, .zip or a folder name\n",
+        "error: --out images.gif: expected FILE.png, FILE.npz, FILE.zip or a folder, got suffix '.gif'\n",
     )
 
 
@@ -194,20 +192,20 @@ def test_score_prints_a_table_or_json_of_the_same_numbers(gan_mhe: Command, run:
 def test_score_follows_the_runs_own_choice_of_generator(gan_mhe: Command) -> None:
     keys = (*SCORED, "generator.ema_halflife_steps=2", "evaluation.ema=true")
     gan_mhe("train", "digits_cnn", "--run-dir", "averaged", keys=keys)
-    result = RunDir(Path("averaged")).read_result()
+    stored = RunDir(Path("averaged")).read_result()
     document = json.loads(gan_mhe("score", "averaged", "--format", "json").out)
-    assert result is not None and document["fingerprints"] == result["fingerprints"]
+    assert stored is not None and document["fingerprints"] == stored["fingerprints"]
 
 
 def test_score_refuses_a_format_it_does_not_have(gan_mhe: Command, run: str) -> None:
-    said = gan_mhe("score", run, "--format", "csv")
-    assert (said.code, said.out) == (2, "")
-    assert said.err == "error: --format csv: a score is printed as table or json\n"
+    output = gan_mhe("score", run, "--format", "csv")
+    assert (output.code, output.out) == (2, "")
+    assert output.err == "error: --format: expected table or json, got csv\n"
 
 
-def test_info_says_what_a_run_is_and_how_far_it_got(gan_mhe: Command, run: str) -> None:
-    said = gan_mhe("info", run)
-    rows = dict(re.findall(r"^(\w[\w/ ]*?)  +(.*?) *$", said.out, re.MULTILINE))
+def test_info_shows_the_configuration_and_progress_of_a_run(gan_mhe: Command, run: str) -> None:
+    output = gan_mhe("info", run)
+    rows = dict(re.findall(r"^(\w[\w/ ]*?)  +(.*?) *$", output.out, re.MULTILINE))
     assert (rows["variant"], rows["seed"], rows["status"]) == ("none", "0", "completed")
     assert (rows["step"], rows["checkpoints"]) == ("2 of 2", "2")
     assert "inception_score " in rows["final 2"] and "fid " in rows["final 2"]
@@ -217,72 +215,72 @@ def test_info_says_what_a_run_is_and_how_far_it_got(gan_mhe: Command, run: str) 
 # --- sweep, compare, demo
 
 
-def test_sweep_skips_what_is_done_and_compares_again(
+def test_sweep_skips_finished_runs_and_compares_again(
     gan_mhe: Command, sweep_root: Path, tiny_keys: tuple[str, ...]
 ) -> None:
     before = {path: path.read_bytes() for path in sweep_root.rglob("*") if path.is_file()}
     arguments = ("sweep", "digits_cnn", "--variants", "none,mhe", "--seeds", "0,1", "--out", str(sweep_root))
-    said = gan_mhe(*arguments, keys=SCORED)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.splitlines()[0].split()[:4] == ["variant", "n", "mean", "std"]
-    assert said.out.rstrip().endswith(f"runs: {sweep_root}")
+    output = gan_mhe(*arguments, keys=SCORED)
+    assert (output.code, output.err) == (0, "")
+    assert output.out.splitlines()[0].split()[:4] == ["variant", "n", "mean", "std"]
+    assert output.out.rstrip().endswith(f"runs: {sweep_root}")
     assert {path: path.read_bytes() for path in sweep_root.rglob("*") if path.is_file()} == before
 
 
 def test_sweep_without_scores_says_that_there_is_nothing_to_compare(gan_mhe: Command) -> None:
     arguments = ("sweep", "debug_cpu", "--variants", "none, mhe,none", "--out", "sweep", "--jobs", "1")
-    said = gan_mhe(*arguments, keys=("training.steps=1",))
-    assert (said.code, said.err) == (0, "")
-    assert said.out.startswith("2 of 2 runs to do: one run at a time\n")
-    assert said.out.splitlines()[-2:] == ["no scores to compare", "runs: sweep"]
-    assert said.out.count("started") == 2
+    output = gan_mhe(*arguments, keys=("training.steps=1",))
+    assert (output.code, output.err) == (0, "")
+    assert output.out.startswith("2 of 2 runs to do: one run at a time\n")
+    assert output.out.splitlines()[-2:] == ["no scores to compare", "runs: sweep"]
+    assert output.out.count("started") == 2
 
 
 def test_sweep_reports_failures_after_the_others_are_done(gan_mhe: Command) -> None:
     Path("sweep").mkdir()
     Path("sweep/none").write_text("in the way")
     arguments = ("sweep", "digits_cnn", "--variants", "none,mhe", "--out", "sweep", "--jobs", "1")
-    said = gan_mhe(*arguments, keys=SCORED)
-    assert said.code == 1
-    assert said.err.startswith("none seed 0: cannot write to run directory") and said.err.count("\n") == 1
-    assert re.search(r"^mhe +1 ", said.out, re.MULTILINE)
+    output = gan_mhe(*arguments, keys=SCORED)
+    assert output.code == 1
+    assert output.err.startswith("none seed 0: cannot write to run directory") and output.err.count("\n") == 1
+    assert re.search(r"^mhe +1 ", output.out, re.MULTILINE)
 
 
 def test_sweep_with_nothing_but_failures_names_each_once(gan_mhe: Command) -> None:
     Path("file").write_text("in the way")
-    said = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "file", "--jobs", "1", keys=())
-    assert said.code == 1
-    assert [line.partition(":")[0] for line in said.err.splitlines()] == ["none seed 0", "mhe seed 0"]
+    output = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "file", "--jobs", "1", keys=())
+    assert output.code == 1
+    assert [line.partition(":")[0] for line in output.err.splitlines()] == ["none seed 0", "mhe seed 0"]
 
 
 def test_sweep_refuses_less_than_one_run_at_a_time(gan_mhe: Command) -> None:
-    said = gan_mhe("sweep", "debug_cpu", "--variants", "none", "--jobs", "0", keys=())
-    assert said.code == 2 and "'--jobs'" in said.err
+    output = gan_mhe("sweep", "debug_cpu", "--variants", "none", "--jobs", "0", keys=())
+    assert output.code == 2 and "'--jobs'" in output.err
 
 
 def test_compare_prints_the_same_comparison_in_four_formats(gan_mhe: Command, sweep_root: Path) -> None:
-    said = {
+    output = {
         name: gan_mhe("compare", str(sweep_root), "--format", name) for name in ("table", "json", "csv", "markdown")
     }
-    assert {(each.code, each.err) for each in said.values()} == {(0, "")}
-    document = json.loads(said["json"].out)
-    by_csv = {row["variant"]: row for row in csv.DictReader(io.StringIO(said["csv"].out))}
+    assert {(each.code, each.err) for each in output.values()} == {(0, "")}
+    document = json.loads(output["json"].out)
+    by_csv = {row["variant"]: row for row in csv.DictReader(io.StringIO(output["csv"].out))}
     assert {row["variant"] for row in document["rows"]} == set(by_csv) == {"none", "mhe"}
     for row in document["rows"]:
         assert row["n"] == int(by_csv[row["variant"]]["n"]) == 2
         assert row["mean"] == float(by_csv[row["variant"]]["mean"])
-        assert re.search(rf"^{row['variant']} +2 +{row['mean']:.2f} ", said["table"].out, re.MULTILINE)
-        assert f"| {row['variant']} | 2 | {row['mean']:.2f} |" in said["markdown"].out
-    assert document["fingerprint"][:12] in said["table"].out
+        assert re.search(rf"^{row['variant']} +2 +{row['mean']:.2f} ", output["table"].out, re.MULTILINE)
+        assert f"| {row['variant']} | 2 | {row['mean']:.2f} |" in output["markdown"].out
+    assert document["fingerprint"][:12] in output["table"].out
 
 
 def test_compare_refuses_scores_of_different_protocols(gan_mhe: Command, sweep_root: Path) -> None:
     keys = (*SCORED, "evaluation.num_samples=50")
     gan_mhe("train", "digits_cnn", "--run-dir", "other", "--variant", "spectral_norm", keys=keys)
-    said = gan_mhe("compare", str(sweep_root), "other")
-    assert (said.code, said.out) == (1, "")
-    assert said.err.startswith("error: the runs were scored under 2 protocols, whose numbers do not compare: ")
-    assert "other: digits-v1 (" in said.err
+    output = gan_mhe("compare", str(sweep_root), "other")
+    assert (output.code, output.out) == (1, "")
+    assert output.err.startswith("error: the runs were scored under 2 protocols, whose numbers do not compare: ")
+    assert "other: digits-v1 (" in output.err
 
 
 def test_compare_by_a_distance_puts_the_lowest_first(gan_mhe: Command, sweep_root: Path) -> None:
@@ -291,23 +289,23 @@ def test_compare_by_a_distance_puts_the_lowest_first(gan_mhe: Command, sweep_roo
 
 
 def test_compare_after_equal_training_time_says_at_what_time(gan_mhe: Command, sweep_root: Path) -> None:
-    said = gan_mhe("compare", str(sweep_root), "--view", "wall_time", "--format", "json")
-    document = json.loads(said.out)
+    output = gan_mhe("compare", str(sweep_root), "--view", "wall_time", "--format", "json")
+    document = json.loads(output.out)
     seconds: dict[str, list[float]] = {}
     for path in sweep_root.rglob("result.json"):
-        result = json.loads(path.read_text())
-        seconds.setdefault(result["variant"], []).append(result["train_seconds"])
+        stored = json.loads(path.read_text())
+        seconds.setdefault(stored["variant"], []).append(stored["train_seconds"])
     shortest = min(map(statistics.median, seconds.values()))
-    assert (said.code, document["view"], document["budget_seconds"]) == (0, "wall_time", pytest.approx(shortest))
+    assert (output.code, document["view"], document["budget_seconds"]) == (0, "wall_time", pytest.approx(shortest))
     # Scored at their ends alone, only the seeds of the variant that trains the shortest have a score there.
     assert sorted(row["n"] for row in document["rows"])[:-1] == [0] * (len(seconds) - 1)
     assert "evaluation.every_steps must be set" in gan_mhe("compare", str(sweep_root), "--view", "wall_time").out
 
 
 def test_a_scorer_can_be_trained_and_used_by_name(gan_mhe: Command, cache_dir: Path) -> None:
-    said = gan_mhe("scorer", "train", "mine", "--data", "synthetic", "--width", "0.05", "--epochs", "2")
-    assert (said.code, said.err) == (0, "")
-    assert re.match(r"epoch 1 of 2  loss [\d.]+\nepoch 2 of 2  loss [\d.]+\nheld-out accuracy [\d.]+: ", said.out)
+    output = gan_mhe("scorer", "train", "mine", "--data", "synthetic", "--width", "0.05", "--epochs", "2")
+    assert (output.code, output.err) == (0, "")
+    assert re.match(r"epoch 1 of 2  loss [\d.]+\nepoch 2 of 2  loss [\d.]+\nheld-out accuracy [\d.]+: ", output.out)
     keys = ("training.steps=1", "evaluation.protocol=classifier:mine")
     assert "(classifier:mine, " in gan_mhe("train", "debug_cpu", keys=keys).out
     (cache_dir / "scorers" / "mine.safetensors").unlink()
@@ -321,7 +319,7 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
     for line in process.stdout:
         if text in line:
             return
-    pytest.fail(f"{text!r} was never said: {process.stderr.read() if process.stderr else ''}")
+    pytest.fail(f"{text!r} was never output: {process.stderr.read() if process.stderr else ''}")
 
 
 def train_arguments(keys: tuple[str, ...]) -> list[str]:
@@ -336,7 +334,7 @@ def test_ctrl_c_saves_exits_with_130_and_can_be_resumed(
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
-    assert output.rstrip().endswith("the same command with --resume goes on from here")
+    assert output.rstrip().endswith("run the same command with --resume to continue")
     stopped = RunDir(tmp_path / "run").checkpoint_steps()[-1]
     again = start_command(*train_arguments((*tiny_keys, "training.steps=5000")), "--resume")
     wait_for_line(again, f"none seed 0  resumed at step {stopped} of 5000")
@@ -349,19 +347,19 @@ def test_ctrl_c_saves_and_ends_all_runs_of_a_sweep_at_once(
     arguments = ["sweep", "debug_cpu", "--variants", "none,mhe", "--out", "sweep", "--jobs", "2"]
     arguments += [part for key in keys for part in ("--set", key)]
     process = start_command(*arguments)
-    places = [RunDir(tmp_path / "sweep" / variant / "seed_0") for variant in ("none", "mhe")]
-    while not all(place.checkpoint_steps() for place in places):
+    run_dirs = [RunDir(tmp_path / "sweep" / variant / "seed_0") for variant in ("none", "mhe")]
+    while not all(run_dir.checkpoint_steps() for run_dir in run_dirs):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
-    assert output.endswith("stopped; the same command goes on from here\n")
-    for place in places:
-        *_, last = place.read_events()
+    assert output.endswith("stopped; run the same command to continue\n")
+    for run_dir in run_dirs:
+        *_, last = run_dir.read_events()
         assert isinstance(last, events.Finished) and last.reason == "stopped"
-        assert place.checkpoint_steps()[-1] == last.step
-        with place.locked():  # nobody writes to it any more
+        assert run_dir.checkpoint_steps()[-1] == last.step
+        with run_dir.locked():  # nobody writes to it any more
             pass
 
 
@@ -384,97 +382,12 @@ def test_a_second_ctrl_c_quits_at_once_and_leaves_the_last_checkpoint(
     process = start_command(*train_arguments(keys), before=SLOW_DISK)
     wait_for_line(process, "checkpoints/step_00000005")
     process.send_signal(signal.SIGINT)
-    wait_for_line(process, "stopping: this step is finished and saved first; once more to quit at once")
+    wait_for_line(process, "stopping: finishing and saving this step first; repeat to quit without saving")
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
     assert time.monotonic() - began < 30
     assert (process.returncode, errors) == (130, "")
-    assert output.endswith("quitting at once; the last checkpoint stands\n")
+    assert output.endswith("quitting without saving; the last checkpoint is intact\n")
     [step] = RunDir(tmp_path / "run").checkpoint_steps()
     assert checkpoint.load(RunDir(tmp_path / "run").checkpoint(step)).step == 5
-
-
-# --- what a run looks like in a terminal and in a log
-
-
-STORY: list[events.Event] = [
-    events.Started(0, 4, resumed=False),
-    events.Notice(0, "a layer has [one] neuron [/and] no pair"),
-    events.SampleGrid(0, "samples/step_00000000.png", "0" * 64),
-    events.Scalars(2, {"d_loss": 1.25, "g_loss": 0.5, "energy/conv0": 0.1}),
-    events.Progress(2, 4, 10.0, 640.0, 0.2),
-    events.Evaluated(2, "scheduled", {"inception_score": 7.125}, "digits-v1", {"inception_score": "f" * 64}, 0.1),
-    events.CheckpointSaved(2, "checkpoints/step_00000002", "0" * 64),
-    events.Finished(4, "stopped", ""),
-]
-
-
-def show(sink: LiveSink | PlainSink) -> None:
-    with sink:
-        for event in STORY:
-            sink.emit(event)
-
-
-def test_a_log_gets_one_plain_line_an_event() -> None:
-    text = io.StringIO()
-    sink = sink_for(Console(file=text, width=20), "mhe seed 1")
-    assert isinstance(sink, PlainSink)
-    show(sink)
-    lines = text.getvalue().splitlines()
-    assert lines == [f"mhe seed 1  {events.describe(event)}" for event in STORY]
-    assert "[one] neuron [/and]" in lines[1]
-
-
-def test_a_terminal_gets_a_live_line_with_rate_losses_and_score() -> None:
-    text = io.StringIO()
-    sink = sink_for(Console(file=text, width=160, force_terminal=True, color_system=None), "mhe seed 1")
-    assert isinstance(sink, LiveSink)
-    show(sink)
-    last = [line for line in text.getvalue().splitlines() if "mhe seed 1" in line][-1]
-    assert "2/4" in last
-    assert "640 images/s  D 1.25 G 0.50  Inception score 7.12" in last
-    assert "a layer has [one] neuron [/and] no pair" in text.getvalue()
-    assert "stopped" not in text.getvalue()  # how it ended is said once, by the command
-
-
-def show_two_at_once(console: Console) -> None:
-    with sinks_for(console) as make_sink, make_sink("mhe seed 1") as second:
-        with make_sink("none seed 0") as first:
-            for event in STORY:
-                first.emit(event)
-                second.emit(event)
-        second.emit(events.Progress(3, 4, 10.0, 500.0, 0.1))
-
-
-def test_lines_of_runs_at_once_begin_with_their_titles() -> None:
-    text = io.StringIO()
-    show_two_at_once(Console(file=text, width=20))
-    expected = [f"{title}  {events.describe(event)}" for event in STORY for title in ("none seed 0", "mhe seed 1")]
-    assert text.getvalue().splitlines()[:-1] == expected
-    assert text.getvalue().splitlines()[-1].startswith("mhe seed 1  step 3/4")
-
-
-def screen(output: str) -> list[str]:
-    """The rows that a terminal shows in the end, of output that clears whole lines only."""
-    rows, row = [""], 0
-    for part in re.split(r"(\x1b\[[?0-9]*[A-Za-z]|\r|\n)", output):
-        if part == "\n":
-            row += 1
-            rows += [""] * (row == len(rows))
-        elif part == "\x1b[1A":
-            row -= 1
-        elif part == "\x1b[2K":
-            rows[row] = ""
-        elif part[:1] not in ("\x1b", "\r"):
-            rows[row] += part
-    return [shown for shown in rows if shown]
-
-
-def test_a_terminal_has_a_line_a_run_and_a_finished_run_leaves_its_own_above() -> None:
-    text = io.StringIO()
-    show_two_at_once(Console(file=text, width=160, force_terminal=True, color_system=None))
-    notice, _, first, second = screen(text.getvalue())
-    assert notice == "note: a layer has [one] neuron [/and] no pair"
-    assert first.startswith("none seed 0 ") and "2/4" in first and "640 images/s  D 1.25 G 0.50" in first
-    assert second.startswith("mhe seed 1 ") and "3/4" in second and "500 images/s" in second

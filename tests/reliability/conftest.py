@@ -1,4 +1,4 @@
-"""A real server process over a data directory of its own, with a fast stand-in for the trainer, and how to hurt it."""
+"""A real server process with its own data directory and a fast stand-in for the trainer, and ways to kill them."""
 
 import hashlib
 import itertools
@@ -42,17 +42,17 @@ Json = dict[str, Any]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """What `condition` gives once that is true; fails the test when it stays false."""
+    """The value of `condition` once it is true; fails the test if it stays false."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
     return value
 
 
 @dataclass
 class Server:
-    """One data directory and the server process over it, if one runs."""
+    """One data directory, and the server process that uses it, if one runs."""
 
     data_dir: Path
     environment: dict[str, str]
@@ -63,14 +63,14 @@ class Server:
     def start(self, **environment: str) -> "Server":
         """Start a server process and wait until it answers."""
         self.process = self.launch(**environment)
-        told = self.data_dir / "server.json"
+        announced = self.data_dir / "server.json"
 
         def ready() -> bool:
             assert self.process is not None
             assert self.process.poll() is None, self.output()
-            if not told.exists():
+            if not announced.exists():
                 return False
-            document = json.loads(told.read_text())
+            document = json.loads(announced.read_text())
             self.address = document["url"]
             return bool(document["pid"] == self.process.pid)
 
@@ -78,7 +78,7 @@ class Server:
         return self
 
     def launch(self, **environment: str) -> "subprocess.Popen[bytes]":
-        """Start a server process and do not wait."""
+        """Start a server process without waiting for it."""
         command = [sys.executable, "-c", "from server.cli.app import main; main()"]
         arguments = ["serve", "--port", "0", "--data-dir", str(self.data_dir)]
         with open(self.data_dir.with_suffix(".log"), "ab") as log:
@@ -95,7 +95,7 @@ class Server:
         return self.data_dir.with_suffix(".log").read_text(errors="replace")
 
     def kill(self) -> None:
-        """kill -9 of the server alone."""
+        """Kill the server alone with SIGKILL."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
@@ -122,7 +122,7 @@ class Server:
         return job
 
     def wait_for(self, job_id: str, *states: str, step: int = 0, seconds: float = 20.0) -> Json:
-        """The job once it is in one of the states and has made so many steps."""
+        """The job once it is in one of the states and has reached the step."""
 
         def there() -> Json | None:
             job = self.job(job_id)
@@ -131,18 +131,18 @@ class Server:
         try:
             found: Json = wait_until(there, seconds)
         except AssertionError:
-            pytest.fail(f"{self.job(job_id)} is not {states}; the server said:\n{self.output()[-3000:]}")
+            pytest.fail(f"{self.job(job_id)} is not {states}; its output:\n{self.output()[-3000:]}")
         return found
 
     def attempt(self, job_id: str, number: int = 1) -> Path:
         return self.data_dir / "jobs" / job_id / "attempts" / str(number)
 
     def pids(self, job_id: str, number: int = 1) -> tuple[int, int]:
-        """The process numbers of an attempt's supervisor and trainer, once both run."""
+        """The pids of an attempt's supervisor and trainer, once both run."""
 
         def both() -> tuple[int, int] | None:
             try:
-                document = json.loads((self.attempt(job_id, number) / "shim.json").read_text())
+                document = json.loads((self.attempt(job_id, number) / "supervisor.json").read_text())
             except (OSError, ValueError):
                 return None
             return (document["pid"], document["trainer"]["pid"]) if document["trainer"] else None
@@ -164,7 +164,7 @@ class Server:
         return [json.loads(row["data"])["state"] for row in rows]
 
     def processes(self) -> list[int]:
-        """Everything that still runs for this data directory, the server itself left out."""
+        """Pids of all live processes of this data directory except servers."""
         mark, found = str(self.data_dir).encode(), []
         servers = {process.pid for process in self.started}
         for entry in Path("/proc").iterdir():
@@ -175,7 +175,7 @@ class Server:
         return found
 
     def kill_all(self, *pids: int) -> None:
-        """kill -9, whoever is still there."""
+        """Kill those of the processes that still exist, with SIGKILL."""
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -184,7 +184,7 @@ class Server:
         return wait_until(condition, seconds)
 
     def destroy(self) -> None:
-        """Leave nothing running."""
+        """Kill everything that still runs."""
         for process in self.started:
             with suppress(OSError):
                 process.kill()
@@ -194,7 +194,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A data directory with settings that make everything prompt; nothing started yet."""
+    """A data directory with settings that make everything fast; no server runs yet."""
     made = Server(tmp_path / "data", dict(PROMPT))
     yield made
     made.destroy()
@@ -205,7 +205,7 @@ Audit = Callable[[Server], None]
 
 @pytest.fixture
 def audit() -> Audit:
-    """Checks what must hold of a data directory at any moment in which nothing moves."""
+    """Checks the invariants of a data directory in which nothing is changing."""
 
     def check(server: Server) -> None:
         _check_histories(server)
@@ -240,7 +240,7 @@ def _check_jobs(server: Server) -> None:
 
 
 def _check_metrics(server: Server) -> None:
-    """The points of each series that count are those that the run itself wrote, each once."""
+    """The effective points of each series are those that the run wrote, each once."""
     for row in server.rows("SELECT id, seq FROM jobs WHERE kind = 'train' AND state = 'succeeded'"):
         written = _reported_steps(server.data_dir / "jobs" / row["id"] / "run" / "events.jsonl")
         query = (

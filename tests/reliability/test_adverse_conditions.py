@@ -1,4 +1,4 @@
-"""Full disks, locked databases, diverging and flooding trainers, second servers, floods of equal requests."""
+"""Full disks, locked databases, diverging trainers, second servers, many identical requests."""
 
 import sqlite3
 import threading
@@ -13,7 +13,7 @@ Server = Any  # the fixture's class lives in conftest.py
 Audit = Callable[[Server], None]
 
 
-def test_a_second_server_on_one_data_directory_refuses_and_harms_nothing(server: Server, audit: Audit) -> None:
+def test_a_second_server_on_one_data_directory_refuses_to_start(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(40)
     second = server.launch()
@@ -50,7 +50,7 @@ def test_a_full_disk_pauses_the_job_and_says_why(server: Server, audit: Audit) -
     audit(server)
 
 
-def test_below_the_disk_reserve_nothing_is_taken_and_what_runs_is_paused(server: Server, audit: Audit) -> None:
+def test_below_the_disk_reserve_no_job_is_accepted_and_running_ones_are_paused(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(5000)
     server.wait_for(job_id, "running", step=12)
@@ -67,7 +67,7 @@ def test_below_the_disk_reserve_nothing_is_taken_and_what_runs_is_paused(server:
 
 
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(20.0, marks=pytest.mark.soak)])
-def test_writes_wait_while_another_process_has_the_database(server: Server, audit: Audit, seconds: float) -> None:
+def test_writes_wait_while_another_process_locks_the_database(server: Server, audit: Audit, seconds: float) -> None:
     server.start()
     server.submit(40)
     other = sqlite3.connect(server.data_dir / "service.sqlite3", isolation_level=None, timeout=30)
@@ -98,7 +98,7 @@ def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: S
     audit(server)
 
 
-def test_a_run_out_of_memory_fails_at_once_with_its_reason(server: Server, audit: Audit) -> None:
+def test_a_run_out_of_memory_fails_without_a_retry(server: Server, audit: Audit) -> None:
     server.environment["GAN_MHE_FAKE_OOM_AT"] = "5"
     server.start()
     job = server.wait_for(server.submit(40), "failed")
@@ -106,7 +106,7 @@ def test_a_run_out_of_memory_fails_at_once_with_its_reason(server: Server, audit
     audit(server)
 
 
-def test_a_job_that_takes_too_long_is_saved_and_failed(server: Server, audit: Audit) -> None:
+def test_a_job_that_exceeds_its_wall_time_is_saved_and_failed(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(5000, wall_seconds_limit=1.0)
     job = server.wait_for(job_id, "failed")
@@ -115,7 +115,7 @@ def test_a_job_that_takes_too_long_is_saved_and_failed(server: Server, audit: Au
     audit(server)
 
 
-def test_a_cancelled_job_never_starts_however_the_race_goes(server: Server, audit: Audit) -> None:
+def test_a_job_cancelled_while_queued_never_starts(server: Server, audit: Audit) -> None:
     server.environment["GAN_MHE_CPU_SLOTS"] = "1"
     server.start()
     ids = [server.submit(4, seed=seed) for seed in range(12)]

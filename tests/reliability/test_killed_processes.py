@@ -1,4 +1,4 @@
-"""Trainer, supervisor, server, or all of them, killed with -9 in every state: training is neither lost nor doubled."""
+"""Trainer, supervisor, server, or all of them, killed in every state: no training is lost or done twice."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def finish(server: Server, audit: Audit, job_id: str, *, attempts: int) -> dict[
     return job
 
 
-def test_a_killed_trainer_goes_on_from_its_last_checkpoint(server: Server, audit: Audit) -> None:
+def test_a_job_whose_trainer_is_killed_resumes_from_its_last_checkpoint(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=25)
@@ -38,12 +38,12 @@ def test_a_killed_trainer_goes_on_from_its_last_checkpoint(server: Server, audit
     assert attempt["resumed_from_step"] >= 10
 
 
-def test_a_killed_supervisor_takes_its_trainer_along_and_the_job_goes_on(server: Server, audit: Audit) -> None:
+def test_a_killed_supervisor_takes_its_trainer_with_it_and_the_job_resumes(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=15)
-    shim, trainer = server.pids(job_id)
-    server.kill_all(shim)
+    supervisor, trainer = server.pids(job_id)
+    server.kill_all(supervisor)
     server.wait_until(lambda: not os.path.exists(f"/proc/{trainer}"), 5)
     job = finish(server, audit, job_id, attempts=2)
     assert job["retry"]["used"] == {"infrastructure": 1, "program": 0}
@@ -53,8 +53,8 @@ def test_a_stopped_supervisor_loses_its_lease_and_its_job(server: Server, audit:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=15)
-    shim, trainer = server.pids(job_id)
-    os.kill(shim, signal.SIGSTOP)
+    supervisor, trainer = server.pids(job_id)
+    os.kill(supervisor, signal.SIGSTOP)
     os.kill(trainer, signal.SIGSTOP)
     finish(server, audit, job_id, attempts=2)
 
@@ -64,17 +64,17 @@ def test_cancelling_ends_even_when_the_processes_are_stopped(server: Server, aud
     server.start()
     job_id = server.submit(5000)
     server.wait_for(job_id, "running", step=5)
-    shim, trainer = server.pids(job_id)
+    supervisor, trainer = server.pids(job_id)
     os.kill(trainer, signal.SIGSTOP)
     if victim != "trainer":
-        os.kill(shim, signal.SIGSTOP)
+        os.kill(supervisor, signal.SIGSTOP)
     assert server.act(job_id, "cancel").status_code == 200
     server.wait_for(job_id, "cancelled", seconds=2 + 10 + 3)
     server.wait_until(lambda: not server.processes())
     audit(server)
 
 
-def test_a_server_that_is_killed_finds_its_training_again(server: Server, audit: Audit) -> None:
+def test_a_restarted_server_adopts_its_running_training(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=10)
@@ -95,7 +95,7 @@ def test_training_that_ends_while_no_server_runs_is_recorded_by_the_next(server:
     finish(server, audit, job_id, attempts=1)
 
 
-def test_a_machine_that_goes_down_takes_its_jobs_up_again(server: Server, audit: Audit) -> None:
+def test_jobs_resume_after_the_machine_went_down(server: Server, audit: Audit) -> None:
     server.start()
     first, second = server.submit(STEPS), server.submit(STEPS, seed=1)
     waiting = server.submit(STEPS, seed=2)
@@ -111,7 +111,7 @@ def test_a_machine_that_goes_down_takes_its_jobs_up_again(server: Server, audit:
 
 
 @pytest.mark.parametrize("state", ["pausing", "cancelling"])
-def test_a_stop_that_was_asked_for_survives_the_server(server: Server, audit: Audit, state: str) -> None:
+def test_a_requested_stop_survives_the_server(server: Server, audit: Audit, state: str) -> None:
     server.environment["GAN_MHE_FAKE_IGNORE_SIGTERM"] = "1"
     server.start()
     job_id = server.submit(5000)
@@ -125,13 +125,13 @@ def test_a_stop_that_was_asked_for_survives_the_server(server: Server, audit: Au
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_server_that_dies_at_this_point_loses_and_doubles_nothing(server: Server, audit: Audit, point: str) -> None:
+def test_a_server_killed_at_this_point_loses_and_doubles_nothing(server: Server, audit: Audit, point: str) -> None:
     server.start()
     server.kill()
     server.process = server.launch(GAN_MHE_CRASH_AT=point)
 
     def submitted() -> bool:
-        """Keep asking, as a client does, until there is an answer or the server is gone."""
+        """Retry as a client does, until there is an answer or the server is dead."""
         if server.process.poll() is not None:
             return True
         try:
@@ -149,7 +149,7 @@ def test_a_server_that_dies_at_this_point_loses_and_doubles_nothing(server: Serv
     assert len(server.rows("SELECT id FROM jobs")) == 1
 
 
-def test_a_trainer_that_keeps_dying_uses_up_its_budget_and_says_so(server: Server, audit: Audit) -> None:
+def test_a_trainer_that_keeps_dying_exhausts_the_retries(server: Server, audit: Audit) -> None:
     server.environment |= {"GAN_MHE_FAKE_CRASH_AT": "5", "GAN_MHE_INFRASTRUCTURE_RETRIES": "2"}
     server.start()
     job_id = server.submit(STEPS)
@@ -158,7 +158,7 @@ def test_a_trainer_that_keeps_dying_uses_up_its_budget_and_says_so(server: Serve
     audit(server)
 
 
-def test_pausing_frees_the_slot_and_resuming_goes_on_from_there(server: Server, audit: Audit) -> None:
+def test_pausing_frees_the_slot_and_resuming_continues_there(server: Server, audit: Audit) -> None:
     server.environment["GAN_MHE_CPU_SLOTS"] = "1"
     server.start()
     first, second = server.submit(STEPS), server.submit(STEPS, seed=1)

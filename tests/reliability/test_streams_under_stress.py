@@ -1,4 +1,4 @@
-"""Many readers that come and go, readers that never read, and a server that is told to stop while they listen."""
+"""Many readers that connect and disconnect, readers that never read, and a server that stops while they listen."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ Audit = Callable[[Server], None]
 
 
 class Reader:
-    """A client that is cut off again and again and goes on from its last id."""
+    """A client that is repeatedly disconnected and continues after its last id."""
 
     def __init__(self, address: str, job_id: str) -> None:
         self.port = int(address.rsplit(":", 1)[1])
@@ -25,7 +25,7 @@ class Reader:
         self.ended = False
 
     async def read(self, seconds: float) -> None:
-        """One connection, cut after a while."""
+        """One connection, closed after this many seconds."""
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         except OSError:
@@ -34,13 +34,13 @@ class Reader:
         writer.write(f"GET {self.path} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n".encode())
         try:
             async with asyncio.timeout(seconds):
-                await self._take(reader)
+                await self._consume(reader)
         except (TimeoutError, OSError):
             pass
         finally:
             writer.close()
 
-    async def _take(self, reader: asyncio.StreamReader) -> None:
+    async def _consume(self, reader: asyncio.StreamReader) -> None:
         status = await reader.readline()
         if b" 204 " in status:
             self.ended = True
@@ -58,8 +58,8 @@ class Reader:
                 identity = None
 
 
-async def storm(server: Server, job_id: str, readers: int, seconds: float, cut_after: float) -> list[Reader]:
-    """Readers that are all cut at random moments until the time is over, and then read to the end."""
+async def read_with_cuts(server: Server, job_id: str, readers: int, seconds: float, cut_after: float) -> list[Reader]:
+    """Readers that are disconnected at random moments for some time, and then read to the end."""
     crowd = [Reader(server.address, job_id) for _ in range(readers)]
     deadline = time.monotonic() + seconds
 
@@ -76,13 +76,13 @@ async def storm(server: Server, job_id: str, readers: int, seconds: float, cut_a
 @pytest.mark.parametrize(
     ("readers", "seconds"), [(60, 3.0), pytest.param(1000, 60.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
-def test_readers_that_are_cut_all_the_time_get_every_event_once(
+def test_readers_that_are_repeatedly_disconnected_get_every_event_once(
     server: Server, audit: Audit, readers: int, seconds: float
 ) -> None:
     server.environment["GAN_MHE_FAKE_STEP_SECONDS"] = "0.05"
     server.start()
     job_id = server.submit(int(seconds / 0.05))
-    crowd = asyncio.run(storm(server, job_id, readers, seconds, cut_after=2.0 if readers > 100 else 0.6))
+    crowd = asyncio.run(read_with_cuts(server, job_id, readers, seconds, cut_after=2.0 if readers > 100 else 0.6))
     server.wait_for(job_id, "succeeded", seconds=60)
     [row] = server.rows("SELECT journal_seq FROM jobs WHERE id = ?", job_id)
     expected = list(range(1, row["journal_seq"] + 1))
@@ -90,11 +90,11 @@ def test_readers_that_are_cut_all_the_time_get_every_event_once(
     audit(server)
 
 
-def test_readers_that_never_read_do_not_slow_the_others(server: Server) -> None:
+def test_readers_that_never_read_do_not_delay_others(server: Server) -> None:
     server.start()
     job_id = server.submit(100)
 
-    async def scene() -> Reader:
+    async def scenario() -> Reader:
         port = int(server.address.rsplit(":", 1)[1])
         silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(50)]
         for _, writer in silent:
@@ -105,16 +105,16 @@ def test_readers_that_never_read_do_not_slow_the_others(server: Server) -> None:
             writer.close()
         return reader
 
-    reader = asyncio.run(scene())
+    reader = asyncio.run(scenario())
     assert reader.ended and reader.ids == list(range(1, len(reader.ids) + 1))
 
 
-def test_told_to_stop_the_server_says_goodbye_and_is_gone_in_two_seconds(server: Server, audit: Audit) -> None:
+def test_a_stopping_server_ends_its_streams_and_exits_within_two_seconds(server: Server, audit: Audit) -> None:
     server.start()
     job_id = server.submit(400)
     server.wait_for(job_id, "running", step=1)
 
-    async def scene() -> tuple[list[Reader], float]:
+    async def scenario() -> tuple[list[Reader], float]:
         crowd = [Reader(server.address, job_id) for _ in range(30)]
         reading = [asyncio.create_task(reader.read(30)) for reader in crowd]
         await asyncio.sleep(1)
@@ -125,7 +125,7 @@ def test_told_to_stop_the_server_says_goodbye_and_is_gone_in_two_seconds(server:
         await asyncio.gather(*reading)
         return crowd, taken
 
-    crowd, taken = asyncio.run(scene())
+    crowd, taken = asyncio.run(scenario())
     assert taken < 2.0 and server.process.returncode == 0
     assert all(reader.names[-1] == "server.restarting" for reader in crowd)
     server.start()
@@ -144,7 +144,7 @@ async def read_to_the_end(crowd: list[Reader], address: str) -> None:
         assert reader.ended
 
 
-def test_a_stream_carries_what_the_history_has(server: Server) -> None:
+def test_a_stream_carries_the_same_events_as_the_history(server: Server) -> None:
     server.start()
     job_id = server.submit(30)
     server.wait_for(job_id, "succeeded")

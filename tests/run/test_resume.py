@@ -406,7 +406,7 @@ def test_a_terminated_process_saves_and_resumes_to_the_same_end(
     assert "stopping: this step is finished and saved first" in output
     result = RunDir(tmp_path / "run").read_result()
     assert result is not None and result["status"] == "stopped"
-    assert f"stopped at step {result['step']}; the same command with --resume goes on from here" in output
+    assert f"stopped at step {result['step']}; run the same command with --resume to continue" in output
     execute(tiny(*LONG), tmp_path / "run")
     assert resumed_steps(tmp_path / "run") == [result["step"]]
     assert_same_story(tmp_path / "run", unbroken(tiny(*LONG)))

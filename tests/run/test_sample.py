@@ -39,10 +39,10 @@ def without_average(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(run: RunDir) -> None:
-    images = sample.draw(run, n=6, seed=3)
+    images = sample.generate(run, n=6, seed=3)
     assert (images.dtype, images.shape) == (torch.uint8, (6, 3, 32, 32))
-    assert torch.equal(sample.draw(run, n=6, seed=3), images)
-    assert not torch.equal(sample.draw(run, n=6, seed=4), images)
+    assert torch.equal(sample.generate(run, n=6, seed=3), images)
+    assert not torch.equal(sample.generate(run, n=6, seed=4), images)
     assert not torch.equal(images[0], images[1])
 
 
@@ -51,67 +51,67 @@ def test_the_same_seed_gives_the_same_file_byte_for_byte_whenever_it_is_made(
 ) -> None:
     suffixes, today = ("png", "npz", "zip"), time.localtime()
     for suffix in suffixes:
-        sample.write_images(sample.draw(run, n=5, seed=1), tmp_path / f"a.{suffix}")
+        sample.write_images(sample.generate(run, n=5, seed=1), tmp_path / f"a.{suffix}")
     monkeypatch.setattr(time, "localtime", lambda *moment: time.struct_time((2001, *today[1:])))
     for suffix in suffixes:
-        sample.write_images(sample.draw(run, n=5, seed=1), tmp_path / f"b.{suffix}")
+        sample.write_images(sample.generate(run, n=5, seed=1), tmp_path / f"b.{suffix}")
     for suffix in suffixes:
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
 
 def test_an_image_does_not_depend_on_its_neighbours_in_the_batch(run: RunDir) -> None:
     # Convolutions of another batch size may round differently in the last bit: one grey level at most.
-    render = sample.load_generator(run, device="cpu")
+    generate = sample.load_generator(run, device="cpu")
     z = latents.fixed_latents(300, 16, 0)
-    together = render(z).int()
-    alone = torch.cat([render(z[i : i + 1]) for i in (0, 1, 255, 256, 299)]).int()
+    together = generate(z).int()
+    alone = torch.cat([generate(z[i : i + 1]) for i in (0, 1, 255, 256, 299)]).int()
     assert (together[[0, 1, 255, 256, 299]] - alone).abs().max() <= 1
 
 
-def test_the_runs_own_last_grid_can_be_drawn_again(run: RunDir) -> None:
+def test_the_last_grid_of_a_run_can_be_generated_again(run: RunDir) -> None:
     z = latents.fixed_latents(4, 16, derive_seed(0, "latents/samples", 0))
     images = sample.load_generator(run, device="cpu")(z)
     assert grids.encode_png(grids.grid(images, columns=2)) == run.sample(12).read_bytes()
 
 
-def test_sampling_leaves_the_run_as_it_was(run: RunDir) -> None:
+def test_sampling_does_not_change_the_run(run: RunDir) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.root.rglob("*")}
-    sample.draw(run, n=2, seed=0, ema=True)
+    sample.generate(run, n=2, seed=0, ema=True)
     assert {path: path.stat().st_mtime_ns for path in run.root.rglob("*")} == before
 
 
 def test_the_moving_average_and_older_steps_are_other_generators(run: RunDir) -> None:
-    newest = sample.draw(run, n=4, seed=0)
-    assert torch.equal(sample.draw(run, n=4, seed=0, step=12), newest)
-    assert not torch.equal(sample.draw(run, n=4, seed=0, step=10), newest)
-    assert not torch.equal(sample.draw(run, n=4, seed=0, ema=True), newest)
+    newest = sample.generate(run, n=4, seed=0)
+    assert torch.equal(sample.generate(run, n=4, seed=0, step=12), newest)
+    assert not torch.equal(sample.generate(run, n=4, seed=0, step=10), newest)
+    assert not torch.equal(sample.generate(run, n=4, seed=0, ema=True), newest)
 
 
 def test_a_missing_moving_average_is_refused_with_the_key_to_set(without_average: RunDir) -> None:
     with pytest.raises(CheckpointError, match=r"no moving average; set generator\.ema_halflife_steps"):
-        sample.draw(without_average, n=1, seed=0, ema=True)
+        sample.generate(without_average, n=1, seed=0, ema=True)
 
 
 def test_an_unknown_step_is_refused_with_the_steps_there_are(run: RunDir) -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; it has \[10, 12\]"):
-        sample.draw(run, n=1, seed=0, step=7)
+        sample.generate(run, n=1, seed=0, step=7)
 
 
 def test_a_run_without_checkpoints_says_so(tiny: Configure, tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.config.write_text(tiny().model_dump_json())
-    with pytest.raises(CheckpointError, match="no checkpoint of any step; it has none"):
-        sample.draw(run, n=1, seed=0)
+    with pytest.raises(CheckpointError, match="has no checkpoints yet"):
+        sample.generate(run, n=1, seed=0)
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="is not a run directory"):
-        sample.draw(RunDir(tmp_path), n=1, seed=0)
+        sample.generate(RunDir(tmp_path), n=1, seed=0)
 
 
-def test_another_checkpoint_than_the_one_asked_for_is_refused(run: RunDir) -> None:
+def test_a_checkpoint_with_another_digest_is_refused(run: RunDir) -> None:
     with pytest.raises(CheckpointError, match="is another checkpoint"):
-        sample.draw(run, n=1, seed=0, digest="0" * 64)
+        sample.generate(run, n=1, seed=0, digest="0" * 64)
     with pytest.raises(CheckpointError, match="is another checkpoint"):
         sample.interpolate(run, rows=1, columns=2, seed=0, digest="0" * 64)
 
@@ -144,20 +144,20 @@ def test_truncation_keeps_the_order_of_latents_and_a_large_threshold_changes_not
 
 
 def test_truncated_images_are_a_function_of_number_seed_and_threshold(run: RunDir) -> None:
-    images = sample.draw(run, n=4, seed=3, truncation=0.5)
-    assert torch.equal(sample.draw(run, n=4, seed=3, truncation=0.5), images)
-    for other in (sample.draw(run, n=4, seed=3), sample.draw(run, n=4, seed=3, truncation=0.4)):
+    images = sample.generate(run, n=4, seed=3, truncation=0.5)
+    assert torch.equal(sample.generate(run, n=4, seed=3, truncation=0.5), images)
+    for other in (sample.generate(run, n=4, seed=3), sample.generate(run, n=4, seed=3, truncation=0.4)):
         assert not torch.equal(other, images)
 
 
 def test_a_smaller_threshold_gives_images_that_vary_less(run: RunDir) -> None:
-    spread = [sample.draw(run, n=64, seed=0, truncation=t).double().std(dim=0).mean() for t in (2.0, 0.5, 0.05)]
+    spread = [sample.generate(run, n=64, seed=0, truncation=t).double().std(dim=0).mean() for t in (2.0, 0.5, 0.05)]
     assert spread[0] > spread[1] > spread[2]
 
 
 def test_the_ends_of_a_truncated_walk_are_truncated_images(run: RunDir) -> None:
     walks = sample.interpolate(run, rows=2, columns=3, seed=7, truncation=0.5).view(2, 3, 3, 32, 32).int()
-    ends = sample.draw(run, n=4, seed=7, truncation=0.5).view(2, 2, 3, 32, 32).int()
+    ends = sample.generate(run, n=4, seed=7, truncation=0.5).view(2, 2, 3, 32, 32).int()
     assert (walks[:, 0] - ends[:, 0]).abs().max() <= 1
     assert (walks[:, -1] - ends[:, 1]).abs().max() <= 1
 
@@ -165,12 +165,12 @@ def test_the_ends_of_a_truncated_walk_are_truncated_images(run: RunDir) -> None:
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
 def test_a_threshold_that_leaves_nothing_is_refused(run: RunDir, threshold: float) -> None:
     with pytest.raises(ConfigError, match="truncation: expected a threshold > 0, got"):
-        sample.draw(run, n=1, seed=0, truncation=threshold)
+        sample.generate(run, n=1, seed=0, truncation=threshold)
 
 
 def test_a_run_in_double_precision_can_be_sampled(tiny: Configure, tmp_path: Path) -> None:
     execute(tiny("training.precision=float64", "training.steps=1"), tmp_path)
-    assert sample.draw(RunDir(tmp_path), n=2, seed=0).shape == (2, 3, 32, 32)
+    assert sample.generate(RunDir(tmp_path), n=2, seed=0).shape == (2, 3, 32, 32)
 
 
 # --- interpolation
@@ -178,7 +178,7 @@ def test_a_run_in_double_precision_can_be_sampled(tiny: Configure, tmp_path: Pat
 
 def test_an_interpolation_begins_and_ends_at_images_of_its_seed(run: RunDir) -> None:
     walks = sample.interpolate(run, rows=2, columns=5, seed=7).view(2, 5, 3, 32, 32).int()
-    ends = sample.draw(run, n=4, seed=7).view(2, 2, 3, 32, 32).int()
+    ends = sample.generate(run, n=4, seed=7).view(2, 2, 3, 32, 32).int()
     assert (walks[:, 0] - ends[:, 0]).abs().max() <= 1
     assert (walks[:, -1] - ends[:, 1]).abs().max() <= 1
 
@@ -249,7 +249,9 @@ def test_a_png_is_written_over_an_older_one(images: torch.Tensor, tmp_path: Path
 
 @pytest.mark.parametrize("name", ["images.gif", "images.tar.gz"])
 def test_an_unknown_suffix_is_refused_with_the_known_ones(images: torch.Tensor, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"cannot write '\.gz|gif'; expected \.png, \.npz, \.zip or a folder name"):
+    with pytest.raises(
+        ConfigError, match=r"expected FILE\.png, FILE\.npz, FILE\.zip or a folder, got suffix '\.(gz|gif)'"
+    ):
         sample.write_images(images, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
@@ -271,7 +273,7 @@ def test_nothing_of_the_users_is_replaced(
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.npz", "x.zip", "x"])
-def test_a_place_that_cannot_be_written_is_named(images: torch.Tensor, tmp_path: Path, name: str) -> None:
+def test_a_path_that_cannot_be_written_is_named(images: torch.Tensor, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=f"cannot write .*/file/{name}"):
         sample.write_images(images, tmp_path / "file" / name)

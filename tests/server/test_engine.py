@@ -1,4 +1,4 @@
-"""The thread that schedules, and the heartbeat by which other servers know of it."""
+"""The scheduling thread, and the heartbeat that other servers check."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ class TestHeartbeat:
             patch.setattr(heartbeat, "_boot_id", lambda: boot)
             world.store.write(heartbeat.beat)
 
-    def test_a_round_says_who_serves_the_database(self, world: Any) -> None:
+    def test_a_round_records_which_server_uses_the_database(self, world: Any) -> None:
         world.tick()
         query = select(tables.service_state.c.value).where(tables.service_state.c.key == "heartbeat")
         times = []
@@ -37,13 +37,15 @@ class TestHeartbeat:
         assert set(value) == {"host", "boot_id", "time"}
         assert {later - earlier for earlier, later in itertools.pairwise(sorted(set(times)))} == {5000}
 
-    def test_a_server_on_another_machine_is_respected(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_live_server_on_another_machine_prevents_a_start(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
         world.passes(14)
         with pytest.raises(StartRefused, match="in use by a server on elsewhere, heard of 14 s ago"):
             world.store.read(heartbeat.check)
 
-    def test_its_silence_of_fifteen_seconds_is_taken_for_its_end(
+    def test_a_server_without_a_heartbeat_for_fifteen_seconds_has_ended(
         self, world: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
@@ -51,19 +53,19 @@ class TestHeartbeat:
         world.store.read(heartbeat.check)
 
     @pytest.mark.parametrize(("host", "boot"), [("elsewhere", None), (None, "another boot"), (None, None)])
-    def test_a_server_on_this_machine_is_not_judged_by_its_heartbeat(
+    def test_the_heartbeat_of_a_server_on_this_machine_is_ignored(
         self, world: Any, monkeypatch: pytest.MonkeyPatch, host: str | None, boot: str | None
     ) -> None:
         here, now = heartbeat.socket.gethostname(), heartbeat._boot_id()
         self.beat(world, monkeypatch, host or here, boot or now)
         world.store.read(heartbeat.check)
 
-    def test_a_database_that_was_never_served_is_free(self, world: Any) -> None:
+    def test_an_unused_database_allows_a_start(self, world: Any) -> None:
         world.store.read(heartbeat.check)
 
 
 class Rounds:
-    """In the scheduler's place: counts what the engine calls, and fails as often as it is told."""
+    """Replaces the scheduler: counts the calls, and fails the given number of times."""
 
     def __init__(self, *, failures: int = 0) -> None:
         self.polls = self.ticks = 0
@@ -108,27 +110,25 @@ class TestEngine:
 
     def test_an_exception_is_logged_and_does_not_end_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rounds = Rounds(failures=3)
-        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _TROUBLE_SECONDS=0.001)
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _ERROR_ROUND_SECONDS=0.001)
         with capture_logs() as logs:
             engine.start()
             self.wait(lambda: rounds.ticks >= 5)
             engine.stop()
-        assert [(entry["log_level"], entry["event"]) for entry in logs] == [
-            ("error", "trouble in a round of the scheduler")
-        ] * 3
+        assert [(entry["log_level"], entry["event"]) for entry in logs] == [("error", "scheduler round failed")] * 3
 
-    def test_trouble_with_reading_does_not_keep_it_from_scheduling(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_in_reading_does_not_prevent_scheduling(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rounds = Rounds()
         rounds.poll = lambda: 1 / 0  # type: ignore[method-assign]
-        engine = self.engine(rounds, monkeypatch, _TROUBLE_SECONDS=0.001)
+        engine = self.engine(rounds, monkeypatch, _ERROR_ROUND_SECONDS=0.001)
         with capture_logs():
             engine.start()
             self.wait(lambda: rounds.ticks >= 2)
             engine.stop()
 
-    def test_after_trouble_it_waits_longer(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_it_waits_longer_after_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rounds = Rounds(failures=1)
-        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _TROUBLE_SECONDS=60.0)
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _ERROR_ROUND_SECONDS=60.0)
         with capture_logs():
             engine.start()
             self.wait(lambda: rounds.ticks == 1)
@@ -148,7 +148,7 @@ class TestEngine:
         assert rounds.ticks == 2
         engine.stop()
 
-    def test_one_that_was_never_started_can_be_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_engine_that_was_never_started_can_be_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.engine(Rounds(), monkeypatch).stop()
 
     def test_its_heartbeat_is_the_schedulers(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +158,7 @@ class TestEngine:
         world.passes(3)
         assert engine.heartbeat_age() == 3
 
-    def test_trouble_with_single_jobs_does_not_stop_the_heart(
+    def test_errors_with_single_jobs_do_not_stop_the_heartbeat(
         self, world: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         attempt = world.runs(world.submit())
@@ -168,7 +168,7 @@ class TestEngine:
             world.tick()
         assert world.scheduler.round_age() == 0
 
-    def test_a_whole_life_runs_in_its_thread(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_job_runs_from_start_to_end_in_its_thread(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = self.engine(world.scheduler, monkeypatch, _ROUND_SECONDS=0.005)
         job_id = world.submit()
         engine.start()

@@ -1,4 +1,4 @@
-"""Identifiers: unique, in order within a process, and recognised."""
+"""Identifiers: unique, in order within a process, and recognized."""
 
 import threading
 
@@ -40,7 +40,7 @@ def test_that_holds_when_the_clock_is_set_back(monkeypatch: pytest.MonkeyPatch) 
     assert new_id("job") > earlier
 
 
-def test_threads_never_get_the_same() -> None:
+def test_ids_of_all_threads_are_distinct() -> None:
     made: list[str] = []
     threads = [threading.Thread(target=lambda: made.extend([new_id("job") for _ in range(500)])) for _ in range(8)]
     for thread in threads:
@@ -55,7 +55,7 @@ def test_threads_never_get_the_same() -> None:
     ["", "job", "job_", "task_" + "0" * 26, "job_" + "0" * 25, "job_" + "0" * 27, "job_" + "u" * 26, "job_" + "O" * 26,
      "job_" + "0" * 26 + "\n", "../job_" + "0" * 26, "job_" + "0" * 25 + "/"],
 )  # fmt: skip
-def test_what_only_looks_like_an_id_is_none(text: str) -> None:
+def test_text_of_another_form_is_not_an_id(text: str) -> None:
     assert not is_id(text, "job")
 
 

@@ -1,4 +1,4 @@
-"""The service as a process: where it listens, when it refuses to start, and how it goes."""
+"""The service as a process: its address, refused starts, and shutdown."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def environment(data_dir: Path, **settings: Any) -> dict[str, str]:
 
 
 class Server:
-    """A running server. lines: what it has printed."""
+    """A running server. first: the first line that it printed."""
 
     def __init__(self, data_dir: Path, **settings: Any) -> None:
         self.data_dir = data_dir
@@ -60,7 +60,7 @@ class Server:
         self.url = self.first.removesuffix("/docs")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, str]:
-        """Exit code, seconds it took, and the rest of what it printed."""
+        """Exit code, seconds until the exit, and the rest of the output."""
         began = time.monotonic()
         self.process.send_signal(how)
         out, _ = self.process.communicate(timeout=DEADLINE)
@@ -78,7 +78,7 @@ def running(data_dir: Path, **settings: Any) -> Iterator[Server]:
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, data_dir: Path, **settings: Any) -> str:
-    """Why a server does not start, in this process."""
+    """The reason why a server does not start, in this process."""
     monkeypatch.setattr("server.serve.logs.configure", lambda _as_json: None)
     with pytest.raises(StartRefused) as refused:
         serve(Settings(data_dir=data_dir, **{"port": 0, **settings}))
@@ -92,13 +92,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def test_a_free_port_is_taken_printed_and_written_down(server: Server) -> None:
+def test_a_free_port_is_chosen_printed_and_recorded(server: Server) -> None:
     announced = json.loads((server.data_dir / "server.json").read_text())
     assert announced == {"url": server.url, "pid": server.process.pid}
     assert httpx2.get(f"{server.url}/healthz").json() == {"status": "alive"}
 
 
-def test_a_second_server_over_the_same_data_is_refused_and_harms_nothing(server: Server) -> None:
+def test_a_second_server_with_the_same_data_is_refused_and_changes_nothing(server: Server) -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVE], env=environment(server.data_dir), capture_output=True, text=True, check=False
     )
@@ -117,7 +117,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert "--port" in message
 
 
-def test_after_a_refusal_the_data_directory_is_free_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_start_releases_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal(monkeypatch, tmp_path, host="0.0.0.0")
     Service.open(Settings(data_dir=tmp_path)).stop()
 
@@ -135,7 +135,7 @@ def test_after_a_refusal_the_data_directory_is_free_again(tmp_path: Path, monkey
         (b"Host: localhost", 200),
     ],
 )
-def test_a_malformed_host_is_answered_and_refused(server: Server, host: bytes, status: int) -> None:
+def test_a_malformed_host_is_rejected_with_a_response(server: Server, host: bytes, status: int) -> None:
     address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
     with socket.create_connection(address, timeout=5) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\n" + host + b"\r\nConnection: close\r\n\r\n")
@@ -143,12 +143,12 @@ def test_a_malformed_host_is_answered_and_refused(server: Server, host: bytes, s
     assert int(answer.split()[1]) in {status, 400 if status == 403 else status}
 
 
-def test_the_software_behind_is_not_advertised(server: Server) -> None:
+def test_responses_do_not_name_the_server_software(server: Server) -> None:
     assert "server" not in httpx2.get(f"{server.url}/healthz").headers
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_server_quietly_and_takes_the_announcement_back(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_signal_ends_the_server_and_removes_the_announcement(tmp_path: Path, how: signal.Signals) -> None:
     with running(tmp_path) as server:
         httpx2.get(f"{server.url}/v1/variants", headers={"X-Request-Id": "seen"})
         code, _, out = server.stop(how)
@@ -158,7 +158,7 @@ def test_a_signal_ends_the_server_quietly_and_takes_the_announcement_back(tmp_pa
     assert (line["path"], line["status"], line["request_id"]) == ("/v1/variants", 200, "seen")
 
 
-def test_open_streams_are_told_and_do_not_hold_the_server_back(tmp_path: Path) -> None:
+def test_open_streams_end_at_shutdown_and_do_not_delay_it(tmp_path: Path) -> None:
     received: list[str] = []
     with running(tmp_path) as server:
         job = httpx2.post(f"{server.url}/v1/jobs", json={"preset": "debug_cpu"}).json()
@@ -181,11 +181,11 @@ def test_open_streams_are_told_and_do_not_hold_the_server_back(tmp_path: Path) -
     assert "event: server.restarting" in received
 
 
-def test_an_address_others_can_reach_is_refused_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "listening on 0.0.0.0 needs an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
+def test_a_public_address_is_refused_without_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "listening on 0.0.0.0 requires an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
 
 
-def test_an_address_others_can_reach_is_served_with_a_key(tmp_path: Path) -> None:
+def test_a_public_address_is_served_with_a_key(tmp_path: Path) -> None:
     store = Store(tmp_path / "service.sqlite3")
     store.migrate()
     revoked, token = (keys.create(store, "test", "default", ["jobs:read"]) for _ in range(2))
@@ -198,20 +198,20 @@ def test_an_address_others_can_reach_is_served_with_a_key(tmp_path: Path) -> Non
         assert httpx2.get(f"{server.url}/v1/jobs", headers=headers).status_code == 200
 
 
-def test_only_revoked_keys_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_revoked_keys_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Store(tmp_path / "service.sqlite3")
     store.migrate()
     keys.revoke(store, keys.create(store, "test", "default", ["admin"]).split("_")[1])
     store.close()
-    assert "needs an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
+    assert "requires an API key" in refusal(monkeypatch, tmp_path, host="0.0.0.0")
 
 
-def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_directory_that_cannot_be_created_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     assert "cannot write to the data directory" in refusal(monkeypatch, tmp_path / "file" / "data")
 
 
-def test_a_database_that_is_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_database_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "service.sqlite3").write_bytes(b"not a database, but long enough to be read as one" * 100)
     assert "cannot use the database" in refusal(monkeypatch, tmp_path)
 

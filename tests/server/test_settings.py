@@ -1,4 +1,4 @@
-"""The operator's settings: read from the environment, and refused where they make no sense."""
+"""The operator's settings, read from the environment and validated."""
 
 import pytest
 from pydantic import ValidationError

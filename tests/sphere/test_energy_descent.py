@@ -1,4 +1,4 @@
-"""Minimising the energy from random filters reaches the known optima."""
+"""Minimizing the energy from random filters reaches the known optima."""
 
 import numpy as np
 import pytest

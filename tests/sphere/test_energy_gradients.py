@@ -31,7 +31,7 @@ def gradient(weight: torch.Tensor, **options: object) -> torch.Tensor:
 
 
 def analytic_gradient(weight: torch.Tensor, s: float, distance: str) -> torch.Tensor:
-    """Of Σ_{i<j} f_s: (1/||w_i||) Σ_{j != i} k_ij (u_j - c_ij u_i), pair by pair."""
+    """Gradient of Σ_{i<j} f_s: (1/||w_i||) Σ_{j != i} k_ij (u_j - c_ij u_i), pair by pair."""
     unit = weight / weight.norm(dim=1, keepdim=True)
     result = torch.zeros_like(weight)
     for i, j in permutations(range(len(weight)), 2):

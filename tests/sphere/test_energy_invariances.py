@@ -1,4 +1,4 @@
-"""What the energy must not notice, and the bounds no configuration crosses."""
+"""Invariances of the energy, and its lower bounds."""
 
 import math
 
@@ -53,7 +53,7 @@ class TestToRounding:
     def test_energy_is_invariant_to_the_order_of_neurons(self, s: float, distance: str, half_space: bool) -> None:
         self.check(gaussian(6, 5), gaussian(6, 5)[[3, 0, 5, 1, 4, 2]], s, distance, half_space)
 
-    def test_energy_is_invariant_to_spectral_normalisation(self, s: float, distance: str, half_space: bool) -> None:
+    def test_energy_is_invariant_to_spectral_normalization(self, s: float, distance: str, half_space: bool) -> None:
         weight = gaussian(6, 5)
         self.check(weight, weight / torch.linalg.matrix_norm(weight, 2), s, distance, half_space)
 
@@ -69,7 +69,7 @@ def test_half_space_energy_is_invariant_to_flipping_single_filters(s: float, dis
 
 @BOTH_DISTANCES
 @ALL_POWERS
-def test_full_space_energy_notices_a_flipped_filter(s: float, distance: str) -> None:
+def test_full_space_energy_depends_on_the_sign_of_a_filter(s: float, distance: str) -> None:
     weight = gaussian(6, 5)
     flipped = weight * torch.tensor([[1.0], [-1], [1], [1], [1], [1]])
     energies = [hyperspherical_energy(w, s=s, distance=distance) for w in (weight, flipped)]

@@ -1,4 +1,4 @@
-"""Degenerate filters: loss and gradient stay finite, and pairs farther than the floor are not touched by it."""
+"""Degenerate filters: loss and gradient stay finite, and the floor does not affect pairs beyond it."""
 
 import math
 
@@ -80,7 +80,7 @@ def test_one_neuron_gives_exactly_zero_and_no_gradient(reduction: str, distance:
         assert torch.equal(gradient, torch.zeros(1, 4))
 
 
-def test_zero_filter_counts_as_orthogonal_and_feels_and_exerts_nothing() -> None:
+def test_zero_filter_counts_as_orthogonal_and_gets_and_exerts_no_force() -> None:
     weight = torch.cat([gaussian(3, 5), torch.zeros(1, 5, dtype=torch.float64)]).requires_grad_()
     loss = hyperspherical_energy(weight, s=2.0, reduction="sum")
     loss.backward()

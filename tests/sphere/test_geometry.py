@@ -34,13 +34,13 @@ def matrix(values: torch.Tensor) -> torch.Tensor:
     return values.view(count, count)
 
 
-def test_cosines_of_several_weights_lie_one_after_the_other() -> None:
+def test_cosines_of_several_weights_are_concatenated() -> None:
     weights = gaussian(4, 3), gaussian(1, 7), gaussian(6, 2)
     together = cosines(weights).split([16, 1, 36])
     assert all(map(torch.equal, together, (cosines([weight]) for weight in weights)))
 
 
-def test_cosines_of_a_stack_are_those_of_its_weights_one_after_the_other() -> None:
+def test_cosines_of_a_stack_are_those_of_its_weights_concatenated() -> None:
     stack, single = gaussian(12, 5).view(3, 4, 5), gaussian(6, 2)
     stack[1, 2] = 0
     together = cosines([stack, single])
@@ -48,7 +48,7 @@ def test_cosines_of_a_stack_are_those_of_its_weights_one_after_the_other() -> No
     torch.testing.assert_close(together, expected, rtol=0, atol=1e-15)
 
 
-def test_chords_and_pair_sums_know_the_diagonals_of_stacks() -> None:
+def test_chords_and_pair_sums_find_the_diagonals_of_stacks() -> None:
     stack, single = gaussian(12, 5).view(3, 4, 5), gaussian(6, 2)
     squared = chords(cosines([stack, single]), [4, 6], [3, 1])
     expected = torch.cat([squared_distances(weight).flatten() for weight in (*stack, single)])

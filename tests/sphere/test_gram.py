@@ -76,7 +76,7 @@ def test_float32_rows_far_apart_are_multiplied_in_float32() -> None:
     lambda w: w[1].copy_(w[0] + 0.2 * w[1]), lambda w: w[1].copy_(-w[0] + 0.2 * w[1]), lambda w: w[3].zero_(),
     lambda w: w[3].mul_(1e-17), lambda w: w[3].mul_(1e17),
 ], ids=["near pair", "near opposites", "zero row", "tiny row", "huge row"])  # fmt: skip
-def test_float32_rows_that_float32_would_not_do_justice_are_multiplied_in_float64(spoil) -> None:
+def test_float32_rows_that_need_float64_are_multiplied_in_float64(spoil) -> None:
     weight = gaussian(8, 4000, torch.float32)
     spoil(weight)
     torch.testing.assert_close(gram(weight), weight.double() @ weight.double().T, rtol=1e-13, atol=1e-10)

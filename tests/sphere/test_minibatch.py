@@ -212,7 +212,7 @@ def test_half_precision_gradients_of_partners_saturate_instead_of_overflowing() 
     assert weight.grad is not None and weight.grad[1, 1].item() == -torch.finfo(torch.float16).max
 
 
-def test_a_zero_row_counts_as_orthogonal_to_its_partners_and_feels_nothing() -> None:
+def test_a_zero_row_counts_as_orthogonal_to_its_partners_and_gets_no_force() -> None:
     weight = torch.cat([gaussian(1, 5), torch.zeros(1, 5)]).requires_grad_()
     pair = torch.tensor([[1], [0]])
     for value in (partner_energies([weight], [pair], s=2.0), label_energy(weight, pair[:, 0], s=2.0)):

@@ -307,7 +307,7 @@ def test_ctrl_c_saves_reports_and_says_that_it_can_go_on(start_command: Start, w
     said, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
     lines = said.splitlines()
-    assert "stopped; the same command goes on from here" in lines
+    assert "stopped; run the same command to continue" in lines
     assert lines[-2:] == ["no scores to compare", "report: out/report/report.md"]
     assert statuses(tmp_path / "out") == {"plain/seed_3": "stopped"}
 
@@ -376,7 +376,7 @@ def test_a_budget_ends_after_whole_seeds_and_the_same_command_goes_on(
     study = load(write(head=HEAD.replace("[3, 1]", "[3, 1, 4]")))
     assert run_for(study, tmp_path, minutes=2.5, seconds=[30.0] * 6) == 0
     assert list(statuses(tmp_path)) == sorted(ALL)
-    end = "the budget ends here: 2 of 3 seeds are whole; the same command goes on from here"
+    end = "time budget used up: 2 of 3 seeds are complete; run the same command to continue"
     assert capsys.readouterr().out.splitlines()[-1] == end
     assert run_for(study, tmp_path, minutes=2.5, seconds=[0.0] * 4 + [30.0] * 2) == 0
     assert len(statuses(tmp_path)) == 6

@@ -193,7 +193,7 @@ class Training:
             self.step, self.notes = step, dict(manifest["notes"])
             return refused
         if self.request.get("require_checkpoint"):
-            raise CheckpointError(f"no checkpoint of {self.place.root} can be used: {refused or 'there is none'}")
+            raise CheckpointError(f"no usable checkpoint in {self.place.root}: {refused or 'it has none'}")
         return refused
 
     def _report(self) -> None:

@@ -21,19 +21,19 @@ from gan_mhe.sweep.processes import Run, execute_all
 
 Configure = Callable[..., RunConfig]
 
-# In the place of `gan_mhe.worker`: does what the file `part` beside the run says, and keeps a diary of all runs.
+# Stands in for `gan_mhe.worker`: acts by the file `part` beside the run, and keeps a diary of all runs.
 FAKE_WORKER = """
 import json, os, pathlib, signal, sys, time
 request = json.loads(pathlib.Path(sys.argv[1]).read_bytes())
-place = pathlib.Path(request["run_dir"])
-part = (place / "part").read_text()
+run_dir = pathlib.Path(request["run_dir"])
+part = (run_dir / "part").read_text()
 
 def note(what):
-    with open(place.parent / "diary", "a") as diary:
-        diary.write(f"{what} {place.name} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
+    with open(run_dir.parent / "diary", "a") as diary:
+        diary.write(f"{what} {run_dir.name} {os.getpid()} {os.environ['OMP_NUM_THREADS']}\\n")
 
 def say(**event):
-    with open(place / "events.jsonl", "a") as journal:
+    with open(run_dir / "events.jsonl", "a") as journal:
         journal.write(json.dumps(event) + "\\n")
 
 def leave(outcome, code=None, message=""):
@@ -53,7 +53,7 @@ if part == "wait":
     leave("stopped")
 if part.startswith("meet"):
     late = time.monotonic() + 20
-    while (place.parent / "diary").read_text().count("begin") < int(part.split()[1]) and time.monotonic() < late:
+    while (run_dir.parent / "diary").read_text().count("begin") < int(part.split()[1]) and time.monotonic() < late:
         time.sleep(0.01)
 if part == "hang":
     time.sleep(60)
@@ -66,7 +66,7 @@ if part == "diverge":
 if part == "unexpected":
     sys.stderr.write("Traceback: in line 7\\n")
     leave("failed", "error", "KeyError: 'x'")
-say(type="finished", step=9, reason="completed", message=place.name)
+say(type="finished", step=9, reason="completed", message=run_dir.name)
 leave("completed")
 """
 # A process that executes the runs below a folder, two at once.
@@ -200,11 +200,11 @@ def test_every_run_has_a_process_and_the_threads_it_is_given(stage: Stage) -> No
 def test_what_a_run_says_reaches_its_own_sink(stage: Stage) -> None:
     stage.plays("complete", "complete").execute()
     for i in range(2):
-        said = [event for title, event in stage.heard if title == f"title {i}"]
-        assert said == [Started(0, 9, resumed=False), Finished(9, "completed", f"run{i}")]
+        events = [event for title, event in stage.heard if title == f"title {i}"]
+        assert events == [Started(0, 9, resumed=False), Finished(9, "completed", f"run{i}")]
 
 
-def test_what_a_run_said_earlier_is_not_said_again(stage: Stage) -> None:
+def test_earlier_events_of_a_run_are_not_emitted_again(stage: Stage) -> None:
     stage.plays("complete")
     old = json.dumps({"type": "finished", "step": 1, "reason": "stopped", "message": ""})
     (stage.runs[0].directory / "events.jsonl").write_text(f"{old}\n")
@@ -241,12 +241,12 @@ def test_a_first_run_that_may_download_is_alone_until_it_has_what_all_need(stage
     ("part", "code", "message"),
     [
         ("diverge", "diverged", "a loss is not finite"),
-        ("crash", "error", "its process ended by signal 9 (Killed)"),
+        ("crash", "error", "the worker ended by signal 9 (Killed)"),
         ("unexpected", "error", "KeyError: 'x'\nTraceback: in line 7"),
         (
             "stopped from elsewhere",
             "error",
-            "somebody else stopped its process at step 4; the same command goes on from there",
+            "the worker was stopped from outside at step 4; run the same command to continue",
         ),
     ],
 )
@@ -271,7 +271,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_of_its_run(stage: Stage, m
     stage.plays("complete", "complete")
     monkeypatch.setattr(subprocess, "Popen", refuse)
     failures = stage.execute()
-    assert [str(error) for _, error in failures] == ["cannot start: [Errno 11] no more processes"] * 2
+    assert [str(error) for _, error in failures] == ["cannot start the worker: [Errno 11] no more processes"] * 2
 
 
 # --- the end

@@ -162,7 +162,7 @@ def test_only_what_is_left_is_executed_at_once_and_failures_keep_their_configura
     listener = Listener()
     failures = sweep(runs_below(tmp_path, configs), listener, Control(listener, 99), Plan(jobs=3, threads=1))
     assert [failed.config for failed, _ in failures] == configs[1:]
-    assert [str(error) for _, error in failures] == ["its process ended with exit code 1"] * 3
+    assert [str(error) for _, error in failures] == ["the worker ended with exit code 1"] * 3
 
 
 # --- within a budget
@@ -202,14 +202,14 @@ def test_a_budget_that_is_long_enough_ends_nothing(six: list[RunConfig], tmp_pat
 
 
 @pytest.mark.parametrize(("budget", "finished"), [(21.0, 2), (39.9, 2), (40.1, 4), (59.9, 4)])
-def test_a_wave_that_the_budget_cannot_hold_is_not_begun(
+def test_a_wave_that_does_not_fit_the_budget_is_not_started(
     six: list[RunConfig], tmp_path: Path, budget: float, finished: int
 ) -> None:
     assert len(within(six, tmp_path, budget, *[10.0] * 6)) == finished
     assert [run_directory(tmp_path, config).exists() for config in six] == [True] * finished + [False] * (6 - finished)
 
 
-def test_the_first_wave_is_begun_however_short_the_budget(six: list[RunConfig], tmp_path: Path) -> None:
+def test_the_first_wave_is_started_however_short_the_budget(six: list[RunConfig], tmp_path: Path) -> None:
     assert within(six, tmp_path, 5.0, *[10.0] * 6) == ["none seed 0"]
 
 
@@ -259,7 +259,7 @@ def test_a_stop_ends_waves_too(six: list[RunConfig], tmp_path: Path) -> None:
     assert listener.titles == ORDER[:3]
 
 
-def test_a_failing_run_does_not_keep_the_next_wave_from_being_begun(six: list[RunConfig], tmp_path: Path) -> None:
+def test_a_failing_run_does_not_keep_the_next_wave_from_starting(six: list[RunConfig], tmp_path: Path) -> None:
     training = six[0].training.model_copy(update={"precision": "tf32"})
     six[0] = six[0].model_copy(update={"training": training})
     listener = Listener()
@@ -284,8 +284,8 @@ def completed(configs: list[RunConfig], tmp_path: Path) -> RunConfig:
 def test_a_diverged_run_is_not_left_because_it_would_do_so_again(
     completed: RunConfig, configs: list[RunConfig], tmp_path: Path
 ) -> None:
-    place = RunDir(run_directory(tmp_path, completed))
-    write_json(place.result, {**(place.read_result() or {}), "status": "diverged", "step": 1, "final": None})
+    run_dir = RunDir(run_directory(tmp_path, completed))
+    write_json(run_dir.result, {**(run_dir.read_result() or {}), "status": "diverged", "step": 1, "final": None})
     assert left(configs, tmp_path) == configs[1:]
 
 
@@ -374,6 +374,6 @@ def test_the_environment_limits_the_threads(
     assert plan([tiny(seed=seed) for seed in range(2)]) == Plan(2, threads)
 
 
-def test_a_plan_is_said_in_one_line() -> None:
-    said = [str(Plan(1, 8)), str(Plan(2, 1)), str(Plan(2, 4))]
-    assert said == ["one run at a time", "2 runs at once, 1 thread each", "2 runs at once, 4 threads each"]
+def test_a_plan_is_described_in_one_line() -> None:
+    descriptions = [str(Plan(1, 8)), str(Plan(2, 1)), str(Plan(2, 4))]
+    assert descriptions == ["one run at a time", "2 runs at once, 1 thread each", "2 runs at once, 4 threads each"]

@@ -24,7 +24,7 @@ TINY: Mapping[str, Any] = {
 }
 
 
-# What no variant has: draws and inner steps within a step, beside intervals and several updates.
+# Features that no variant has: draws and inner steps within a step, with intervals and several updates.
 OPTIONS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "subset": ("mhe", {"constraints": {"mhe": {"minibatch": {"of": "neurons", "size": 2}}}}),
     "partners": ("half_mhe", {"constraints": {"mhe": {"minibatch": {"of": "partners", "size": 2}}}}),

@@ -1,4 +1,4 @@
-"""A strength given as a ratio of gradients: measured, followed, kept, reported."""
+"""Coefficients that hold a target ratio of gradient norms: mean, horizon, state and reporting."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -20,15 +20,15 @@ from gan_mhe.training.trainer import Trainer
 QUOTIENTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
 
 
-def followed(ratio: RatioConfig | None, quotients: Sequence[float], **timing: Any) -> list[float]:
-    """The strengths that a penalty takes, one computation after another."""
+def adapted(ratio: RatioConfig | None, quotients: Sequence[float], **timing: Any) -> list[float]:
+    """The coefficients of a penalty at successive computations with the given ratios of gradient norms."""
     timing = {"interval": 1, "schedule": Schedule(), **timing}
     penalty = Penalty("p", lambda inputs: inputs.real.sum(), 7.0, ratio=ratio, **timing)
     coefficients = AdaptiveCoefficients([penalty], 100, torch.device("cpu"))
     found = []
     for number, quotient in enumerate(quotients):
         coefficients.set_step(number * penalty.interval, [penalty])
-        found.append(float(coefficients.of("p", torch.tensor(1.0), torch.tensor(quotient))))
+        found.append(float(coefficients.update("p", torch.tensor(1.0), torch.tensor(quotient))))
     return found
 
 
@@ -37,50 +37,50 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 @given(QUOTIENTS)
-def test_up_to_the_horizon_the_strength_is_the_target_times_the_geometric_mean_of_the_quotients(
+def test_up_to_the_horizon_the_coefficient_is_the_target_times_the_geometric_mean_of_the_ratios(
     quotients: list[float],
 ) -> None:
-    found = followed(RatioConfig(target=0.5, horizon=20), quotients)
+    found = adapted(RatioConfig(target=0.5, horizon=20), quotients)
     expected = [0.5 * geometric_mean(quotients[: number + 1]) for number in range(len(quotients))]
     assert found == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_calibrated_strength_stands_still_after_the_horizon() -> None:
-    found = followed(RatioConfig(target=1.0, mode="calibrate", horizon=2), [1.0, 4.0, 1000.0, 0.001])
+def test_a_calibrated_coefficient_is_constant_after_the_horizon() -> None:
+    found = adapted(RatioConfig(target=1.0, mode="calibrate", horizon=2), [1.0, 4.0, 1000.0, 0.001])
     assert found == pytest.approx([1.0, 2.0, 2.0, 2.0], rel=1e-5)
 
 
-def test_a_tracked_strength_goes_on_with_the_weight_of_the_horizon() -> None:
-    found = followed(RatioConfig(target=1.0, horizon=2), [1.0, 1.0, math.e, math.e])
+def test_a_tracked_coefficient_is_averaged_exponentially_after_the_horizon() -> None:
+    found = adapted(RatioConfig(target=1.0, horizon=2), [1.0, 1.0, math.e, math.e])
     assert found == pytest.approx([1.0, 1.0, math.exp(0.5), math.exp(0.75)], rel=1e-5)
 
 
-def test_without_a_ratio_the_strength_is_the_coefficient_whatever_the_gradients() -> None:
-    assert followed(None, [1.0, 100.0]) == [7.0, 7.0]
+def test_without_a_target_ratio_the_coefficient_is_constant() -> None:
+    assert adapted(None, [1.0, 100.0]) == [7.0, 7.0]
 
 
 def test_interval_and_schedule_multiply_a_ratio_as_they_do_a_coefficient() -> None:
     timing = {"interval": 4, "schedule": Schedule(warmup_steps=8)}
-    assert followed(None, [1.0, 1.0], **timing) == pytest.approx([7 * 4 / 8, 7 * 4 * 5 / 8])
-    assert followed(RatioConfig(target=0.1), [1.0, 1.0], **timing) == pytest.approx([0.1 * 4 / 8, 0.1 * 4 * 5 / 8])
+    assert adapted(None, [1.0, 1.0], **timing) == pytest.approx([7 * 4 / 8, 7 * 4 * 5 / 8])
+    assert adapted(RatioConfig(target=0.1), [1.0, 1.0], **timing) == pytest.approx([0.1 * 4 / 8, 0.1 * 4 * 5 / 8])
 
 
 @pytest.mark.parametrize("quotient", [math.inf, math.nan, 0.0])
-def test_a_quotient_without_a_logarithm_leaves_the_strength_alone(quotient: float) -> None:
-    assert followed(RatioConfig(target=1.0), [3.0, quotient]) == pytest.approx([3.0, 3.0])
+def test_a_ratio_without_a_finite_logarithm_does_not_change_the_coefficient(quotient: float) -> None:
+    assert adapted(RatioConfig(target=1.0), [3.0, quotient]) == pytest.approx([3.0, 3.0])
 
 
-def test_what_has_no_logarithm_at_first_leaves_no_trace_in_the_mean() -> None:
-    assert followed(RatioConfig(target=1.0), [math.inf, 1000.0]) == pytest.approx([1.0, 1000.0], rel=1e-4)
+def test_a_first_ratio_without_a_finite_logarithm_does_not_enter_the_mean() -> None:
+    assert adapted(RatioConfig(target=1.0), [math.inf, 1000.0]) == pytest.approx([1.0, 1000.0], rel=1e-4)
 
 
-def test_a_horizon_of_one_calibrates_by_the_first_quotient_alone() -> None:
-    assert followed(RatioConfig(target=1.0, mode="calibrate", horizon=1), [2.0, 50.0]) == pytest.approx([2.0, 2.0])
+def test_a_horizon_of_one_calibrates_by_the_first_ratio_alone() -> None:
+    assert adapted(RatioConfig(target=1.0, mode="calibrate", horizon=1), [2.0, 50.0]) == pytest.approx([2.0, 2.0])
 
 
 def test_a_missing_mean_is_a_checkpoint_error() -> None:
     penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, 1, Schedule(), RatioConfig())
-    with pytest.raises(CheckpointError, match="strengths"):
+    with pytest.raises(CheckpointError, match="adaptive coefficients"):
         AdaptiveCoefficients([penalty], 1, torch.device("cpu")).load_state({})
 
 
@@ -90,7 +90,7 @@ def test_every_update_of_a_step_is_one_computation() -> None:
     found = []
     for step, quotients in enumerate([(1.0, 4.0), (16.0, 64.0)]):
         coefficients.set_step(step, [penalty])
-        found += [float(coefficients.of("p", torch.tensor(1.0), torch.tensor(quotient))) for quotient in quotients]
+        found += [float(coefficients.update("p", torch.tensor(1.0), torch.tensor(quotient))) for quotient in quotients]
     assert found == pytest.approx([1.0, 2.0, 4.0, 8.0], rel=1e-5)
 
 
@@ -102,7 +102,7 @@ def test_a_coefficient_of_0_is_0_beside_a_ratio_too(make_trainer: Callable[..., 
     assert (read["strength/comhe"], read["gradient_ratio/comhe"]) == (0.0, 0.0)
 
 
-def test_false_takes_the_ratio_of_a_variant_away(make_config: Callable[..., RunConfig]) -> None:
+def test_false_removes_the_ratio_of_a_variant(make_config: Callable[..., RunConfig]) -> None:
     comhe = make_config("comhe", constraints={"comhe": {"ratio": False, "lambda_hidden": 0.5}}).constraints.comhe
     assert comhe is not None and (comhe.ratio, comhe.lambda_hidden) == (None, 0.5)
 
@@ -144,7 +144,7 @@ def test_the_reported_strength_is_what_weights_the_penalty(make_trainer: Callabl
     assert read["penalty_weighted/mhe"] == pytest.approx(read["strength/mhe"] * read["penalty/mhe"], rel=1e-5)
 
 
-def test_a_resumed_run_follows_the_ratio_as_an_unbroken_one(
+def test_a_resumed_run_adapts_as_an_uninterrupted_one(
     make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
 ) -> None:
     whole = advance(make_trainer("mhe", **with_ratio(horizon=3)), range(8)).state()

@@ -55,13 +55,13 @@ def test_buffers_are_copied() -> None:
     assert ema.network[1].running_mean.tolist() == [3.0, 3.0]
 
 
-def test_nothing_of_the_average_moves_while_keep_is_zero() -> None:
+def test_the_average_does_not_change_while_apply_is_zero() -> None:
     ema = Ema(network(1.0), 2.0)
     before = {name: value.clone() for name, value in ema.network.state_dict().items()}
-    spoilt = network(3.0)
-    spoilt[1].running_mean.fill_(float("nan"))
-    spoilt[1].num_batches_tracked += 1
-    ema.update(spoilt, OFF)
+    corrupt = network(3.0)
+    corrupt[1].running_mean.fill_(float("nan"))
+    corrupt[1].num_batches_tracked += 1
+    ema.update(corrupt, OFF)
     assert all(torch.equal(value, before[name]) for name, value in ema.network.state_dict().items())
 
 

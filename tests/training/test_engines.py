@@ -1,4 +1,4 @@
-"""Engines: another way to run the step gives the same step."""
+"""All engines compute the same step."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -29,10 +29,10 @@ DOUBLE: Mapping[str, Any] = {"training": {"precision": "float64"}}
 
 
 class Tape(TorchDispatchMode):
-    """Operations with the very tensors they read and wrote, performed again on demand: a CUDA graph's stand-in.
+    """Records operations with the tensors they read and wrote and replays them: a stand-in for a CUDA graph.
 
-    As a graph does, it knows nothing of the Python between the operations, and keeps every address: what an operation
-    newly made gets the same place every time.
+    Like a graph, it does not see the Python code between operations and keeps every address: a tensor created by an
+    operation has the same address in every replay.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class Tape(TorchDispatchMode):
         return result
 
     def rewind(self) -> None:
-        """Put everything back that was there before the first operation."""
+        """Restore the values from before the first operation."""
         for storage, content in self._before.values():
             storage.copy_(content)
 
@@ -72,7 +72,7 @@ def tensors(values: Any) -> list[Tensor]:
 
 
 def record(compute: Callable[[], None]) -> Callable[[], None]:
-    """Record on a tape and leave no trace, as a capture on CUDA performs nothing."""
+    """Record on a tape and undo all effects, because a CUDA capture executes nothing."""
     tape = Tape()
     with tape:
         compute()
@@ -91,7 +91,7 @@ def make(make_config: Callable[..., RunConfig], images: Tensor) -> Callable[...,
 
 
 def largest_difference(first: Trainer, second: Trainer, counts: Callable[[str], bool] = lambda name: True) -> float:
-    """Over those of two trainers' tensors that count, relative to the largest entry of each tensor."""
+    """Largest difference of two trainers' tensors for which `counts` holds, relative to each tensor's largest entry."""
     ours, theirs = first.state(), second.state()
     assert ours.keys() == theirs.keys()
     return max(
@@ -102,8 +102,8 @@ def largest_difference(first: Trainer, second: Trainer, counts: Callable[[str], 
 
 
 def has_an_effect(name: str) -> bool:
-    """Not so a bias before a batch normalisation, nor the running mean that holds it: its gradient is rounding alone,
-    which Adam divides by its own size, so that no two orders of summation agree on it."""
+    """Whether a tensor affects the output. A bias before a batch normalization does not, nor does the running mean that
+    contains it: its gradient is rounding noise, which Adam scales up, so that it depends on the order of summation."""
     return not ("conv" in name and "bias" in name) and not name.endswith("running_mean")
 
 
@@ -172,7 +172,7 @@ def test_a_penalty_with_an_interval_has_a_graph_for_either_kind_of_step(
     assert_same(recorded.state(), advance(make("mhe_sn", **sections), range(STEPS)).state())
 
 
-def test_a_loaded_state_makes_the_graph_anew(
+def test_loading_a_state_discards_the_graph(
     make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None]
 ) -> None:
     eager = advance(make("mhe_sn"), range(8))
@@ -205,17 +205,19 @@ def fail(compute: Callable[[], None]) -> Callable[[], None]:
     raise RuntimeError("operation not permitted when stream is capturing")
 
 
-def test_a_step_that_cannot_be_captured_goes_on_eagerly_where_the_engine_was_ours_to_choose(
+def test_a_step_that_cannot_be_captured_falls_back_to_eager_if_the_engine_is_auto(
     make: Callable[..., Trainer], advance: Callable[..., Trainer], assert_same: Callable[..., None]
 ) -> None:
     trainer = make("mhe_sn", CudaGraph("auto: fast", required=False, record=fail))
-    assert trainer.engine.note == "engine cuda_graph: auto: fast"
+    assert trainer.engine.description == "engine cuda_graph: auto: fast"
     advance(trainer, range(6))
-    assert trainer.engine.note.startswith("engine eager: auto: no CUDA graph could be made of the step: operation not")
+    assert trainer.engine.description.startswith(
+        "engine eager: auto: the step could not be captured as a CUDA graph: operation not"
+    )
     assert_same(trainer.state(), advance(make("mhe_sn"), range(6)).state())
 
 
-def test_a_step_that_cannot_be_captured_is_an_error_where_the_user_asked_for_it(
+def test_a_step_that_cannot_be_captured_is_an_error_if_the_engine_is_cuda_graph(
     make: Callable[..., Trainer], advance: Callable[..., Trainer]
 ) -> None:
     with pytest.raises(RuntimeError, match="not permitted"):
@@ -231,11 +233,11 @@ def test_the_engine_is_the_configured_one_or_the_fastest_of_the_device(
 ) -> None:
     engine = choose_engine(name, "float32", device)
     assert engine.name == expected
-    assert engine.why.startswith("auto: " if name == "auto" else "as configured")
+    assert engine.reason.startswith("auto: " if name == "auto" else "as configured")
 
 
 def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
-    with pytest.raises(ConfigError, match=r"training.engine: cuda_graph needs a CUDA device.*on cpu"):
+    with pytest.raises(ConfigError, match=r"training.engine: cuda_graph needs a CUDA device, got cpu"):
         choose_engine("cuda_graph", "float32", CPU)
 
 

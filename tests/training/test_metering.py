@@ -1,4 +1,4 @@
-"""Means since the last report, and the first fault of a run."""
+"""Means since the last report, and the first non-finite value of a run."""
 
 import math
 
@@ -19,14 +19,14 @@ def step(number: int) -> Tensor:
     return torch.tensor(number)
 
 
-def test_meter_reads_the_mean_of_each_scalar_over_the_times_it_came() -> None:
+def test_meter_reads_the_mean_of_each_scalar_over_the_steps_that_have_it() -> None:
     meter = Meter(CPU)
     meter.add({"a": scalar(1.0), "b": scalar(5.0)})
     meter.add({"a": scalar(2.0)})
     assert meter.read() == {"a": 1.5, "b": 5.0}
 
 
-def test_meter_starts_again_after_a_reading() -> None:
+def test_meter_is_reset_by_reading() -> None:
     meter = Meter(CPU)
     meter.add({"a": scalar(1.0)})
     meter.read()
@@ -60,14 +60,14 @@ def test_meter_continues_from_its_state() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_detector_names_the_step_and_the_terms_that_were_not_finite(bad: float) -> None:
+def test_flag_names_the_step_and_the_terms_that_were_not_finite(bad: float) -> None:
     detector = NonFiniteFlag(CPU)
     detector.watch({"fine": scalar(1.0), "loss": scalar(bad), "gradient": scalar(bad)}, step(17))
     assert detector.read() == (17, ["loss", "gradient"])
     assert detector.flag.item() == 1.0
 
 
-def test_meter_keeps_its_table_where_a_captured_step_adds_to_it() -> None:
+def test_meter_keeps_the_address_of_its_table() -> None:
     meter = Meter(CPU)
     meter.add({"a": scalar(1.0)})
     address = meter._table.data_ptr()
@@ -78,14 +78,14 @@ def test_meter_keeps_its_table_where_a_captured_step_adds_to_it() -> None:
     assert meter.read() == {"a": 2.0, "b": 1.0}
 
 
-def test_detector_stays_silent_while_all_is_finite() -> None:
+def test_flag_is_not_set_while_all_values_are_finite() -> None:
     detector = NonFiniteFlag(CPU)
     detector.watch({"loss": scalar(torch.finfo(torch.float32).max)}, step(0))
     assert detector.read() is None
     assert detector.flag.item() == 0.0
 
 
-def test_detector_remembers_the_first_faulty_phase_only() -> None:
+def test_only_the_first_update_with_a_non_finite_value_is_recorded() -> None:
     detector = NonFiniteFlag(CPU)
     detector.watch({"loss": scalar(1.0)}, step(3))
     detector.watch({"loss": scalar(math.nan)}, step(4))

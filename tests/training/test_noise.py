@@ -1,4 +1,4 @@
-"""What a step draws at random: functions of seed, stream and step, in buffers that stay where they are."""
+"""Random numbers of a step are functions of seed, stream and step, in buffers with fixed addresses."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ def test_every_update_of_a_step_has_numbers_of_its_own(make_config: Callable[...
     assert not torch.equal(found.mix_KB111[0], found.mix_KB111[1])
 
 
-def test_seeking_keeps_the_addresses_that_a_captured_step_reads(make_config: Callable[..., RunConfig]) -> None:
+def test_setting_a_step_keeps_the_addresses_that_a_captured_step_reads(make_config: Callable[..., RunConfig]) -> None:
     found = noise(make_config())
     buffers = found.discriminator_KBZ, found.generator_BZ, found.mix_KB111
     before = [buffer.data_ptr() for buffer in buffers]
@@ -49,7 +49,7 @@ def test_seeking_keeps_the_addresses_that_a_captured_step_reads(make_config: Cal
     assert [buffer.data_ptr() for buffer in (found.discriminator_KBZ, found.generator_BZ, found.mix_KB111)] == before
 
 
-def test_seeking_leaves_the_global_random_stream_alone(make_config: Callable[..., RunConfig]) -> None:
+def test_setting_a_step_does_not_use_the_global_generator(make_config: Callable[..., RunConfig]) -> None:
     before = torch.random.get_rng_state()
     noise(make_config()).set_step(3)
     assert torch.equal(torch.random.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""Devices that are not there, and what stays in full precision under bfloat16."""
+"""Missing devices, and what stays in full precision under bfloat16."""
 
 from collections.abc import Callable
 
@@ -20,9 +20,9 @@ def pretend(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "devices"), [("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), ("cuda:7", 4)])
-def test_an_absent_cuda_device_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, devices: int) -> None:
+def test_a_missing_cuda_device_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, devices: int) -> None:
     pretend(monkeypatch, devices)
-    with pytest.raises(DeviceError, match=rf"'{name}'.*has {devices} CUDA devices"):
+    with pytest.raises(DeviceError, match=rf"got '{name}'; it has {devices}$"):
         resolve_device(name)
 
 
@@ -35,12 +35,12 @@ def test_a_present_device_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, d
 
 
 def test_tf32_is_refused_on_a_cpu() -> None:
-    with pytest.raises(DeviceError, match=r"'tf32'.*cpu"):
+    with pytest.raises(DeviceError, match=r"tf32 needs a CUDA device, got cpu"):
         Precision("tf32", CPU)
 
 
 @pytest.mark.parametrize(("name", "inside"), [("tf32", "tf32"), ("float32", "ieee"), ("bf16", "ieee")])
-def test_tf32_is_on_where_configured_off_in_the_island_and_put_back(name: str, inside: str) -> None:
+def test_tf32_is_on_if_configured_off_in_full_precision_and_restored(name: str, inside: str) -> None:
     def settings() -> tuple[str, str]:
         return torch.backends.cuda.matmul.fp32_precision, torch.backends.cudnn.conv.fp32_precision
 
@@ -54,7 +54,7 @@ def test_tf32_is_on_where_configured_off_in_the_island_and_put_back(name: str, i
     assert settings() == before
 
 
-def test_autocast_reaches_the_networks_and_not_the_island() -> None:
+def test_autocast_applies_to_the_networks_and_not_in_full_precision() -> None:
     precision, x = Precision("bf16", CPU), torch.rand(4, 4)
     with precision.networks():
         assert (x @ x).dtype == torch.bfloat16
@@ -117,7 +117,7 @@ def test_power_iterations_under_bfloat16_are_those_of_float32(
 
 
 @pytest.mark.parametrize("variant", ["spectral_norm", "weight_norm"])
-def test_normalised_weights_are_computed_once_per_forward_pass(
+def test_normalized_weights_are_computed_once_per_forward_pass(
     make_trainer: Callable[..., Trainer], variant: str
 ) -> None:
     trainer = make_trainer(variant, training={"precision": "bf16"})

@@ -1,4 +1,4 @@
-"""A non-finite value stops every update, is named, and changes nothing that was there."""
+"""A non-finite value stops all updates, is named, and changes no parameter."""
 
 import math
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def kept(snapshot: Callable[[Trainer], State]) -> Callable[[Trainer], State]:
     return copy
 
 
-def spoil_weight(trainer: Trainer) -> None:
+def corrupt_weight(trainer: Trainer) -> None:
     with torch.no_grad():
         original_weight(next(weight_layers(trainer.discriminator))[1])[0, 0, 0, 0] = math.nan
 
 
-def spoil_image(trainer: Trainer) -> None:
+def corrupt_image(trainer: Trainer) -> None:
     draw = trainer.order.draw
 
     def drawn(index: int) -> Tensor:
@@ -45,8 +45,8 @@ def spoil_image(trainer: Trainer) -> None:
 
 
 @pytest.mark.parametrize("variant", ["none", "gan_gp", "mhe_sn", "batch_norm"])
-@pytest.mark.parametrize("spoil", [spoil_weight, spoil_image])
-def test_a_spoilt_weight_or_image_stops_both_networks(
+@pytest.mark.parametrize("spoil", [corrupt_weight, corrupt_image])
+def test_a_non_finite_weight_or_image_stops_both_networks(
     make_trainer: Callable[..., Trainer],
     advance: Callable[..., Trainer],
     kept: Callable[[Trainer], State],
@@ -83,7 +83,7 @@ def test_a_penalty_that_overflows_is_named_and_not_the_loss(
     assert_same(kept(trainer), before)
 
 
-def test_a_fault_of_the_generators_phase_leaves_the_generator_and_its_average(
+def test_a_non_finite_generator_update_leaves_the_generator_and_its_average_unchanged(
     make_trainer: Callable[..., Trainer],
     advance: Callable[..., Trainer],
     kept: Callable[[Trainer], State],
@@ -97,13 +97,13 @@ def test_a_fault_of_the_generators_phase_leaves_the_generator_and_its_average(
     after = kept(trainer)
     generators = ("generator/", "ema/", "adam_generator/")
     assert_same(*({key: s[key] for key in s if key.startswith(generators)} for s in (before, after)))
-    # The discriminator's update of that step came first and was sound.
+    # The discriminator's update of that step came first and was finite.
     assert not torch.equal(before["discriminator/dense.weight"], after["discriminator/dense.weight"])
     advance(trainer, range(3, 5))
     assert_same(kept(trainer), after)
 
 
-def test_a_fault_in_a_later_discriminator_update_keeps_the_earlier_one(
+def test_a_non_finite_later_discriminator_update_keeps_the_earlier_one(
     make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer], kept: Callable[[Trainer], State]
 ) -> None:
     sections = {**AVERAGED, "training": {"n_dis": 2}}
@@ -118,7 +118,7 @@ def test_a_fault_in_a_later_discriminator_update_keeps_the_earlier_one(
     assert (trainer.nonfinite.read() or (None,))[0] == 0
 
 
-def test_a_sound_run_raises_no_flag(make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]) -> None:
+def test_a_finite_run_sets_no_flag(make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]) -> None:
     trainer = advance(make_trainer("wgan_gp"), range(4))
     assert trainer.nonfinite.read() is None
     assert trainer.nonfinite.flag.item() == 0.0

@@ -1,4 +1,4 @@
-"""What a step does in which order, to which network, with which images, and how strongly."""
+"""The phases of a step: their order, networks, images and penalty coefficients."""
 
 from collections.abc import Callable
 from typing import Any
@@ -56,10 +56,10 @@ def test_each_discriminator_update_sees_its_own_real_images_and_latents(
     make_trainer: Callable[..., Trainer], images: Tensor
 ) -> None:
     trainer = make_trainer(training={"n_dis": 3})
-    judged, latents = watch_inputs(trainer.discriminator), watch_inputs(trainer.generator)
+    discriminated, latents = watch_inputs(trainer.discriminator), watch_inputs(trainer.generator)
     trainer.step()
-    assert [len(batch) for batch in judged] == [8, 8, 8, 4]  # real and generated at once, then the generator's
-    real = torch.cat([batch[:4] for batch in judged[:3]])
+    assert [len(batch) for batch in discriminated] == [8, 8, 8, 4]  # real and generated at once, then the generator's
+    real = torch.cat([batch[:4] for batch in discriminated[:3]])
     distances = torch.cdist(real.flatten(1), (images.float() / 127.5 - 1).flatten(1))
     shown = distances.argmin(dim=1)
     assert torch.equal(real, images[shown].float() / 127.5 - 1)
@@ -84,16 +84,16 @@ def test_only_batch_statistics_keep_real_and_generated_images_apart(
     make_trainer: Callable[..., Trainer], variant: str, passes: list[int]
 ) -> None:
     trainer = make_trainer(variant)
-    judged = watch_inputs(trainer.discriminator)
+    discriminated = watch_inputs(trainer.discriminator)
     trainer.step()
-    assert [len(batch) for batch in judged] == passes
+    assert [len(batch) for batch in discriminated] == passes
 
 
 def test_batch_norm_sees_the_real_images_first_and_by_themselves(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer("batch_norm")
-    judged = watch_inputs(trainer.discriminator)
+    discriminated = watch_inputs(trainer.discriminator)
     trainer.step()
-    assert torch.equal(judged[0], trainer.order.draw(0))
+    assert torch.equal(discriminated[0], trainer.order.draw(0))
 
 
 def test_a_penalty_is_computed_once_per_discriminator_update(
@@ -110,8 +110,8 @@ def test_a_penalty_is_computed_once_per_discriminator_update(
     assert calls == [7] * 3  # convolutions, at each update
 
 
-def strengths(trainer: Trainer, steps: int) -> list[float]:
-    """The factor on the raw MHE term at each step, 0 where it was not computed."""
+def coefficients(trainer: Trainer, steps: int) -> list[float]:
+    """The coefficient of the raw MHE term at each step, 0 where it was not computed."""
     found = []
     for step in range(steps):
         trainer.set_step(step)
@@ -122,23 +122,23 @@ def strengths(trainer: Trainer, steps: int) -> list[float]:
     return found
 
 
-def test_a_rarer_penalty_is_stronger_by_its_interval_and_its_mean_strength_stays(
+def test_a_penalty_with_an_interval_is_multiplied_by_it_and_keeps_its_mean_coefficient(
     make_trainer: Callable[..., Trainer],
 ) -> None:
-    every = strengths(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5}}), 8)
-    fourth = strengths(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5, "interval": 4}}), 8)
+    every = coefficients(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5}}), 8)
+    fourth = coefficients(make_trainer("mhe_sn", constraints={"mhe": {"lambda_hidden": 2.5, "interval": 4}}), 8)
     assert every == pytest.approx([2.5] * 8, rel=1e-6)
     assert fourth == pytest.approx([10.0, 0.0, 0.0, 0.0] * 2, rel=1e-6)
 
 
-def test_the_strength_of_a_penalty_follows_its_schedule(make_trainer: Callable[..., Trainer]) -> None:
+def test_the_coefficient_of_a_penalty_follows_its_schedule(make_trainer: Callable[..., Trainer]) -> None:
     schedule = {"kind": "cosine_decay", "warmup_steps": 3}
     sections = {"constraints": {"mhe": {"lambda_hidden": 2.0, "schedule": schedule}}, "training": {"steps": 8}}
     expected = [2.0 * factor(Schedule(**schedule), step, 8) for step in range(8)]
-    assert strengths(make_trainer("mhe", **sections), 8) == pytest.approx(expected, rel=1e-6)
+    assert coefficients(make_trainer("mhe", **sections), 8) == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_weighted_gradient_is_what_the_ratio_and_the_update_see(make_trainer: Callable[..., Trainer]) -> None:
+def test_ratio_and_update_use_the_weighted_gradient(make_trainer: Callable[..., Trainer]) -> None:
     # Doubling lambda doubles every ratio at the first step, where both runs have the same weights.
     reports = []
     for strength in (1.0, 2.0):
@@ -146,7 +146,7 @@ def test_the_weighted_gradient_is_what_the_ratio_and_the_update_see(make_trainer
         trainer.step()
         reports.append(trainer.meter.read())
     ratios = [key for key in reports[0] if key.startswith("gradient_ratio/")]
-    assert len(ratios) == 1 + 7  # the whole, and the seven convolutions: MHE does not touch the output
+    assert len(ratios) == 1 + 7  # the whole, and the seven convolutions: MHE does not apply to the output
     for key in ratios:
         assert reports[1][key] == pytest.approx(2 * reports[0][key], rel=1e-5)
     assert reports[0]["gradient_ratio/mhe/c1_0.conv"] > 0
@@ -175,7 +175,7 @@ def test_clipping_holds_after_every_step_for_convolutions_only(make_trainer: Cal
 
 
 class NoWaitingOperation(TorchDispatchMode):
-    """Refuses the operations whose result has the size or is the number that the device has yet to compute."""
+    """Refuses operations whose result, or its size, depends on values that the device has yet to compute."""
 
     REFUSED = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "masked_select", "_unique2", "unique_dim")
 
@@ -198,7 +198,7 @@ class NoReadingMethod(TorchFunctionMode):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_step_never_waits_for_a_value(make_trainer: Callable[..., Trainer], variant: str) -> None:
-    # Below this mode's sight, the CPU kernel of fused Adam reads its learning rate and flag, which live in host
+    # Unseen by this mode, the CPU kernel of fused Adam reads its learning rate and flag, which live in host
     # memory; on a GPU that kernel reads both from device memory.
     trainer = make_trainer(
         variant, data={"name": "synthetic", "flip": True}, generator={"ema_halflife_steps": 5.0}, training={"n_dis": 2}
@@ -219,7 +219,7 @@ class NoNewNumbers(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_step_brings_no_numbers_from_the_host_after_the_first(
+def test_a_step_copies_no_numbers_from_the_host_after_the_first(
     make_trainer: Callable[..., Trainer], variant: str
 ) -> None:
     trainer = make_trainer(variant, generator={"ema_halflife_steps": 5.0})
@@ -233,7 +233,7 @@ def test_a_step_brings_no_numbers_from_the_host_after_the_first(
 
 @pytest.mark.parametrize("watch", [NoWaitingOperation, NoReadingMethod])
 @pytest.mark.parametrize("read", [Tensor.item, bool, float, lambda value: value if value else None])
-def test_reading_a_value_is_what_the_watch_for_waits_refuses(
+def test_the_test_modes_refuse_reading_a_value(
     watch: type[NoWaitingOperation | NoReadingMethod], read: Callable[[Tensor], object]
 ) -> None:
     with pytest.raises(AssertionError, match="waits"), watch():
@@ -262,7 +262,7 @@ def test_observing_does_not_disturb(
         advance(watched, range(step, step + 1))
         layer_geometry(watched.discriminator)
         for ema in (False, True):
-            watched.render(torch.zeros(3, 6), ema=ema)
+            watched.generate(torch.zeros(3, 6), ema=ema)
         watched.state()
         watched.nonfinite.read()
         if step < 3:
@@ -272,12 +272,12 @@ def test_observing_does_not_disturb(
     assert_same(snapshot(watched), snapshot(alone))
 
 
-def test_rendering_is_a_function_of_the_latents_alone(make_trainer: Callable[..., Trainer]) -> None:
+def test_generated_images_are_a_function_of_the_latents_alone(make_trainer: Callable[..., Trainer]) -> None:
     trainer = make_trainer()
     trainer.step()
     latents = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
-    together = trainer.render(latents)
-    one_by_one = torch.cat([trainer.render(latent[None]) for latent in latents])
+    together = trainer.generate(latents)
+    one_by_one = torch.cat([trainer.generate(latent[None]) for latent in latents])
     torch.testing.assert_close(together, one_by_one, rtol=1e-5, atol=1e-6)
     assert together.dtype == torch.float32 and together.abs().max() <= 1
     assert trainer.generator.training

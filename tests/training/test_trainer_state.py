@@ -1,4 +1,4 @@
-"""Putting a run down and taking it up again, bit for bit; and refusing what belongs elsewhere."""
+"""Saving and resuming a run bit for bit, and refusing states that do not fit."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def test_a_resumed_run_continues_bit_for_bit(
 ) -> None:
     unbroken = advance(make_trainer(variant, **AVERAGED), range(3))
     saved = snapshot(unbroken)
-    resumed = advance(make_trainer(variant, **AVERAGED), range(9, 10))  # it has been elsewhere: all must be replaced
+    resumed = advance(make_trainer(variant, **AVERAGED), range(9, 10))  # all of its state must be replaced
     resumed.load_state(saved)
     assert_same(snapshot(resumed), saved)
     for trainer in (unbroken, resumed):
@@ -50,7 +50,7 @@ def test_draws_and_inner_steps_are_resumed_bit_for_bit(
     assert_same(snapshot(resumed), snapshot(unbroken))
 
 
-def test_a_run_resumed_before_its_first_step_starts_afresh(
+def test_a_run_resumed_before_its_first_step_starts_over(
     make_trainer: Callable[..., Trainer],
     advance: Callable[..., Trainer],
     snapshot: Callable[[Trainer], State],
@@ -84,7 +84,7 @@ def test_two_runs_of_one_seed_are_the_same_and_of_two_seeds_are_not(
     assert not torch.equal(first["generator/dense.weight"], other["generator/dense.weight"])
 
 
-def test_training_leaves_the_global_random_stream_alone(
+def test_training_does_not_use_the_global_generator(
     make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer]
 ) -> None:
     before = torch.random.get_rng_state()
@@ -110,7 +110,7 @@ DAMAGE: dict[str, Callable[[State], State]] = {
 
 
 @pytest.mark.parametrize("named", DAMAGE)
-def test_a_state_with_a_tensor_missing_left_over_or_of_another_shape_is_refused_by_name(
+def test_a_state_with_a_missing_unknown_or_misshapen_tensor_is_refused_by_name(
     make_trainer: Callable[..., Trainer], advance: Callable[..., Trainer], snapshot: Callable[..., State], named: str
 ) -> None:
     saved = snapshot(advance(make_trainer(**AVERAGED), range(1)))

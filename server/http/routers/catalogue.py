@@ -1,4 +1,4 @@
-"""What can be asked for: variants, presets, protocols, data sets and the schema of a configuration."""
+"""What requests can refer to: variants, presets, protocols, data sets and the schema of a configuration."""
 
 from typing import Annotated, Any, Literal
 
@@ -18,12 +18,12 @@ _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 class VariantEntry(BaseModel):
-    """A named regulariser of the discriminator."""
+    """A named regularizer of the discriminator."""
 
     name: str
     description: str
-    source: str = Field(description="The paper or code it comes from.")
-    patch: dict[str, Any] = Field(description="What it lays over a base configuration.")
+    source: str = Field(description="Paper or code that it comes from.")
+    patch: dict[str, Any] = Field(description="Its changes to a base configuration.")
 
 
 class Variants(BaseModel):
@@ -34,22 +34,22 @@ class Variants(BaseModel):
 
 
 class PresetEntry(BaseModel):
-    """A base configuration by name."""
+    """A named base configuration."""
 
     name: str
     description: str
-    document: dict[str, Any] = Field(description="As written; all else has its default.")
+    document: dict[str, Any] = Field(description="As written; omitted keys have their defaults.")
 
 
 class Presets(BaseModel):
-    """The presets that jobs may name."""
+    """The available presets."""
 
     object: Literal["list"] = "list"
     data: list[PresetEntry]
 
 
 class ProtocolEntry(BaseModel):
-    """An evaluation protocol, as far as its name alone decides it."""
+    """An evaluation protocol: the settings that its name determines."""
 
     name: str
     extractor: str
@@ -66,16 +66,16 @@ class Protocols(BaseModel):
 
 
 class DataSetEntry(BaseModel):
-    """A data set that jobs may train on."""
+    """An available data set."""
 
     name: str
-    bundled: bool = Field(description="Comes with the package.")
-    roots: list[str] = Field(description="Names for `data.root`.")
-    download: bool = Field(description="Whether a job may fetch it with `data.download`.")
+    bundled: bool = Field(description="Whether it is part of the package.")
+    roots: list[str] = Field(description="Valid names for `data.root`.")
+    download: bool = Field(description="Whether jobs may download it with `data.download`.")
 
 
 class DataSets(BaseModel):
-    """The data sets that are offered, and the names for `evaluation.weights`."""
+    """The available data sets, and the valid names for `evaluation.weights`."""
 
     object: Literal["list"] = "list"
     data: list[DataSetEntry]
@@ -84,7 +84,7 @@ class DataSets(BaseModel):
 
 @router.get("/variants", response_model=Variants, summary="List the variants")
 def list_variants(_principal: ReadJobs) -> dict[str, Any]:
-    """List the variants: what each row of the comparison is made of."""
+    """List the variants."""
     return {
         "data": [
             {"name": name, "description": variant.description, "source": variant.source, "patch": dict(variant.patch)}
@@ -101,7 +101,7 @@ def _preset(service: ServiceDep, name: str) -> dict[str, Any]:
 
 @router.get("/presets", response_model=Presets, summary="List the presets")
 def list_presets(_principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
-    """List the presets that jobs may name."""
+    """List the available presets."""
     return {"data": [_preset(service, name) for name in admission.presets(service.settings)]}
 
 
@@ -115,7 +115,7 @@ def get_preset(name: Annotated[str, Path(max_length=100)], _principal: ReadJobs,
 
 @router.get("/protocols", response_model=Protocols, summary="List the evaluation protocols")
 def list_protocols(_principal: ReadJobs) -> dict[str, Any]:
-    """List the evaluation protocols. Scores of different protocols are never compared."""
+    """List the evaluation protocols. Scores of different protocols cannot be compared."""
     shown = ("extractor", "num_samples", "splits", "resize")
     return {
         "data": [
@@ -126,11 +126,11 @@ def list_protocols(_principal: ReadJobs) -> dict[str, Any]:
 
 @router.get("/data", response_model=DataSets, summary="List the data sets")
 def list_data_sets(_principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
-    """List the data sets that jobs may train on."""
+    """List the available data sets."""
     return {"data": admission.data_sets(service.settings), "weights": sorted(service.settings.weights)}
 
 
 @router.get("/schemas/config", summary="Show the JSON Schema of a configuration")
 def get_config_schema(_principal: ReadJobs) -> dict[str, Any]:
-    """The JSON Schema of a run configuration, with every field's meaning, unit and default."""
+    """Show the JSON Schema of a run configuration, with the meaning, unit and default of every field."""
     return {"$schema": _DIALECT, **RunConfig.model_json_schema()}

@@ -1,4 +1,4 @@
-"""Checkpoints: listed, downloaded, sampled from and scored."""
+"""Checkpoints: listing, download, sampling and scoring."""
 
 import json
 import re
@@ -31,22 +31,22 @@ _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.IGNORECASE)
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _DOWNLOAD: dict[int | str, dict[str, Any]] = {
     200: {"description": "The bytes.", **_BYTES},
-    206: {"description": "The range asked for.", **_BYTES},
+    206: {"description": "The requested range.", **_BYTES},
     304: {"description": "Unchanged."},
 }
 _TASK: dict[int | str, dict[str, Any]] = {
-    200: {"model": Task, "description": "The task has ended already, or within the time of `Prefer: wait`."},
-    202: {"description": "The task waits for its turn; Location says where to ask."},
+    200: {"model": Task, "description": "The task has ended, possibly within the time of `Prefer: wait`."},
+    202: {"description": "The task is queued or running; Location is its URL."},
 }
 
 Prefer = Annotated[
-    str | None, Header(max_length=200, description="`wait=10` answers when the task has ended, for 10 seconds at most.")
+    str | None, Header(max_length=200, description="`wait=10`: respond when the task has ended, after at most 10 s.")
 ]
 
 
 @router.get("/jobs/{job_id}/checkpoints", response_model=Slice[Checkpoint], summary="List checkpoints")
 def list_checkpoints(job_id: str, principal: ReadJobs, service: ServiceDep) -> Slice[Checkpoint]:
-    """A job's checkpoints by rising step, those no longer kept among them."""
+    """List a job's checkpoints by increasing step, deleted ones included."""
 
     def find(connection: Connection) -> list[Row]:
         job = queue.get(connection, job_id, principal.project)
@@ -58,7 +58,7 @@ def list_checkpoints(job_id: str, principal: ReadJobs, service: ServiceDep) -> S
 
 @router.get("/checkpoints/{checkpoint_id}", response_model=Checkpoint, summary="Show a checkpoint")
 def get_checkpoint(checkpoint_id: str, principal: ReadJobs, service: ServiceDep) -> Checkpoint:
-    """One checkpoint's description."""
+    """Show a checkpoint."""
     return Checkpoint.of(_find(service, principal, checkpoint_id))
 
 
@@ -68,7 +68,7 @@ def get_checkpoint(checkpoint_id: str, principal: ReadJobs, service: ServiceDep)
 def get_checkpoint_content(
     checkpoint_id: str, request: Request, principal: ReadArtifacts, service: ServiceDep
 ) -> Response:
-    """All tensors, in safetensors format: both networks, their optimisers, and the moving average if there is one."""
+    """Download all tensors in safetensors format: networks, optimizers, and the moving average if there is one."""
     row = _find(service, principal, checkpoint_id)
     files = artifacts.checkpoint_files(service.settings, row)
     return send_file(
@@ -87,7 +87,7 @@ def get_checkpoint_content(
     summary="Show a checkpoint's manifest",
 )
 def get_checkpoint_manifest(checkpoint_id: str, principal: ReadArtifacts, service: ServiceDep) -> dict[str, Any]:
-    """Step, lineage, the hash of the tensors, and what the run noted."""
+    """Show the manifest: step, digests, hash of the tensors, and the run's notes."""
     row = _find(service, principal, checkpoint_id)
     return _manifest(artifacts.checkpoint_files(service.settings, row))
 
@@ -116,7 +116,7 @@ async def draw_samples(
     once: OnceDep,
     prefer: Prefer = None,
 ) -> Response:
-    """Draw images by seed, also while the training goes on. What was drawn before is answered at once."""
+    """Generate images by seed, also during training. A repeated request returns its existing result."""
 
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
@@ -141,7 +141,7 @@ async def score_checkpoint(
     once: OnceDep,
     prefer: Prefer = None,
 ) -> Response:
-    """Score a checkpoint with fresh latents, under its job's protocol or another."""
+    """Score a checkpoint with new latents, under its job's protocol or another."""
     operator = Operator(service.settings, service.executor)
 
     def work(connection: Connection) -> Answer:
@@ -158,7 +158,7 @@ def _answer(task: Row) -> Answer:
 
 
 async def _in_time(service: Service, response: JSONResponse, prefer: str | None) -> Response:
-    """The answer as it is, or, if the client would wait and the task ends meanwhile, the task at its end."""
+    """The response, or the task at its end if the client waits and the task ends in time."""
     wait = _WAIT.search(prefer or "")
     if wait is None or response.status_code != 202:
         return response

@@ -1,4 +1,4 @@
-"""Designs side by side."""
+"""Comparisons of variants."""
 
 from typing import Annotated, Any, Literal
 
@@ -38,17 +38,17 @@ def compare_jobs(
     service: ServiceDep,
     metric: Annotated[str, Query(max_length=100)] = PRIMARY_METRIC,
     reference: Annotated[
-        str | None, Query(max_length=500, description="Variant to which differences are taken, seed by seed.")
+        str | None, Query(max_length=500, description="Variant to which paired differences are computed.")
     ] = None,
     view: Annotated[
-        View, Query(description="After equal steps, or, roughly, after equal seconds of training.")
+        View, Query(description="Compare after equal steps, or approximately after equal training time.")
     ] = "steps",
-    format: Annotated[Format | None, Query(description="Wins over the Accept header.")] = None,
+    format: Annotated[Format | None, Query(description="Has precedence over the Accept header.")] = None,
 ) -> dict[str, Any] | Response:
-    """Final scores by design, over training seeds, with intervals. Refuses what cannot be compared, and says why.
+    """Compare final scores of variants over training seeds, with intervals. Incomparable jobs are an error.
 
-    The unit is the training seed. Jobs must have been scored under one protocol; jobs without a score are listed.
-    `view=wall_time` shows each design at the step that it reaches in the training time of the fastest, its scores
+    The unit is the training seed. All jobs must have been scored under one protocol; jobs without a score are listed.
+    `view=wall_time` shows each variant at the step that it reaches in the training time of the fastest one, with scores
     interpolated between evaluations.
     """
     jobs = service.store.read(lambda connection: selection.rows(connection, principal.project))
@@ -62,7 +62,7 @@ def compare_jobs(
 
 
 def _accepted(request: Request) -> Format:
-    """The first media type of the Accept header that there is."""
+    """The format of the first supported media type of the Accept header."""
     for entry in request.headers.get("accept", "").split(","):
         found = _MEDIA_TYPES.get(entry.split(";")[0].strip().lower())
         if found is not None:

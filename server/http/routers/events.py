@@ -1,4 +1,4 @@
-"""The history of a job, page by page."""
+"""The event history of a job."""
 
 from typing import Annotated
 
@@ -21,10 +21,10 @@ def list_events(
     job_id: str,
     principal: ReadJobs,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, le=2**53, description="Begin after this `seq`.")] = 0,
+    after: Annotated[int, Query(ge=0, le=2**53, description="Start after this `seq`.")] = 0,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> Slice[Event]:
-    """What happened to a job or task, oldest first: changes of state, and what its run said, in batches."""
+    """List a job's or task's events, oldest first: state changes, and the run's own events in batches."""
 
     def find(connection: Connection) -> list[JournalRow]:
         job = queue.get(connection, job_id, principal.project)

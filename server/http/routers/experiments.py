@@ -1,4 +1,4 @@
-"""Experiments: one job for every combination of variants, seeds and other keys."""
+"""Experiments: one job for each combination of variants, seeds and other keys."""
 
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ def _show(connection: Connection, experiment_id: str, project: str) -> dict[str,
 
 @router.post("/experiments", status_code=201, response_model=Experiment, summary="Submit an experiment")
 def create_experiment(body: SubmitExperiment, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Submit one job for every cell of a matrix. Either all are queued, or none."""
+    """Submit one job for each cell of a matrix. Either all jobs are queued, or none."""
     before = once.kept(principal, body)
     if before is not None:
         return before
@@ -58,7 +58,7 @@ def list_experiments(
     limit: Limit = DEFAULT_LIMIT,
     cursor: CursorParameter = None,
 ) -> dict[str, Any]:
-    """List experiments, newest first unless asked otherwise."""
+    """List experiments, by default newest first."""
     cursors = request.app.state.cursors
     context = ["experiments", principal.project, order]
     after = None if cursor is None else cursors.decode(cursor, context)
@@ -78,7 +78,7 @@ def list_experiments(
 
 @router.get("/experiments/{experiment_id}", response_model=Experiment, summary="Show an experiment and its cells")
 def get_experiment(experiment_id: str, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
-    """Show an experiment, with the state of every cell."""
+    """Show an experiment with the state of every cell."""
     return service.store.read(lambda connection: _show(connection, experiment_id, principal.project))
 
 

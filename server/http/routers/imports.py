@@ -1,4 +1,4 @@
-"""Runs that were made elsewhere, taken in as jobs."""
+"""Import of runs from other machines as jobs."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -17,18 +17,18 @@ router = APIRouter(prefix="/v1/imports", tags=["jobs"])
 
 @router.get("", response_model=Slice[Importable], summary="List runs to import")
 def list_imports(_principal: Admin, service: ServiceDep) -> Slice[Importable]:
-    """The run directories that the operator has put into the service's inbox."""
+    """List the run directories that the operator has put into the service's inbox."""
     data = [Importable(**entry) for entry in importer.importable(service.settings)]
     return Slice[Importable](data=data, has_more=False, next_after=None)
 
 
 @router.post("", status_code=201, response_model=Job, summary="Import a run")
 def import_run(body: ImportRun, principal: Admin, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Make a job of a run directory in the inbox: with its events, grids, checkpoints and scores.
+    """Import a run directory from the inbox as a job, with its events, grids, checkpoints and scores.
 
-    A completed run becomes a succeeded job; one that was not finished is paused, and may be resumed.
+    A completed run becomes a succeeded job; an unfinished one becomes a paused job, which can be resumed.
     """
-    # Moving files is no part of a transaction: the answer is kept once they have arrived.
+    # Moving files is not part of a transaction: the response is stored after they have been moved.
     before = once.kept(principal, body)
     if before is not None:
         return before

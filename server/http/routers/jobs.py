@@ -1,4 +1,4 @@
-"""Training jobs: submitted, listed, changed, stopped, taken up again, forked and deleted."""
+"""Training jobs: submit, list, change, stop, resume, retry, fork and delete."""
 
 import re
 import shutil
@@ -45,7 +45,7 @@ def show(connection: Connection, service: Service, rows: Sequence[Row]) -> list[
 
 
 def training_job(connection: Connection, job_id: str, project: str) -> Row:
-    """A training job. NotFound when there is none, it is another project's, or it is a task."""
+    """A training job. Raises NotFound if it does not exist, belongs to another project, or is a task."""
     row = queue.get(connection, job_id, project)
     if row["kind"] != queue.TRAIN:
         raise NotFound(f"there is no {job_id!r}")
@@ -67,11 +67,13 @@ def submit_job(
     principal: WriteJobs,
     service: ServiceDep,
     once: OnceDep,
-    dry_run: Annotated[bool, Query(description="Only check; answer 200 with what the job would be.")] = False,
+    dry_run: Annotated[
+        bool, Query(description="Only validate; return 200 with the job that would be created.")
+    ] = False,
 ) -> JSONResponse:
     """Submit a job.
 
-    Short, for a person: a `preset`, a `variant`, a `seed` and `overrides`. Exact, for a program: a whole `config`.
+    Give a `preset`, a `variant`, a `seed` and `overrides`, or a complete `config`.
     """
     operator = Operator(service.settings, service.executor)
     if dry_run:
@@ -138,7 +140,7 @@ def list_jobs(
     limit: Limit = DEFAULT_LIMIT,
     cursor: CursorParameter = None,
 ) -> dict[str, Any]:
-    """List jobs, newest first unless asked otherwise."""
+    """List jobs, by default newest first."""
     cursors = request.app.state.cursors
     context = ["jobs", principal.project, order, repr(which)]
     after = None if cursor is None else cursors.decode(cursor, context)
@@ -156,7 +158,7 @@ def list_jobs(
 
 @router.get("/jobs/{job_id}", response_model=Job, summary="Show a job")
 def get_job(job_id: str, response: Response, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
-    """Show a job. The ETag is its revision, for `If-Match` of a change."""
+    """Show a job. Its ETag is the revision, for `If-Match` in a change."""
 
     def work(connection: Connection) -> tuple[Row, dict[str, Any]]:
         row = training_job(connection, job_id, principal.project)
@@ -174,7 +176,9 @@ def change_job(
     response: Response,
     principal: WriteJobs,
     service: ServiceDep,
-    if_match: Annotated[str | None, Header(description="The job's ETag; 412 if it has changed since.")] = None,
+    if_match: Annotated[
+        str | None, Header(description="The job's ETag; the response is 412 if it has changed.")
+    ] = None,
 ) -> dict[str, Any]:
     """Change a job's name, labels or priority."""
     changes = body.model_dump(exclude_unset=True)
@@ -201,7 +205,7 @@ def _revision(if_match: str | None) -> int | None:
 
 @router.delete("/jobs/{job_id}", status_code=204, response_class=Response, summary="Delete a job that has ended")
 def delete_job(job_id: str, principal: WriteJobs, service: ServiceDep, background: BackgroundTasks) -> None:
-    """Delete a job that has ended, with everything of it."""
+    """Delete a job that has ended, and all its data."""
     service.store.write(
         lambda connection: queue.remove(connection, training_job(connection, job_id, principal.project))
     )
@@ -227,7 +231,7 @@ def _act(
 def cancel_job(
     job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: StopJob | None = None
 ) -> JSONResponse:
-    """Cancel a job: at once if nothing runs, else as soon as its process has ended. A cancelled job is final."""
+    """Cancel a job, immediately or, if it runs, once its process has ended. A cancelled job is final."""
     mode = body.mode if body else "graceful"
     return _act(job_id, lambda c, row: queue.cancel(c, row, mode), body, principal, service, once)
 
@@ -236,26 +240,26 @@ def cancel_job(
 def pause_job(
     job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: StopJob | None = None
 ) -> JSONResponse:
-    """Pause a job: it saves its state and gives its slot back."""
+    """Pause a job: it saves its state and releases its slot."""
     mode = body.mode if body else "graceful"
     return _act(job_id, lambda c, row: queue.pause(c, row, mode), body, principal, service, once)
 
 
 @router.post("/jobs/{job_id}/resume", response_model=Job, summary="Resume a paused job")
 def resume_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Put a paused job back into the queue."""
+    """Queue a paused job again."""
     return _act(job_id, queue.resume, None, principal, service, once)
 
 
 @router.post("/jobs/{job_id}/retry", response_model=Job, summary="Retry a failed job")
 def retry_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Try a failed job again, from its last checkpoint and with full budgets."""
+    """Retry a failed job from its last checkpoint, with all retries available again."""
     return _act(job_id, queue.retry, None, principal, service, once)
 
 
 @router.post("/jobs/{job_id}/fork", status_code=201, response_model=Job, summary="Fork a job from a checkpoint")
 def fork_job(job_id: str, body: ForkJob, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Start a new job from a checkpoint of this one, with another configuration if need be."""
+    """Start a new job from a checkpoint of this one, optionally with changes of the configuration."""
     operator = Operator(service.settings, service.executor)
 
     def work(connection: Connection) -> Answer:
@@ -278,7 +282,7 @@ def fork_job(job_id: str, body: ForkJob, principal: WriteJobs, service: ServiceD
 
 
 def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
-    """The checkpoint asked for, or the newest. NotFound or NotReady when it cannot be had."""
+    """The requested or the newest checkpoint. Raises NotFound or NotReady if there is none."""
     rows = artifacts.checkpoints(connection, job["id"])
     if body.checkpoint_id is not None:
         rows = [row for row in rows if row["id"] == body.checkpoint_id]
@@ -287,7 +291,7 @@ def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
     else:
         rows = [row for row in rows if row["status"] == "available"]
         if not rows:
-            raise NotReady(f"{job['id']} has no checkpoint to fork from")
+            raise NotReady(f"{job['id']} has no checkpoints to fork from")
     if not rows:
         raise NotFound(f"{job['id']} has no such checkpoint")
     newest = max(rows, key=lambda row: row["step"])
@@ -297,7 +301,7 @@ def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
 
 
 def _forked_from(job: Row, checkpoint: Row, config: RunConfig) -> dict[str, Any]:
-    """Where a fork comes from. InvalidRequest when it would end before it begins."""
+    """The origin of a fork. Raises InvalidRequest if the fork would have no steps left."""
     same_recipe = not config.changes_on_resume(RunConfig.model_validate(job["request"]))
     if same_recipe and config.training.steps <= checkpoint["step"]:
         message = f"training.steps: expected more than {checkpoint['step']}, the step of the checkpoint"
@@ -310,7 +314,7 @@ def _forked_from(job: Row, checkpoint: Row, config: RunConfig) -> dict[str, Any]
     }
 
 
-@router.post("/jobs:batch", response_model=BatchResult, summary="Do one thing to many jobs")
+@router.post("/jobs:batch", response_model=BatchResult, summary="Apply one action to many jobs")
 def change_jobs(
     body: BatchJobs,
     request: Request,
@@ -319,7 +323,7 @@ def change_jobs(
     once: OnceDep,
     background: BackgroundTasks,
 ) -> Response:
-    """Cancel, pause, resume, retry or delete many jobs in one transaction; what cannot be done is said job by job."""
+    """Cancel, pause, resume, retry or delete many jobs in one transaction; errors are reported per job."""
     removed: list[str] = []
 
     def one(connection: Connection, job_id: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the processes of a job printed."""
+"""Output of a job's processes."""
 
 import codecs
 from pathlib import Path
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1", tags=["logs"])
 
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/plain": {}}, "description": "The part; as text, X-Next-Offset says what follows."}
+    200: {"content": {"text/plain": {}}, "description": "The part; with text, X-Next-Offset is the next `after`."}
 }
 
 
@@ -28,16 +28,16 @@ def read_logs(
     request: Request,
     principal: ReadJobs,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=0, le=2**53, description="Byte to begin with.")] = 0,
-    limit: Annotated[int, Query(ge=_LONGEST_CHARACTER, le=2**20, description="Bytes at most.")] = 64 * 1024,
+    after: Annotated[int, Query(ge=0, le=2**53, description="First byte.")] = 0,
+    limit: Annotated[int, Query(ge=_LONGEST_CHARACTER, le=2**20, description="Maximum number of bytes.")] = 64 * 1024,
 ) -> LogChunk | Response:
-    """Part of what a job or task printed. With `Accept: text/plain` the text alone."""
+    """Read part of a job's or task's output; only the text with `Accept: text/plain`."""
 
     def find(connection: Connection) -> tuple[str, bool]:
         job = queue.get(connection, job_id, principal.project)
         return job["id"], job["state"] in TERMINAL
 
-    # The state first: what is read after the job has ended is all there will be.
+    # The state is read first: output read after the job has ended is complete.
     found, ended = service.store.read(find)
     chunk = _read(service.settings.job_dir(found) / "console.log", after, limit, ended)
     if "text/plain" not in request.headers.get("accept", ""):
@@ -47,7 +47,7 @@ def read_logs(
 
 
 def _read(path: Path, after: int, limit: int, ended: bool) -> LogChunk:
-    """The part as text. A character that is not all there waits for the rest, unless nothing more will come."""
+    """The part as text. An incomplete character at its end is left for the next part, unless no more output follows."""
     try:
         with open(path, "rb") as file:
             file.seek(after)

@@ -1,4 +1,4 @@
-"""What a run measured: the newest numbers, and how they came about."""
+"""Metrics of runs: latest values and history."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -20,14 +20,14 @@ from server.store.rows import Row
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/metrics", tags=["metrics"])
 
-_RESPONSES: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing new was measured."}}
+_RESPONSES: dict[int | str, dict[str, Any]] = {304: {"description": "There are no new values."}}
 _MAX_NAMES = 50
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 
 
 @router.get("", response_model=LatestMetrics, responses=_RESPONSES, summary="Show a job's newest numbers")
 def latest_metrics(job_id: str, request: Request, principal: ReadJobs, service: ServiceDep) -> Response:
-    """Of each metric the newest number, the smallest and the largest, and of scores the best."""
+    """Show the latest, smallest and largest value of each metric, and the best of each score."""
     job = _job(service, principal, job_id)
     unchanged = not_modified(request, _etag(job), _headers(job))
     if unchanged is not None:
@@ -42,21 +42,22 @@ def metric_history(
     request: Request,
     principal: ReadJobs,
     service: ServiceDep,
-    name: Annotated[list[str], Query(min_length=1, max_length=_MAX_NAMES, description="Once for each metric.")],
+    name: Annotated[list[str], Query(min_length=1, max_length=_MAX_NAMES, description="Repeat for several metrics.")],
     from_step: Step = None,
     to_step: Step = None,
-    max_points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Of each metric.")] = 1000,
+    max_points: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Maximum points per metric.")] = 1000,
     mode: Annotated[
-        Literal["minmax", "raw"], Query(description="`minmax` joins points to buckets and keeps spikes; `raw` pages.")
+        Literal["minmax", "raw"],
+        Query(description="`minmax` merges points into buckets and keeps extremes; `raw` pages."),
     ] = "minmax",
     attempt: Annotated[
-        Literal["effective", "all"], Query(description="Whether to show what a later attempt went over again.")
+        Literal["effective", "all"], Query(description="Whether to include values that a later attempt replaced.")
     ] = "effective",
-    after: Annotated[Step, Query(description="In mode `raw`: the `next_after` of the page before.")] = None,
+    after: Annotated[Step, Query(description="In mode `raw`: the `next_after` of the previous page.")] = None,
 ) -> Response:
-    """Metrics over the generator steps, in as many points as asked for at most. The ETag changes with new numbers."""
+    """Show metrics over the generator steps, in a limited number of points. The ETag changes with new values."""
     if from_step is not None and to_step is not None and from_step > to_step:
-        message = f"to_step: expected at least from_step, {from_step}; got {to_step}"
+        message = f"to_step: expected at least from_step ({from_step}), got {to_step}"
         raise InvalidRequest(FieldError("/query/to_step", "before_from_step", message))
     job = _job(service, principal, job_id)
     unchanged = not_modified(request, _etag(job), _headers(job))
@@ -80,7 +81,7 @@ def _job(service: Service, principal: Principal, job_id: str) -> Row:
     return service.store.read(lambda connection: queue.get(connection, job_id, principal.project))
 
 
-# The job is read before its numbers, so that an ETag is never newer than what it stands for.
+# The job is read before its values, so that an ETag is never newer than the content.
 
 
 def _etag(job: Row) -> str:

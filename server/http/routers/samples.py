@@ -1,4 +1,4 @@
-"""The grids that a run draws, as a list, one by one, small, and as a film."""
+"""Sample grids of a run: list, description, thumbnail and animation."""
 
 from enum import IntEnum
 from pathlib import Path as FilePath
@@ -29,7 +29,7 @@ Step = Annotated[int, Path(ge=0, le=2**53)]
 
 
 class Width(IntEnum):
-    """Of a thumbnail, in pixels."""
+    """Width of a thumbnail in pixels."""
 
     TINY = 64
     SMALL = 128
@@ -37,9 +37,9 @@ class Width(IntEnum):
     LARGE = 512
 
 
-def _picture(*media_types: str) -> dict[int | str, dict[str, Any]]:
+def _image(*media_types: str) -> dict[int | str, dict[str, Any]]:
     content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in media_types}
-    return {200: {"description": "The picture.", "content": content}, 304: {"description": "Unchanged."}}
+    return {200: {"description": "The image.", "content": content}, 304: {"description": "Unchanged."}}
 
 
 @router.get("", response_model=Slice[Sample], summary="List a job's sample grids")
@@ -47,10 +47,10 @@ def list_samples(
     job_id: str,
     principal: ReadSamples,
     service: ServiceDep,
-    after: Annotated[int, Query(ge=-1, le=2**53, description="Begin after this step.")] = -1,
+    after: Annotated[int, Query(ge=-1, le=2**53, description="Start after this step.")] = -1,
     limit: Annotated[int, Query(ge=1, le=1000)] = 200,
 ) -> Slice[Sample]:
-    """The grids by rising step, step 0 among them; of those deleted to save space, that they were."""
+    """List the grids by increasing step, step 0 included; grids deleted to save space are marked as pruned."""
 
     def find(connection: Connection) -> list[Row]:
         job = queue.get(connection, job_id, principal.project)
@@ -67,7 +67,7 @@ def list_samples(
     summary="Find the newest sample grid",
 )
 def latest_sample(job_id: str, request: Request, principal: ReadSamples, service: ServiceDep) -> Response:
-    """Redirects to the picture."""
+    """Redirect to the image."""
 
     def find(connection: Connection) -> Row:
         job = queue.get(connection, job_id, principal.project)
@@ -82,8 +82,8 @@ def latest_sample(job_id: str, request: Request, principal: ReadSamples, service
 @router.get(
     "/animation",
     response_class=Response,
-    responses=_picture("image/webp", "image/gif"),
-    summary="Show a job's sample grids as a film",
+    responses=_image("image/webp", "image/gif"),
+    summary="Show a job's sample grids as an animation",
 )
 async def animate_samples(
     job_id: str,
@@ -91,9 +91,9 @@ async def animate_samples(
     principal: ReadSamples,
     service: ServiceDep,
     format: Annotated[Literal["webp", "gif"], Query()] = "webp",
-    fps: Annotated[int, Query(ge=1, le=60, description="Frames a second.")] = 8,
+    fps: Annotated[int, Query(ge=1, le=60, description="Frames per second.")] = 8,
 ) -> Response:
-    """All grids in order of their steps, or so many of them, spread evenly, as a film can hold."""
+    """Show the grids in order of their steps; evenly spaced ones if there are too many for one animation."""
 
     def find(connection: Connection) -> list[Row]:
         job = queue.get(connection, job_id, principal.project)
@@ -107,7 +107,7 @@ async def animate_samples(
     frames = await run_in_threadpool(sources)
     if not frames:
         raise NotReady(f"{job_id} has no sample grids yet")
-    path = await service.derived.animation(frames, format=format, fps=fps)
+    path = await service.image_cache.animation(frames, format=format, fps=fps)
     return send_file(
         request,
         path,
@@ -121,12 +121,12 @@ async def animate_samples(
 
 @router.get("/{step}", response_model=Sample, summary="Show a sample grid's description")
 def get_sample(job_id: str, step: Step, principal: ReadSamples, service: ServiceDep) -> Sample:
-    """The grid of one step; its links lead to the picture."""
+    """Show the description of the grid at one step; its links lead to the image."""
     return Sample.of(_sample(service, principal, job_id, step))
 
 
 @router.get(
-    "/{step}/thumbnail", response_class=Response, responses=_picture("image/png"), summary="Show a sample grid, small"
+    "/{step}/thumbnail", response_class=Response, responses=_image("image/png"), summary="Show a sample grid, small"
 )
 async def sample_thumbnail(
     job_id: str,
@@ -135,9 +135,9 @@ async def sample_thumbnail(
     principal: ReadSamples,
     service: ServiceDep,
     width: Width = Width.MEDIUM,
-    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="The grid's, so as to cache.")] = None,
+    sha256: Annotated[str | None, Query(pattern="^[0-9a-f]{64}$", description="The grid's hash, for caching.")] = None,
 ) -> Response:
-    """The grid of one step as a PNG of the given width. With the grid's hash it may be kept for ever."""
+    """Show the grid of one step as a PNG of the given width. With the grid's hash it may be cached forever."""
     row = await run_in_threadpool(_sample, service, principal, job_id, step)
     etag = f'"{row["sha256"]}-{int(width)}"'
     cache = IMMUTABLE if sha256 == row["sha256"] else REVALIDATE
@@ -147,7 +147,7 @@ async def sample_thumbnail(
     if row["pruned_at"] is not None:
         raise NotReady(f"the grid of step {step} was deleted to save space")
     source = await run_in_threadpool(artifacts.blob_path, service.settings, row)
-    path = await service.derived.thumbnail(source, row["sha256"], int(width))
+    path = await service.image_cache.thumbnail(source, row["sha256"], int(width))
     filename = f"{job_id}-step{step}-{int(width)}.png"
     return send_file(request, path, etag=etag, media_type="image/png", filename=filename, inline=True, cache=cache)
 

@@ -1,4 +1,4 @@
-"""Event streams of jobs as they happen."""
+"""Live event streams of jobs."""
 
 from typing import Annotated, Any
 
@@ -22,31 +22,31 @@ _MAX_ID = 2**53
 _MESSAGE = {
     "type": "object",
     "properties": {
-        "id": {"type": "string", "description": "For `Last-Event-ID`."},
-        "event": {"type": "string", "description": "The type of the event; or `stream.end`, `server.restarting`."},
-        "data": {"type": "string", "description": "JSON; of an event what `GET /v1/jobs/{job_id}/events` shows."},
+        "id": {"type": "string", "description": "The value for `Last-Event-ID`."},
+        "event": {"type": "string", "description": "The event's type, or `stream.end`, or `server.restarting`."},
+        "data": {"type": "string", "description": "JSON; for events as in `GET /v1/jobs/{job_id}/events`."},
     },
 }
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-sent events: rows of the jobs' history, `stream.end`, `server.restarting`.",
+        "description": "Server-sent events: the jobs' events, `stream.end` and `server.restarting`.",
         "content": {"text/event-stream": {"itemSchema": _MESSAGE}},
     },
-    204: {"description": "The jobs have ended and nothing follows the last id; do not come back."},
+    204: {"description": "All jobs have ended and no event follows the last id; do not reconnect."},
 }
 
 LastEventId = Annotated[
     int | None,
-    Header(ge=0, le=_MAX_ID, description="Id of the last event that was seen; wins over `after`."),
+    Header(ge=0, le=_MAX_ID, description="Id of the last received event; has precedence over `after`."),
 ]
-After = Annotated[int | None, Query(ge=0, le=_MAX_ID, description="Begin after this id; unset begins at the first.")]
+After = Annotated[int | None, Query(ge=0, le=_MAX_ID, description="Start after this id; by default at the first.")]
 
 
 @router.get("/jobs/{job_id}/stream", response_class=Response, responses=_STREAM, summary="Follow a job")
 async def stream_job(
     job_id: str, principal: ReadJobs, service: ServiceDep, last_event_id: LastEventId = None, after: After = None
 ) -> Response:
-    """All events of one job or task: those that were, then those to come. Ids count the job's own events."""
+    """Stream all events of one job or task, past and future. Ids number the job's own events."""
 
     def find(connection: Connection) -> str:
         return str(queue.get(connection, job_id, principal.project)["id"])
@@ -63,14 +63,14 @@ async def stream_jobs(
     last_event_id: LastEventId = None,
     after: After = None,
 ) -> Response:
-    """All events of several jobs in one stream, in the order they happened. Ids count all events of the service."""
+    """Stream all events of several jobs in the order they happened. Ids number all events of the service."""
 
     def find(connection: Connection) -> list[str]:
         return [job["id"] for job in selection.rows(connection, principal.project)]
 
     found = await run_in_threadpool(service.store.read, find)
     if len(found) > MAX_IDS:
-        message = f"the experiment has {len(found)} jobs; expected at most {MAX_IDS} in one stream"
+        message = f"experiment: expected at most {MAX_IDS} jobs in one stream, got {len(found)}"
         raise InvalidRequest(FieldError("/query/experiment", "too_many_jobs", message))
     return await _stream(service, principal, found, "seq", after if last_event_id is None else last_event_id)
 

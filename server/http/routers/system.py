@@ -1,4 +1,4 @@
-"""The service itself: its version, limits and slots; health, readiness and metrics for machines that watch it."""
+"""The service itself: version, limits and slots; health, readiness and metrics for monitoring."""
 
 import shutil
 import time
@@ -10,7 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 from sqlalchemy import text
 
-from gan_mhe import __version__
+from gan_mhe.version import __version__
 from server.errors import FieldError
 from server.http import errors
 from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
@@ -25,10 +25,10 @@ _RETENTION = ("samples_per_job", "checkpoint_days")
 
 
 class Disk(BaseModel):
-    """Space below the data directory."""
+    """Disk space of the data directory."""
 
     free_bytes: int
-    reserve_bytes: int = Field(description="With less free, no job is taken and running ones are paused.")
+    reserve_bytes: int = Field(description="With less free space, no job is accepted and running jobs are paused.")
 
 
 class System(BaseModel):
@@ -45,7 +45,7 @@ class System(BaseModel):
 
 
 class SlotEntry(BaseModel):
-    """Room for one attempt, and what is in it."""
+    """A place for one attempt, and its occupant."""
 
     name: str
     device: str
@@ -53,10 +53,10 @@ class SlotEntry(BaseModel):
     memory_bytes: int | None
     free_bytes: int | None
     threads: int | None
-    available: bool = Field(description="Whether a new attempt may be put there now.")
+    available: bool = Field(description="Whether a new attempt may start here now.")
     note: str | None
     busy: bool
-    job_id: str | None = Field(description="Whose attempt is there, if that is one of yours.")
+    job_id: str | None = Field(description="The job of the current attempt, if it belongs to your project.")
     attempt_id: str | None
 
 
@@ -68,20 +68,20 @@ class Slots(BaseModel):
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """The process responds."""
 
     status: Literal["alive"] = "alive"
 
 
 class Ready(BaseModel):
-    """The service can do its work."""
+    """The service is ready."""
 
     status: Literal["ready"] = "ready"
 
 
 @router.get("/v1/system", response_model=System, summary="Show limits, retention and disk space")
 def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
-    """Version, limits, retention and free space."""
+    """Show version, limits, retention and free disk space."""
     settings = service.settings
     return {
         "version": __version__,
@@ -110,15 +110,15 @@ def list_slots(principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
     return {"data": entries}
 
 
-@router.get("/healthz", response_model=Alive, summary="Whether the process answers")
+@router.get("/healthz", response_model=Alive, summary="Check whether the process responds")
 async def healthz() -> dict[str, Any]:
-    """Whether the process answers at all."""
+    """Check whether the process responds."""
     return {}
 
 
-@router.get("/readyz", response_model=Ready, summary="Whether the service can work")
+@router.get("/readyz", response_model=Ready, summary="Check whether the service is ready")
 def readyz(request: Request, service: ServiceDep) -> Any:
-    """Whether jobs can be taken and run; the problem names the checks that fail."""
+    """Check whether jobs can be accepted and run; the problem names the failed checks."""
     failed = _failed_checks(service)
     if failed:
         return errors.respond(request.scope, "not_serving", "; ".join(check.message for check in failed), failed)
@@ -136,7 +136,7 @@ def _failed_checks(service: Service) -> list[FieldError]:
         message = f"engine: expected a round within {MAX_HEARTBEAT_AGE_SECONDS:g} s, the last was {age:.1f} s ago"
         failed.append(FieldError("/engine", "engine", message))
     if _free_bytes(service) < service.settings.disk_reserve_bytes:
-        failed.append(FieldError("/disk", "disk", "disk: the reserve is reached"))
+        failed.append(FieldError("/disk", "disk", "disk: less space is free than the reserve"))
     return failed
 
 

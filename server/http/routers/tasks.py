@@ -1,4 +1,4 @@
-"""Short work on checkpoints, once it was asked for."""
+"""Sampling and scoring tasks."""
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -14,13 +14,13 @@ router = APIRouter(prefix="/v1/tasks/{task_id}", tags=["checkpoints"])
 
 @router.get("", response_model=Task, summary="Show a task")
 def get_task(task_id: str, principal: ReadSamples, service: ServiceDep) -> Task:
-    """How a task stands, and what came of it."""
+    """Show the state of a task, and its result."""
     return Task.of(service.store.read(lambda connection: tasks.get(connection, task_id, principal.project)))
 
 
 @router.post("/cancel", response_model=Task, summary="Cancel a task")
 def cancel_task(task_id: str, principal: WriteJobs, once: OnceDep, body: StopJob | None = None) -> JSONResponse:
-    """Cancel a task: at once if nothing runs, else as soon as its process has ended."""
+    """Cancel a task, immediately or, if it runs, once its process has ended."""
 
     def work(connection: Connection) -> Answer:
         task = tasks.get(connection, task_id, principal.project)

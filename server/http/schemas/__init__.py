@@ -1,1 +1,1 @@
-"""What answers look like, one file a resource. Files and folders of the server are never shown."""
+"""Schemas of responses, one file per resource. They never contain paths of the server."""

@@ -1,4 +1,4 @@
-"""Checkpoints as they are shown, and what can be asked of one."""
+"""Schemas of checkpoints and of requests for sampling and scoring."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,14 +10,14 @@ from server.store.rows import Row
 
 
 class Checkpoint(BaseModel):
-    """A state of a run, to sample from, to score, and to go on from."""
+    """A saved state of a run, for sampling, scoring, and forking."""
 
     object: Literal["checkpoint"] = "checkpoint"
     id: str
     job_id: str
     step: int
     attempt: int
-    sha256: str = Field(description="Of the manifest, which states the hash of the tensors.")
+    sha256: str = Field(description="SHA-256 of the manifest, which contains the hash of the tensors.")
     size_bytes: int
     status: Literal["available", "rejected", "pruned"]
     created_at: str
@@ -25,7 +25,7 @@ class Checkpoint(BaseModel):
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """A checkpoint's row."""
+        """The checkpoint of a database row."""
         own = f"/v1/checkpoints/{row['id']}"
         names = ("content", "manifest", "samples", "scores") if row["status"] == "available" else ()
         return cls(
@@ -36,34 +36,34 @@ class Checkpoint(BaseModel):
 
 
 class DrawSamples(Body):
-    """Images to be drawn from a checkpoint: the same request gives the same images."""
+    """Parameters of images to generate from a checkpoint; the same request gives the same images."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"n": 64, "seed": 7, "format": "png"}]})
 
     n: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Images; with `interpolation`, rows."""
+    """Number of images; with `interpolation`, number of rows."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
-    """Of the latents."""
+    """Seed of the latents."""
     truncation: Annotated[float, Field(gt=0, le=100, strict=False)] | None = None
-    """Latents are normal, truncated to absolute values up to this: less gives more typical, less varied images."""
+    """Truncate the normal latents to this absolute value; lower gives more typical, less varied images."""
     interpolation: Annotated[int, Field(ge=0, le=64)] = 0
-    """Images a row, each row a walk between two latents; 0 draws independent images."""
+    """Images per row, each row interpolating between two latents; 0 generates independent images."""
     ema: bool = False
-    """Draw from the moving average of the generator, where the run keeps one."""
+    """Use the moving average of the generator, if the run has one."""
     format: Literal["png", "zip", "npz"] = "png"
-    """`png`: one grid; `zip`: one PNG an image; `npz`: the array `images`, uint8 (n, H, W, 3)."""
+    """`png`: one grid; `zip`: one PNG per image; `npz`: the array `images`, uint8 (n, H, W, 3)."""
 
 
 class ScoreCheckpoint(Body):
-    """A checkpoint to be scored with fresh latents. What is left out is as the job's configuration has it."""
+    """Parameters for scoring a checkpoint with new latents. Omitted fields are those of the job's configuration."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"protocol": "digits-v1"}]})
 
     protocol: Annotated[str, Field(max_length=100)] | None = None
     """Evaluation protocol."""
     num_samples: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Generated images; another number than the protocol's own makes it another protocol."""
+    """Number of generated images; a number other than the protocol's own makes it a different protocol."""
     ema: bool | None = None
-    """Score the moving average of the generator, where the run keeps one."""
+    """Score the moving average of the generator, if the run has one."""
     weights: Annotated[str, Field(max_length=200)] | None = None
-    """Name of the extractor's weight file, of those that the operator offers."""
+    """Name of one of the extractor weight files that the operator offers."""

@@ -1,4 +1,4 @@
-"""Comparisons as they are shown."""
+"""Schemas of comparisons."""
 
 from pydantic import BaseModel, Field
 
@@ -8,10 +8,10 @@ from server.queue.states import State
 
 
 class ComparedRow(BaseModel):
-    """One design over its seeds. Numbers are null where there are too few seeds to have them."""
+    """One row of a comparison: a variant over its seeds. Values are null with too few seeds to compute them."""
 
-    variant: str = Field(description="With the swept values, where more than variant and seed was swept.")
-    n: int = Field(description="Seeds with a final score.")
+    variant: str = Field(description="Includes the swept values if more than variant and seed was swept.")
+    n: int = Field(description="Number of seeds with a final score.")
     mean: Number | None
     std: Number | None
     ci_low: Number | None
@@ -19,23 +19,27 @@ class ComparedRow(BaseModel):
     best_mean: Number | None
     protocol: str
     jobs: list[str]
-    failed: int = Field(description="Jobs without a final score, which no mean can include.")
-    diverged: int = Field(description="Those of them that ended because a number stopped being finite.")
-    step: int | None = Field(description="Generator step that the design is shown at; null where no result tells it.")
-    boot_low: Number | None = Field(description="Of the 95 % bootstrap interval of the mean, too narrow for few seeds.")
+    failed: int = Field(description="Number of jobs without a final score; they are not part of any mean.")
+    diverged: int = Field(description="Number of failed jobs that diverged: a value stopped being finite.")
+    step: int | None = Field(description="Generator step of the values; null if the results do not contain it.")
+    boot_low: Number | None = Field(
+        description="Lower end of the 95 % BCa bootstrap interval; too narrow for few seeds."
+    )
     boot_high: Number | None
-    best_of: int = Field(description="Evaluations that a best was chosen from, at most.")
-    mean_rank: Number | None = Field(description="Over the seeds that all ranked designs have; NaN after a breakdown.")
-    first_share: Number | None = Field(description="Of resamples of those seeds, in which this mean is the best.")
-    difference: Number | None = Field(default=None, description="Mean difference to the reference, seed by seed.")
+    best_of: int = Field(description="Maximum number of evaluations that a best score was chosen from.")
+    mean_rank: Number | None = Field(
+        description="Over the seeds common to all rows; NaN for a row with a non-finite score or a diverged seed."
+    )
+    first_share: Number | None = Field(description="Share of resamples of these seeds in which this mean is the best.")
+    difference: Number | None = Field(default=None, description="Mean paired difference to the reference.")
     difference_low: Number | None = None
     difference_high: Number | None = None
-    pairs: int | None = Field(default=None, description="Seeds that this design and the reference share.")
-    p_value: Number | None = Field(default=None, description="Of the paired t-test, two-sided.")
-    p_holm: Number | None = Field(default=None, description="The same, adjusted by Holm for the tests of the table.")
-    p_permutation: Number | None = Field(default=None, description="Under all flips of the differences' signs.")
+    pairs: int | None = Field(default=None, description="Number of seeds that this row and the reference share.")
+    p_value: Number | None = Field(default=None, description="Two-sided p-value of the paired t-test.")
+    p_holm: Number | None = Field(default=None, description="The p-value with Holm's correction for the table's tests.")
+    p_permutation: Number | None = Field(default=None, description="p-value of the exact sign-flip permutation test.")
     minimum_detectable_effect: Number | None = Field(
-        default=None, description="True difference that such a test finds four times in five, given the spread seen."
+        default=None, description="Difference that such a test detects with a power of 80 %, given the observed spread."
     )
 
 
@@ -47,18 +51,18 @@ class Unfinished(BaseModel):
 
 
 class ComparisonTable(BaseModel):
-    """Designs over training seeds, under one protocol."""
+    """A comparison over training seeds under one protocol."""
 
     metric: str
     reference: str | None = None
     view: View
-    budget_seconds: float | None = Field(default=None, description="Training time that jobs are compared at.")
+    budget_seconds: float | None = Field(default=None, description="Training time at which jobs are compared.")
     protocol: str
     fingerprint: str
     confidence: float
-    real: Number | None = Field(description="Of the real images themselves.")
-    evaluations: int = Field(description="Scores that each best was chosen from, at most.")
+    real: Number | None = Field(description="Score of the real images.")
+    evaluations: int = Field(description="Maximum number of scores that a best score was chosen from.")
     same_budget: bool = Field(description="Whether the jobs differ in nothing but their variants.")
-    ranked_seeds: int = Field(description="Seeds that ranks are taken over; 0 where there are none.")
+    ranked_seeds: int = Field(description="Number of seeds in the ranking; 0 without a ranking.")
     rows: list[ComparedRow]
     unfinished: list[Unfinished]

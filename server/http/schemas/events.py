@@ -1,4 +1,4 @@
-"""Events as they are shown."""
+"""Schema of events."""
 
 from typing import Any
 
@@ -6,10 +6,10 @@ from pydantic import BaseModel, Field
 
 
 class Event(BaseModel):
-    """One thing that happened to a job."""
+    """An event of a job."""
 
     job_id: str
-    seq: int = Field(description="Counts the job's own events from 1, without gaps.")
+    seq: int = Field(description="Number among the job's own events, from 1 without gaps.")
     time: str
     type: str = Field(description="Such as `job.state` or `metric.batch`.")
-    data: dict[str, Any] = Field(description='Non-finite numbers as "NaN", "Infinity", "-Infinity".')
+    data: dict[str, Any] = Field(description='Non-finite numbers are the strings "NaN", "Infinity", "-Infinity".')

@@ -1,4 +1,4 @@
-"""Experiments as they are shown."""
+"""Schemas of experiments."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from server.store.rows import Row
 
 
 class Cell(BaseModel):
-    """One combination of the matrix, its keys and values beside those of its job."""
+    """One combination of the matrix and its job; has the keys and values of the combination as further fields."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -22,24 +22,24 @@ class Cell(BaseModel):
 
 
 class ExperimentSummary(BaseModel):
-    """An experiment, without its cells."""
+    """An experiment without its cells."""
 
     id: str
     object: Literal["experiment"] = "experiment"
     project: str
     name: str | None
     labels: dict[str, str]
-    base: dict[str, Any] = Field(description="The preset or config, and the overrides, as sent.")
+    base: dict[str, Any] = Field(description="The preset or config, and the overrides, as submitted.")
     matrix: dict[str, list[Any]]
-    total: int = Field(description="Jobs of the experiment that still exist.")
-    counts: dict[str, int] = Field(description="Jobs by state.")
+    total: int = Field(description="Number of jobs that still exist.")
+    counts: dict[str, int] = Field(description="Number of jobs by state.")
     terminal: bool = Field(description="Whether all jobs have ended.")
     created_at: str
     links: dict[str, str]
 
     @classmethod
     def of(cls, row: Row, counts: Mapping[str, int], **more: Any) -> Self:
-        """An experiment's row and how many of its jobs are in which state."""
+        """The experiment of a database row, with its number of jobs by state."""
         values = {
             **{name: row[name] for name in ("id", "project", "name", "labels", "base", "matrix")},
             "total": sum(counts.values()),
@@ -62,7 +62,7 @@ class Experiment(ExperimentSummary):
 
     @classmethod
     def with_jobs(cls, row: Row, jobs: Sequence[Row]) -> Self:
-        """An experiment's row with those of its jobs."""
+        """The experiment of a database row, with its jobs."""
         counts = Counter(str(job["state"]) for job in jobs)
         return cls.of(row, counts, cells=[_cell(job) for job in jobs])
 

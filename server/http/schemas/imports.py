@@ -1,4 +1,4 @@
-"""Runs to import, as they are shown and asked for."""
+"""Schemas of imports."""
 
 from typing import Annotated, Literal
 
@@ -15,15 +15,15 @@ class Importable(BaseModel):
     seed: int | None
     total_steps: int | None
     status: Literal["completed", "diverged", "unfinished"] | None
-    problem: str | None = Field(description="Why it cannot be taken in.")
+    problem: str | None = Field(description="Reason why it cannot be imported.")
 
 
 class ImportRun(Body):
-    """A run directory in the service's inbox, to become a job."""
+    """A run directory in the service's inbox to import as a job."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "digits-mhe-seed0", "labels": {}}]})
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
-    """One of `GET /v1/imports`."""
+    """Name of the run directory (`GET /v1/imports`)."""
     labels: Labels = Field(default_factory=dict)
     """Labels of the job."""

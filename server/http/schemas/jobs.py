@@ -1,4 +1,4 @@
-"""Jobs and experiments as they are shown. Files and folders of the server never are."""
+"""Schemas of jobs. They never contain paths of the server."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -15,9 +15,9 @@ Number = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
 class Progress(BaseModel):
-    """How far, and how fast."""
+    """Progress and speed of a job."""
 
-    step: int = Field(description="Generator updates made.")
+    step: int = Field(description="Number of generator updates so far.")
     total_steps: int | None
     steps_per_second: float | None
     images_per_second: float | None
@@ -25,7 +25,7 @@ class Progress(BaseModel):
 
 
 class Attempt(BaseModel):
-    """The newest process that worked on the job."""
+    """The newest attempt at the job."""
 
     id: str
     number: int = Field(description="From 1.")
@@ -35,14 +35,14 @@ class Attempt(BaseModel):
 
 
 class RetryCounts(BaseModel):
-    """Retries by kind of fault."""
+    """Number of retries by kind of fault."""
 
     infrastructure: int
     program: int
 
 
 class Retry(BaseModel):
-    """How often the job was taken up again after a fault, and how often it may be."""
+    """Retries of the job so far, and their limits."""
 
     used: RetryCounts
     limit: RetryCounts
@@ -56,15 +56,17 @@ class Score(BaseModel):
 
 
 class Scores(BaseModel):
-    """What came of the run. `best` was scored again with latents that the choice never saw."""
+    """Scores of the run. `best` was scored again with latents that were not used in choosing it."""
 
-    metric: str = Field(description="The metric that `best` was chosen by.")
+    metric: str = Field(description="Metric by which `best` was chosen.")
     final: Score | None
     best: Score | None
-    real: dict[str, Number] | None = Field(description="Of the real images themselves.")
+    real: dict[str, Number] | None = Field(description="Scores of the real images.")
     protocol: str | None
-    fingerprint: str | None = Field(description="Of `metric`; its values compare only if their fingerprints are equal.")
-    fingerprints: dict[str, str] = Field(description="Of each score by name.")
+    fingerprint: str | None = Field(description="Fingerprint of `metric`.")
+    fingerprints: dict[str, str] = Field(
+        description="Fingerprint of each score by name. Scores are comparable only if their fingerprints are equal."
+    )
 
     @classmethod
     def of(cls, result: Mapping[str, Any]) -> Self:
@@ -76,7 +78,7 @@ class Scores(BaseModel):
 
 
 class PrimaryMetric(BaseModel):
-    """The score to look at in a list, as far as it was measured."""
+    """The score to show in lists."""
 
     name: str
     step: int
@@ -86,12 +88,12 @@ class PrimaryMetric(BaseModel):
 
 
 class ForkedFrom(BaseModel):
-    """The checkpoint that the job began with."""
+    """The checkpoint from which the job was forked."""
 
     job_id: str
     checkpoint_id: str
     step: int
-    same_recipe: bool = Field(description="Whether the job goes on exactly as the other would have.")
+    same_recipe: bool = Field(description="Whether the job continues exactly as the original one would have.")
 
 
 class Job(BaseModel):
@@ -102,26 +104,26 @@ class Job(BaseModel):
     project: str
     name: str | None
     state: State
-    terminal: bool = Field(description="Whether the job has ended; no client needs a list of states.")
+    terminal: bool = Field(description="Whether the job has ended, so that clients need no list of states.")
     reason: str | None
     message: str | None
     origin: str = Field(description="submitted, forked or imported.")
     variant: str | None
     seed: int | None
     progress: Progress
-    config: dict[str, Any] = Field(description="Fully resolved.")
-    config_digest: str = Field(description="Jobs with equal digests are the same experiment.")
+    config: dict[str, Any] = Field(description="The complete configuration.")
+    config_digest: str = Field(description="SHA-256 of the configuration; equal digests mean equal configurations.")
     attempt: Attempt | None
     retry: Retry
     priority: int
     labels: dict[str, str]
     experiment_id: str | None
-    cell: dict[str, Any] | None = Field(description="The job's place in the experiment's matrix.")
+    cell: dict[str, Any] | None = Field(description="The job's keys and values in the experiment's matrix.")
     forked_from: ForkedFrom | None
     executor: str | None
-    slot: str | None = Field(description="Where the newest attempt runs or ran.")
+    slot: str | None = Field(description="Slot of the newest attempt.")
     metric: PrimaryMetric | None
-    scores: Scores | None = Field(description="Once the run has ended.")
+    scores: Scores | None = Field(description="Available after the run has ended.")
     wall_seconds_limit: float | None
     wall_seconds_used: float
     start_deadline: str | None
@@ -135,7 +137,7 @@ class Job(BaseModel):
 
     @classmethod
     def of(cls, row: Row, settings: Settings, attempt: Row | None, metric: Row | None) -> Self:
-        """A job's row, that of its newest attempt, and its primary metric."""
+        """The job of a database row, with the rows of its newest attempt and its primary metric."""
         result = row["result"]
         values = {
             **{name: row[name] for name in _AS_STORED},
@@ -164,7 +166,7 @@ _PARTS = ("events", "stream", "metrics", "logs", "samples", "checkpoints")
 
 
 def digest(sha256: str) -> str:
-    """How a content hash is shown."""
+    """A content hash as shown to clients."""
     return f"sha256:{sha256}"
 
 
@@ -189,34 +191,34 @@ def _links(row: Row) -> dict[str, str]:
 
 
 class Estimate(BaseModel):
-    """What a job would cost, in units that no device changes."""
+    """Cost of a job in device-independent units."""
 
-    steps: int = Field(description="Generator updates.")
-    images: int = Field(description="Real images that the discriminator would see.")
-    scored_images: int = Field(description="Generated images that would be scored.")
+    steps: int = Field(description="Number of generator updates.")
+    images: int = Field(description="Number of real images that the discriminator processes.")
+    scored_images: int = Field(description="Number of generated images that are scored.")
     note: str
 
 
 class DryRun(BaseModel):
-    """What a job would be."""
+    """The job that a request would create."""
 
     object: Literal["dry_run"] = "dry_run"
-    config: dict[str, Any] = Field(description="Fully resolved.")
+    config: dict[str, Any] = Field(description="The complete configuration.")
     config_digest: str
     estimate: Estimate
 
 
 class BatchItem(BaseModel):
-    """What became of one job of a batch."""
+    """Result for one job of a batch."""
 
     id: str
     ok: bool
-    state: State | None = Field(description="The job's state now; null when it is gone or was never there.")
-    problem: dict[str, Any] | None = Field(description="Problem details, as the single request would have had them.")
+    state: State | None = Field(description="The job's current state; null if it does not exist.")
+    problem: dict[str, Any] | None = Field(description="Problem details, as a single request would return them.")
 
 
 class BatchResult(BaseModel):
-    """What became of each job, in the order asked for."""
+    """Results for all jobs, in the order of the request."""
 
     object: Literal["batch"] = "batch"
     data: list[BatchItem]

@@ -1,12 +1,12 @@
-"""Logs as they are shown."""
+"""Schema of logs."""
 
 from pydantic import BaseModel, Field
 
 
 class LogChunk(BaseModel):
-    """Part of what a job's processes printed."""
+    """Part of the output of a job's processes."""
 
-    offset: int = Field(description="In bytes, of the part's beginning.")
-    next_offset: int = Field(description="Ask with `after=` for what follows.")
+    offset: int = Field(description="Start of this part in bytes.")
+    next_offset: int = Field(description="The `after` of the next part.")
     text: str
-    complete: bool = Field(description="Whether the job has ended and nothing follows.")
+    complete: bool = Field(description="Whether the job has ended and no output follows.")

@@ -1,4 +1,4 @@
-"""Metrics as they are shown."""
+"""Schemas of metrics."""
 
 from typing import Literal
 
@@ -8,14 +8,14 @@ from server.http.schemas.jobs import Number
 
 
 class Metric(BaseModel):
-    """One metric of a job as it stands."""
+    """Current values of one metric of a job."""
 
     name: str
-    step: int = Field(description="Generator step of the newest number.")
+    step: int = Field(description="Generator step of the latest value.")
     value: Number
-    min: float | None = Field(description="Of the finite numbers.")
+    min: float | None = Field(description="Of the finite values.")
     max: float | None
-    best: float | None = Field(description="Of scores; a loss has none.")
+    best: float | None = Field(description="Best value; null for metrics that are not scores.")
     best_step: int | None
 
 
@@ -28,20 +28,20 @@ class LatestMetrics(BaseModel):
 
 
 class Bucket(BaseModel):
-    """Some steps' numbers in one point."""
+    """Values of consecutive steps, summarized."""
 
     first_step: int
     last_step: int
-    step: int = Field(description="Of the newest number.")
+    step: int = Field(description="Step of the latest value.")
     last: Number
-    min: float | None = Field(description="Of the finite numbers.")
+    min: float | None = Field(description="Of the finite values.")
     max: float | None
     count: int
     nonfinite: int
 
 
 class RawPoint(BaseModel):
-    """One number."""
+    """One value."""
 
     step: int
     attempt: int
@@ -49,19 +49,19 @@ class RawPoint(BaseModel):
 
 
 class MetricHistory(BaseModel):
-    """One metric over the steps, oldest first."""
+    """History of one metric, oldest first."""
 
     name: str
     mode: Literal["minmax", "raw"]
-    bucket_steps: int = Field(description="Steps in a bucket; 1 where every number is shown.")
+    bucket_steps: int = Field(description="Steps per bucket; 1 if every value is shown.")
     points: list[Bucket] | list[RawPoint]
-    total_points: int = Field(description="Numbers between the steps asked for.")
-    next_after: int | None = Field(description="In mode `raw`: ask with `after=` for what follows.")
-    last_seq: int = Field(description="Grows when the run says something new.")
+    total_points: int = Field(description="Number of values in the requested range of steps.")
+    next_after: int | None = Field(description="In mode `raw`: the `after` of the next page.")
+    last_seq: int = Field(description="Increases with every new event of the run.")
 
 
 class MetricHistories(BaseModel):
-    """The metrics asked for, in that order."""
+    """The requested metrics, in the order of the request."""
 
     object: Literal["list"] = "list"
     job_id: str

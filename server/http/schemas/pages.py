@@ -1,4 +1,4 @@
-"""A page of any list."""
+"""A page of a list that only grows at its end."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic, Literal, Self, TypeVar
@@ -9,16 +9,16 @@ Item = TypeVar("Item")
 
 
 class Slice(BaseModel, Generic[Item]):
-    """Part of a list that only grows at its end."""
+    """A page of a list."""
 
     object: Literal["list"] = "list"
     data: list[Item]
     has_more: bool
-    next_after: int | None = Field(description="Ask with `after=` for what follows; null when nothing does yet.")
+    next_after: int | None = Field(description="The `after` of the next page; null on the last page.")
 
     @classmethod
     def of(cls, items: Sequence[Item], limit: int, number: Callable[[Item], int]) -> Self:
-        """The first `limit` of the items that were found when asking for one more."""
+        """A page of the first `limit` items; `items` has one more if another page follows."""
         more = len(items) > limit
         data = list(items[:limit])
         return cls(data=data, has_more=more, next_after=number(data[-1]) if more else None)

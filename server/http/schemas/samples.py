@@ -1,4 +1,4 @@
-"""Sample grids as they are shown."""
+"""Schema of sample grids."""
 
 from typing import Literal, Self
 
@@ -9,7 +9,7 @@ from server.store.rows import Row
 
 
 class Sample(BaseModel):
-    """A grid of images from latents that stay the same during a run."""
+    """A grid of generated images; the latents are the same during a run."""
 
     object: Literal["sample"] = "sample"
     job_id: str
@@ -21,12 +21,12 @@ class Sample(BaseModel):
     width: int = Field(description="Pixels.")
     height: int = Field(description="Pixels.")
     created_at: str
-    pruned: bool = Field(description="Whether the picture was deleted to save space.")
+    pruned: bool = Field(description="Whether the image was deleted to save space.")
     links: dict[str, str]
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """A sample's row."""
+        """The sample grid of a database row."""
         own = f"/v1/jobs/{row['job_id']}/samples/{row['step']}"
         links = {"self": own}
         if row["pruned_at"] is None:

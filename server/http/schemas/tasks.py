@@ -1,4 +1,4 @@
-"""Tasks as they are shown."""
+"""Schemas of tasks."""
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
@@ -14,26 +14,27 @@ from server.store.rows import Row
 
 
 class TaskResult(BaseModel):
-    """What came of a task: a file when sampling, numbers when scoring."""
+    """Result of a task: a file for sampling, scores for scoring."""
 
     model_config = ConfigDict(extra="allow")
 
     sha256: str | None = None
     size_bytes: int | None = None
     media_type: str | None = None
-    url: str | None = Field(default=None, description="Where the file is.")
+    url: str | None = Field(default=None, description="Path of the file.")
     step: int | None = None
     scores: dict[str, Number] | None = None
-    real: dict[str, Number] | None = Field(default=None, description="Of the real images themselves.")
+    real: dict[str, Number] | None = Field(default=None, description="Scores of the real images.")
     protocol: str | None = None
-    fingerprint: str | None = Field(default=None, description="Of the Inception score.")
+    fingerprint: str | None = Field(default=None, description="Fingerprint of the Inception score.")
     fingerprints: dict[str, str] | None = Field(
-        default=None, description="Of each score by name; its values compare only if their fingerprints are equal."
+        default=None,
+        description="Fingerprint of each score by name. Scores are comparable only if their fingerprints are equal.",
     )
 
 
 class Task(BaseModel):
-    """Short work on a checkpoint."""
+    """A sampling or scoring task on a checkpoint."""
 
     id: str
     object: Literal["task"] = "task"
@@ -44,8 +45,8 @@ class Task(BaseModel):
     terminal: bool = Field(description="Whether the task has ended.")
     reason: str | None
     message: str | None
-    request: dict[str, Any] = Field(description="What is to be done.")
-    result: TaskResult | None = Field(description="Once the task has succeeded.")
+    request: dict[str, Any] = Field(description="Parameters of the task.")
+    result: TaskResult | None = Field(description="Available after the task has succeeded.")
     created_at: str
     started_at: str | None
     finished_at: str | None
@@ -53,7 +54,7 @@ class Task(BaseModel):
 
     @classmethod
     def of(cls, row: Row) -> Self:
-        """A task's row."""
+        """The task of a database row."""
         own = f"/v1/tasks/{row['id']}"
         request = dict(row["request"])
         return cls(

@@ -1,4 +1,4 @@
-"""Jobs in a terminal: a live line each, or plain lines where there is none."""
+"""Jobs in a terminal: a live line per job; elsewhere, a line per event."""
 
 import io
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ EVALUATED = {
     "fingerprint": "f" * 64,
     "seconds": 0.5,
 }
-STORY: list[tuple[str, str, Mapping[str, Any]]] = [
+EVENTS: list[tuple[str, str, Mapping[str, Any]]] = [
     ("job_a", "job.state", {"state": "queued", "message": None}),
     ("job_b", "job.state", {"state": "queued", "message": None}),
     ("job_a", "job.state", {"state": "running", "message": None}),
     ("job_a", "job.started", STARTED),
-    ("job_a", "log.lines", {"text": "not for people in a hurry"}),
+    ("job_a", "log.lines", {"text": "log output"}),
     (
         "job_a",
         "metric.batch",
@@ -49,16 +49,16 @@ STORY: list[tuple[str, str, Mapping[str, Any]]] = [
 ]
 
 
-def tell(console: Console) -> None:
+def show_events(console: Console) -> None:
     moment = datetime.now(UTC)
     with Board(console, TITLES) as board:
-        for number, (job_id, kind, data) in enumerate(STORY, 1):
+        for number, (job_id, kind, data) in enumerate(EVENTS, 1):
             board.show(Event(number, job_id, number, moment, kind, data))
 
 
-def test_without_a_terminal_each_event_is_a_line_under_its_jobs_name() -> None:
+def test_without_a_terminal_each_event_is_a_line_with_its_jobs_title() -> None:
     text = io.StringIO()
-    tell(Console(file=text, width=40))
+    show_events(Console(file=text, width=40))
     assert text.getvalue().splitlines() == [
         "mhe seed 0           queued",
         "a [bold]name[/bold]  queued",
@@ -77,20 +77,20 @@ def test_without_a_terminal_each_event_is_a_line_under_its_jobs_name() -> None:
 
 @pytest.fixture
 def screen() -> str:
-    """The last that a terminal shows."""
+    """The final output of a terminal."""
     text = io.StringIO()
-    tell(Console(file=text, width=160, force_terminal=True, color_system=None))
+    show_events(Console(file=text, width=160, force_terminal=True, color_system=None))
     return text.getvalue()
 
 
-def test_a_terminal_has_one_live_line_a_job(screen: str) -> None:
+def test_a_terminal_has_one_live_line_per_job(screen: str) -> None:
     first, second = screen.splitlines()[-3:-1]
     assert "mhe seed 0" in first and "4/8" in first
-    assert "running" not in first  # the bar says so
+    assert "running" not in first  # shown by the bar
     assert "640 images/s  D 1.25 G nan  Inception score 7.12" in first
     assert "a [bold]name[/bold]" in second and "failed: out of memory" in second
 
 
-def test_notices_stand_above_the_live_lines(screen: str) -> None:
+def test_notices_are_above_the_live_lines(screen: str) -> None:
     assert "note: look [here]" in screen and "note: checkpoint of step 4 refused: it is damaged" in screen
-    assert "/v1/blobs/0" not in screen and "in a hurry" not in screen
+    assert "/v1/blobs/0" not in screen and "log output" not in screen

@@ -1,4 +1,4 @@
-"""The demonstration from start to end with a fake worker, and that nothing of it is left when it is stopped."""
+"""The demonstration with a fake worker, from start to end; no process is left when it is stopped."""
 
 import contextlib
 import json
@@ -36,7 +36,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Start the demonstration in `tmp_path/shown`, in a session of its own, with the fake worker."""
+    """Start the demonstration in `tmp_path/shown`, in its own session, with the fake worker."""
     started: list[subprocess.Popen[str]] = []
 
     def begin(*keys: str, step_seconds: float = 0.005, **fakes: str) -> "subprocess.Popen[str]":
@@ -73,15 +73,15 @@ def wait_for(process: "subprocess.Popen[str]", pattern: str) -> None:
     for line in process.stdout:
         if re.search(pattern, line):
             return
-    pytest.fail(f"{pattern!r} was never said: {process.stderr.read() if process.stderr else ''}")
+    pytest.fail(f"{pattern!r} was never printed: {process.stderr.read() if process.stderr else ''}")
 
 
 def left_over(directory: Path) -> set[tuple[int, str]]:
-    """Processes that were started for the demonstration there; they all inherit its environment."""
+    """Processes of the demonstration in this directory, which all inherit its environment."""
     marker = f"{MARKER}={directory}".encode()
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended meanwhile
+        with contextlib.suppress(OSError):  # it has ended in the meantime
             if marker in (entry / "environ").read_bytes().split(b"\0"):
                 found.add((int(entry.name), (entry / "cmdline").read_text().replace("\0", " ")))
     return found
@@ -96,20 +96,20 @@ def states(root: Path) -> dict[str, str]:
     return dict(rows)
 
 
-def test_the_demonstration_trains_compares_leaves_nothing_running_and_reports_the_same_again(
+def test_the_demonstration_trains_compares_and_leaves_no_process_and_can_be_repeated(
     start: Start, tmp_path: Path
 ) -> None:
     process = start()
-    said, err = process.communicate(timeout=LIMIT_SECONDS)
+    printed, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (0, "")
-    lines = said.splitlines()
+    lines = printed.splitlines()
     assert lines[0].startswith("API: http://127.0.0.1:") and lines[0].endswith("/docs  (Ctrl-C stops everything)")
     assert any(re.match(r"mhe_sn seed 0         step \d+/20  ", line) for line in lines)
     grids = [[variant, f"shown/grids/{variant}.png"] for variant in VARIANTS]
     table = lines.index(next(line for line in lines if line.startswith("variant ")))
     assert [line.split() for line in lines[table - 4 : table]] == grids
     assert [line.split()[0] for line in lines[table + 1 : table + 6]] == ["real", *reversed(VARIANTS)]
-    assert lines[-1] == "to look around: gan-mhe serve --data-dir shown, then open its /docs"
+    assert lines[-1] == "to explore the results, run gan-mhe serve --data-dir shown and open its /docs"
     for variant in VARIANTS:
         assert (tmp_path / "shown" / "grids" / f"{variant}.png").read_bytes().startswith(b"\x89PNG")
     assert left_over(tmp_path) == set()
@@ -118,24 +118,24 @@ def test_the_demonstration_trains_compares_leaves_nothing_running_and_reports_th
     assert len(list((tmp_path / "shown" / "jobs").iterdir())) == 4
 
 
-def test_ctrl_c_pauses_the_jobs_leaves_no_process_and_the_same_command_goes_on(start: Start, tmp_path: Path) -> None:
-    long = ("training.steps=400", "checkpoint.every_steps=400")  # what it goes on from was saved when it was stopped
+def test_ctrl_c_pauses_the_jobs_and_the_same_command_resumes_them(start: Start, tmp_path: Path) -> None:
+    long = ("training.steps=400", "checkpoint.every_steps=400")  # the only checkpoint is the one saved at the stop
     process = start(*long, step_seconds=0.02)
     wait_for(process, r"step \d+/400")
     assert len(left_over(tmp_path)) == 6  # itself, the service, two supervisors, two workers
     process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=LIMIT_SECONDS)
+    printed, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (130, "")
-    assert said.splitlines()[-2:] == [
-        "stopping: the jobs save first; once more to quit at once",
-        "stopped; the same command goes on from here",
+    assert printed.splitlines()[-2:] == [
+        "stopping: the jobs save their state; press Ctrl-C again to quit immediately",
+        "stopped; run the same command to continue",
     ]
     assert left_over(tmp_path) == set()
     assert states(tmp_path / "shown") == dict.fromkeys(VARIANTS, "paused")
     again = start(*long, step_seconds=0.0)
-    said, err = again.communicate(timeout=LIMIT_SECONDS)
+    printed, err = again.communicate(timeout=LIMIT_SECONDS)
     assert (again.returncode, err) == (0, "")
-    assert "none seed 0           resumed at step " in said
+    assert "none seed 0           resumed at step " in printed
     assert states(tmp_path / "shown") == dict.fromkeys(VARIANTS, "succeeded")
 
 
@@ -146,20 +146,20 @@ def test_a_signal_while_the_service_starts_leaves_no_process(start: Start, tmp_p
         assert time.monotonic() < limit
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _said, _ = process.communicate(timeout=LIMIT_SECONDS)
+    _printed, _ = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
     assert left_over(tmp_path) == set()
 
 
-def test_beside_another_server_it_touches_nothing_and_signals_in_a_row_end_even_deaf_workers(
+def test_it_leaves_another_server_alone_and_repeated_signals_stop_even_unresponsive_workers(
     start: Start, tmp_path: Path
 ) -> None:
     first = start("training.steps=1000000", ignore_sigterm="1")
     wait_for(first, r"step \d+/1000000")
     running = left_over(tmp_path)
     second = start("training.steps=1000000")
-    said, err = second.communicate(timeout=LIMIT_SECONDS)
-    assert (second.returncode, said) == (1, "")
+    printed, err = second.communicate(timeout=LIMIT_SECONDS)
+    assert (second.returncode, printed) == (1, "")
     assert "the data directory shown is in use by another server" in err
     assert left_over(tmp_path) == running
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
@@ -170,19 +170,19 @@ def test_beside_another_server_it_touches_nothing_and_signals_in_a_row_end_even_
     assert left_over(tmp_path) == set()
 
 
-def test_a_service_that_is_killed_is_said_with_its_log(start: Start, tmp_path: Path) -> None:
+def test_the_error_for_a_killed_service_quotes_its_log(start: Start, tmp_path: Path) -> None:
     process = start("training.steps=1000000")
     wait_for(process, r"step \d+/1000000")
     os.kill(json.loads((tmp_path / "shown" / "server.json").read_text())["pid"], signal.SIGKILL)
-    _said, err = process.communicate(timeout=120)
+    _printed, err = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert err.startswith("error: the service does not run; shown/server.log ends with: ")
+    assert err.startswith("error: the service is not running; the last line of shown/server.log: ")
     assert left_over(tmp_path) == set()
 
 
-def test_a_wrong_override_is_refused_before_anything_starts(start: Start, tmp_path: Path) -> None:
+def test_an_invalid_override_is_rejected_before_anything_starts(start: Start, tmp_path: Path) -> None:
     process = start("training.stepz=3")
-    said, err = process.communicate(timeout=LIMIT_SECONDS)
-    assert (process.returncode, said) == (2, "")
+    printed, err = process.communicate(timeout=LIMIT_SECONDS)
+    assert (process.returncode, printed) == (2, "")
     assert err.startswith("error: training.stepz: unknown key; did you mean 'steps'?")
     assert not (tmp_path / "shown").exists()

@@ -1,4 +1,4 @@
-"""The commands that talk to a service, and the client, against a real one whose worker is a fake."""
+"""The commands that use a service, and the client, with a real service and a fake worker."""
 
 import json
 import logging
@@ -93,7 +93,7 @@ def until(happened: Callable[[], Any], what: str = "it") -> Any:
 
 @pytest.fixture(scope="module")
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    # Its log would be among what the commands print.
+    # Otherwise its log would be part of the commands' output.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GAN_MHE_FAKE_STEP_SECONDS", "0.005")
@@ -124,8 +124,8 @@ def gan_mhe(
         monkeypatch.setattr("sys.argv", ["gan-mhe", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
 
     return run
 
@@ -153,32 +153,34 @@ def experiment(live: Live) -> str:
 # --- submit
 
 
-def test_submit_says_the_id_and_the_job_is_what_was_asked_for(gan_mhe: Command, client: Client, live: Live) -> None:
-    about = ("--name", "mine", "--label", "paper=mhe", "--label", "empty=", "--priority", "3")
-    code, said, err = gan_mhe("submit", "digits_cnn", "--variant", "mhe", "--seed", "5", *QUICK_KEYS, *about)
+def test_submit_prints_the_id_of_the_requested_job(gan_mhe: Command, client: Client, live: Live) -> None:
+    metadata = ("--name", "mine", "--label", "paper=mhe", "--label", "empty=", "--priority", "3")
+    code, printed, err = gan_mhe("submit", "digits_cnn", "--variant", "mhe", "--seed", "5", *QUICK_KEYS, *metadata)
     assert (code, err) == (0, "")
-    job = client.job(said.strip())
+    job = client.job(printed.strip())
     assert (job.name, job.variant, job.seed, job.priority) == ("mine", "mhe", 5, 3)
     assert job.labels == {"paper": "mhe", "empty": ""}
     assert job.config["training"]["steps"] == 12
     assert client.wait(job.id, timeout=LIMIT_SECONDS).state == "succeeded"
 
 
-def test_a_dry_run_says_the_configuration_and_makes_nothing(gan_mhe: Command, client: Client, live: Live) -> None:
+def test_a_dry_run_prints_the_configuration_and_submits_nothing(gan_mhe: Command, client: Client, live: Live) -> None:
     before = [job.id for job in client.jobs()]
-    code, said, err = gan_mhe("submit", "digits_cnn", "--variant", "half_mhe", "--seed", "7", *QUICK_KEYS, "--dry-run")
+    code, printed, err = gan_mhe(
+        "submit", "digits_cnn", "--variant", "half_mhe", "--seed", "7", *QUICK_KEYS, "--dry-run"
+    )
     assert (code, err) == (0, "")
-    document, end = json.JSONDecoder().raw_decode(said)
+    document, end = json.JSONDecoder().raw_decode(printed)
     assert (document["variant"], document["seed"], document["training"]["steps"]) == ("half_mhe", 7, 12)
-    assert re.search(r"digest sha256:[0-9a-f]{64}\n12 generator steps ", said[end:])
+    assert re.search(r"digest sha256:[0-9a-f]{64}\n12 generator steps ", printed[end:])
     assert [job.id for job in client.jobs()] == before
 
 
-def test_a_file_here_is_sent_as_the_configuration_it_is(gan_mhe: Command, client: Client, live: Live) -> None:
+def test_a_local_file_is_sent_as_a_configuration(gan_mhe: Command, client: Client, live: Live) -> None:
     Path("mine.toml").write_text('variant = "mhe"\n[data]\nname = "synthetic"\n[training]\nsteps = 9\n')
-    code, said, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none", "--seed", "2")
+    code, printed, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none", "--seed", "2")
     assert (code, err) == (0, "")
-    config = client.job(said.strip()).config
+    config = client.job(printed.strip()).config
     sent = tomllib.loads(Path("mine.toml").read_text())
     assert (config["variant"], config["data"]["name"]) == (sent["variant"], sent["data"]["name"])
     assert (config["training"]["steps"], config["seed"], config["evaluation"]["protocol"]) == (9, 2, "none")
@@ -186,8 +188,8 @@ def test_a_file_here_is_sent_as_the_configuration_it_is(gan_mhe: Command, client
 
 def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live) -> None:
     Path("mine.toml").write_text('[data]\nname = "image_folder"\nroot = "/data/images"\n')
-    code, said, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none")
-    assert (code, said) == (2, "")
+    code, printed, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none")
+    assert (code, printed) == (2, "")
     assert err.startswith("error: data.root: unknown name '/data/images'")
 
 
@@ -201,18 +203,18 @@ def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live
         (("digits_cnn", "--set", "steps"), "error: --set 'steps': expected key=value"),
         (("digits_cnn", "--label", "paper"), "error: --label 'paper': expected key=value"),
         (("digits_cnn", "--seeds", "0,x"), "error: --seeds '0,x': expected integers"),
-        (("digits_cnn", "--seeds", "0,1", "--variant", "mhe"), "error: --variants and --seeds make an experiment"),
+        (("digits_cnn", "--seeds", "0,1", "--variant", "mhe"), "error: --variants and --seeds create an experiment"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
     gan_mhe: Command, live: Live, arguments: tuple[str, ...], expected: str
 ) -> None:
-    code, said, err = gan_mhe("submit", *arguments)
-    assert (code, said) == (2, "")
+    code, printed, err = gan_mhe("submit", *arguments)
+    assert (code, printed) == (2, "")
     assert err.startswith(expected) and err.count("\n") == 1
 
 
-def test_without_a_service_every_command_says_how_to_start_one(
+def test_without_a_service_every_command_explains_how_to_start_one(
     gan_mhe: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.client.connection._FIRST_WAIT_SECONDS", 0.001)
@@ -225,21 +227,21 @@ def test_without_a_service_every_command_says_how_to_start_one(
         ("compare", "job_1"),
     ]
     for command in commands:
-        code, said, err = gan_mhe(*command, "--server", "http://127.0.0.1:9")
-        assert (code, said) == (1, "")
+        code, printed, err = gan_mhe(*command, "--server", "http://127.0.0.1:9")
+        assert (code, printed) == (1, "")
         assert err == "error: no server at http://127.0.0.1:9; start one with `gan-mhe serve`\n"
 
 
 # --- watch
 
 
-def test_submit_and_watch_says_all_that_happens_line_by_line(gan_mhe: Command, live: Live) -> None:
-    code, said, err = gan_mhe("submit", "digits_cnn", "--variant", "mhe", "--seed", "9", *QUICK_KEYS, "--watch")
+def test_submit_with_watch_prints_every_event(gan_mhe: Command, live: Live) -> None:
+    code, printed, err = gan_mhe("submit", "digits_cnn", "--variant", "mhe", "--seed", "9", *QUICK_KEYS, "--watch")
     assert (code, err) == (0, "")
-    lines = said.splitlines()
+    lines = printed.splitlines()
     assert re.fullmatch(r"job_[0-9a-z]{26}", lines[0])
-    told = [line.removeprefix("mhe seed 9  ") for line in lines[1:]]
-    assert [line for line in told if line in STATES] == ["queued", "starting", "running", "succeeded", "succeeded"]
+    shown = [line.removeprefix("mhe seed 9  ") for line in lines[1:]]
+    assert [line for line in shown if line in STATES] == ["queued", "starting", "running", "succeeded", "succeeded"]
     for pattern in (
         r"started, 12 steps",
         r"step \d+/12  .* images/s .*",
@@ -249,20 +251,20 @@ def test_submit_and_watch_says_all_that_happens_line_by_line(gan_mhe: Command, l
         r"samples /v1/blobs/[0-9a-f]{64}",
         r"checkpoint ckpt_\w{26}",
     ):
-        assert any(re.fullmatch(pattern, line) for line in told), (pattern, told)
+        assert any(re.fullmatch(pattern, line) for line in shown), (pattern, shown)
 
 
 def test_watching_an_experiment_names_each_job(gan_mhe: Command, experiment: str) -> None:
-    code, said, err = gan_mhe("watch", experiment)
+    code, printed, err = gan_mhe("watch", experiment)
     assert (code, err) == (0, "")
     titles = ["none seed 0", "mhe seed 0", "none seed 1", "mhe seed 1"]
-    assert said.splitlines()[-4:] == [f"{title}  succeeded" for title in titles]
-    assert {re.match(r"\w+ seed \d", line)[0] for line in said.splitlines()} == set(titles)  # type: ignore[index]
+    assert printed.splitlines()[-4:] == [f"{title}  succeeded" for title in titles]
+    assert {re.match(r"\w+ seed \d", line)[0] for line in printed.splitlines()} == set(titles)  # type: ignore[index]
 
 
 @pytest.fixture
 def failed(client: Client, live: Live, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A job that has failed at step 8; tried again, it succeeds."""
+    """A job that has failed at step 8; a retry succeeds."""
     monkeypatch.setenv("GAN_MHE_FAKE_FAIL_AT", "8")
     job = client.submit(preset="digits_cnn", overrides=QUICK)
     assert client.wait(job.id, timeout=LIMIT_SECONDS).state == "failed"
@@ -271,12 +273,12 @@ def failed(client: Client, live: Live, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_watching_a_job_that_fails_ends_with_its_message_and_exit_code_1(gan_mhe: Command, failed: str) -> None:
-    code, said, err = gan_mhe("watch", failed)
+    code, printed, err = gan_mhe("watch", failed)
     assert (code, err) == (1, "")
-    assert re.fullmatch(r"none seed 0  failed: .*fake failure at step 8.*", said.splitlines()[-1])
+    assert re.fullmatch(r"none seed 0  failed: .*fake failure at step 8.*", printed.splitlines()[-1])
 
 
-def test_ctrl_c_leaves_a_watched_job_running_and_says_so(client: Client, live: Live) -> None:
+def test_ctrl_c_leaves_a_watched_job_running_and_explains_what_to_do(client: Client, live: Live) -> None:
     job = client.submit(preset="digits_cnn", overrides=ENDLESS)
     command = [sys.executable, "-c", MAIN, "watch", job.id, "--server", live.url]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -285,16 +287,16 @@ def test_ctrl_c_leaves_a_watched_job_running_and_says_so(client: Client, live: L
         if "step " in line:
             break
     process.send_signal(signal.SIGINT)
-    said, err = process.communicate(timeout=LIMIT_SECONDS)
+    printed, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (130, "")
-    again, end = f"look again with `gan-mhe watch {job.id}`", f"end it with `gan-mhe cancel {job.id}`"
-    assert said.splitlines()[-1] == f"{job.id} goes on; {again}, {end}"
+    again, end = f"show it with `gan-mhe watch {job.id}`", f"cancel it with `gan-mhe cancel {job.id}`"
+    assert printed.splitlines()[-1] == f"{job.id} continues; {again}, {end}"
     assert client.job(job.id).state == "running"
     client.cancel(job.id, mode="now")
     until(lambda: client.job(job.id).terminal)
 
 
-# --- jobs, and what is done to them
+# --- jobs and actions on them
 
 
 def running_job(client: Client) -> str:
@@ -304,9 +306,9 @@ def running_job(client: Client) -> str:
 
 
 def test_jobs_are_listed_newest_first_with_state_step_and_score(gan_mhe: Command, done: str, experiment: str) -> None:
-    code, said, err = gan_mhe("jobs", "--limit", "100")
+    code, printed, err = gan_mhe("jobs", "--limit", "100")
     assert (code, err) == (0, "")
-    lines = said.splitlines()
+    lines = printed.splitlines()
     assert lines[0].split() == ["id", "state", "job", "step", "score", "submitted"]
     [line] = [line for line in lines if done in line]
     assert re.fullmatch(rf"{done} +succeeded +mhe_sn seed 3 +12/12 +\d\.\d\d +\d+ (s|min) ago *", line)
@@ -331,29 +333,29 @@ def test_a_job_is_paused_resumed_and_cancelled(gan_mhe: Command, client: Client,
     until(lambda: client.job(id_).state == "cancelled", "the end")
 
 
-def test_a_failed_job_is_tried_again(gan_mhe: Command, client: Client, failed: str) -> None:
+def test_a_failed_job_is_retried(gan_mhe: Command, client: Client, failed: str) -> None:
     assert gan_mhe("retry", failed) == (0, f"{failed} queued\n", "")
     assert client.wait(failed, timeout=LIMIT_SECONDS).state == "succeeded"
 
 
-def test_an_experiment_is_cancelled_but_for_what_has_ended(gan_mhe: Command, client: Client, live: Live) -> None:
+def test_cancelling_an_experiment_skips_jobs_that_have_ended(gan_mhe: Command, client: Client, live: Live) -> None:
     matrix = {"training.steps": [3, 1_000_000, 1_000_001]}
     overrides = {key: value for key, value in QUICK.items() if key not in matrix}
     made = client.submit_experiment(preset="digits_cnn", matrix=matrix, overrides=overrides)
     short, *endless = made.job_ids
     assert client.wait(short, timeout=LIMIT_SECONDS).state == "succeeded"
-    code, said, err = gan_mhe("cancel", made.id)
+    code, printed, err = gan_mhe("cancel", made.id)
     assert (code, err) == (0, "")
-    assert [line.split()[0] for line in said.splitlines()] == endless
+    assert [line.split()[0] for line in printed.splitlines()] == endless
     until(lambda: [client.job(id_).state for id_ in made.job_ids] == ["succeeded", "cancelled", "cancelled"])
 
 
-def test_what_cannot_be_done_does_not_keep_the_rest_from_being_done(
+def test_an_error_with_one_id_does_not_prevent_the_other_actions(
     gan_mhe: Command, client: Client, live: Live, done: str
 ) -> None:
     id_ = running_job(client)
-    code, said, err = gan_mhe("cancel", done, "job_nowhere", id_)
-    assert (code, said) == (1, f"{id_} cancelling\n")
+    code, printed, err = gan_mhe("cancel", done, "job_nowhere", id_)
+    assert (code, printed) == (1, f"{id_} cancelling\n")
     first, second = err.splitlines()
     assert first.startswith(f"error: {done} is succeeded") and second == "error: there is no 'job_nowhere'"
 
@@ -362,37 +364,37 @@ def test_what_cannot_be_done_does_not_keep_the_rest_from_being_done(
 
 
 def test_compare_on_a_service_prints_the_table_of_the_library(gan_mhe: Command, experiment: str, live: Live) -> None:
-    code, said, err = gan_mhe("compare", experiment, "--reference", "none", "--server", live.url)
+    code, printed, err = gan_mhe("compare", experiment, "--reference", "none", "--server", live.url)
     assert (code, err) == (0, "")
-    lines = said.splitlines()
+    lines = printed.splitlines()
     assert lines[0].split() == "variant n mean std 95 % interval best difference to none".split()
-    rows = [line.split()[:2] for line in lines[1:] if not line.startswith(" ")]  # a long cell goes on below itself
+    rows = [line.split()[:2] for line in lines[1:] if not line.startswith(" ")]  # long cells are wrapped
     assert rows[:3] == [["real", "data"], ["mhe", "2"], ["none", "2"]]
-    words = " ".join(said.split())
+    words = " ".join(printed.split())
     assert "+1.20" in words and "2 pairs, p <0.001 (Holm <0.001)" in words
     assert "mean, standard deviation and t-interval over training seeds" in words
 
 
 @pytest.mark.parametrize("view", ["steps", "wall_time"])
-def test_compare_on_a_service_says_what_the_service_computed(
+def test_compare_on_a_service_prints_what_the_service_computed(
     gan_mhe: Command, client: Client, experiment: str, live: Live, view: Any
 ) -> None:
     arguments = ("--reference", "none", "--view", view, "--server", live.url, "--format", "json")
-    told = json.loads(gan_mhe("compare", experiment, *arguments)[1])
+    shown = json.loads(gan_mhe("compare", experiment, *arguments)[1])
     computed = json.loads(client.compare_text(experiment, format="json", reference="none", view=view))
-    assert told["view"] == view
-    assert computed == told | {"unfinished": []}
+    assert shown["view"] == view
+    assert computed == shown | {"unfinished": []}
 
 
 def test_jobs_and_experiments_are_compared_together_in_every_form(
     gan_mhe: Command, client: Client, experiment: str, done: str, live: Live
 ) -> None:
     for form in ("json", "csv", "markdown"):
-        code, said, _ = gan_mhe("compare", experiment, done, "--format", form, "--server", live.url)
+        code, printed, _ = gan_mhe("compare", experiment, done, "--format", form, "--server", live.url)
         assert code == 0
         assert [row.variant for row in client.compare([experiment, done]).rows] == ["mhe_sn", "mhe", "none"]
         text = client.compare_text([experiment, done], format=form)  # type: ignore[arg-type]
-        assert all(name in said and name in text for name in ("mhe_sn", "none"))
+        assert all(name in printed and name in text for name in ("mhe_sn", "none"))
 
 
 def test_several_experiments_are_compared_as_one(client: Client, experiment: str, live: Live) -> None:
@@ -409,16 +411,16 @@ def files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_fetch_writes_what_is_asked_for_and_says_where(gan_mhe: Command, client: Client, done: str) -> None:
-    code, said, err = gan_mhe("fetch", done, "--out", "got")
-    assert (code, said, err) == (0, "got/latest.png\n", "")
+def test_fetch_writes_the_requested_files_and_prints_their_paths(gan_mhe: Command, client: Client, done: str) -> None:
+    code, printed, err = gan_mhe("fetch", done, "--out", "got")
+    assert (code, printed, err) == (0, "got/latest.png\n", "")
     assert Path("got/latest.png").read_bytes() == client.blob(client.samples(done)[-1].sha256)
     assert gan_mhe("fetch", done, "--out", "all", "--what", "samples")[0] == 0
     assert files(Path("all")) == [f"samples/step_{step:08d}.png" for step in (0, 6, 12)]
     for sample in client.samples(done):
         assert Path(f"all/samples/step_{sample.step:08d}.png").read_bytes() == client.blob(sample.sha256)
-    assert gan_mhe("fetch", done, "--out", "film", "--what", "animation")[0] == 0
-    assert Path("film/animation.webp").read_bytes()[8:12] == b"WEBP"
+    assert gan_mhe("fetch", done, "--out", "animation", "--what", "animation")[0] == 0
+    assert Path("animation/animation.webp").read_bytes()[8:12] == b"WEBP"
     assert gan_mhe("fetch", done, "--out", "state", "--what", "checkpoint")[0] == 0
     assert files(Path("state/checkpoints/step_00000012")) == ["manifest.json", "tensors.safetensors"]
     assert json.loads(Path("state/checkpoints/step_00000012/manifest.json").read_text())["step"] == 12
@@ -427,11 +429,11 @@ def test_fetch_writes_what_is_asked_for_and_says_where(gan_mhe: Command, client:
 
 
 def test_fetch_of_an_experiment_makes_a_folder_for_each_job(gan_mhe: Command, experiment: str) -> None:
-    code, said, _ = gan_mhe("fetch", experiment, "--out", "got", "--what", "config")
+    code, printed, _ = gan_mhe("fetch", experiment, "--out", "got", "--what", "config")
     assert code == 0
-    folders = [re.sub(r"_\w{6}$", "", Path(line).parent.name) for line in said.splitlines()]
+    folders = [re.sub(r"_\w{6}$", "", Path(line).parent.name) for line in printed.splitlines()]
     assert folders == ["none_seed_0", "mhe_seed_0", "none_seed_1", "mhe_seed_1"]
-    assert all(Path(line).exists() for line in said.splitlines())
+    assert all(Path(line).exists() for line in printed.splitlines())
 
 
 def test_fetching_again_downloads_only_what_is_missing_or_changed(
@@ -449,24 +451,24 @@ def test_fetching_again_downloads_only_what_is_missing_or_changed(
     assert Path("got/samples/step_00000006.png").read_bytes() != b"damaged"
 
 
-def test_fetch_of_something_unknown_names_the_nearest(gan_mhe: Command, done: str) -> None:
-    code, said, err = gan_mhe("fetch", done, "--out", "got", "--what", "sample")
-    assert (code, said) == (2, "")
-    assert err == "error: --what 'sample': no such thing; did you mean 'samples'?\n"
+def test_fetch_of_an_unknown_kind_names_the_nearest(gan_mhe: Command, done: str) -> None:
+    code, printed, err = gan_mhe("fetch", done, "--out", "got", "--what", "sample")
+    assert (code, printed) == (2, "")
+    assert err == "error: --what: unknown kind 'sample'; did you mean 'samples'?\n"
 
 
 # --- the client
 
 
 class TestClient:
-    def test_pictures_are_pictures(self, client: Client, done: str) -> None:
+    def test_grids_and_animations_are_images(self, client: Client, done: str) -> None:
         first, *_, last = client.samples(done)
         assert (first.step, last.step, last.width) == (0, 12, 2)
         assert client.image(last).size == client.latest_image(done).size == (2, 2)
         assert client.image(last).tobytes() == client.latest_image(done).tobytes()
         assert client.animation(done, format="gif", fps=4)[:4] == b"GIF8"
 
-    def test_samples_are_drawn_from_a_checkpoint_by_seed(self, client: Client, done: str) -> None:
+    def test_samples_are_generated_from_a_checkpoint_by_seed(self, client: Client, done: str) -> None:
         checkpoint = client.checkpoints(done)[-1]
         assert (checkpoint.step, checkpoint.status) == (12, "available")
         drawn = client.draw(checkpoint.id, n=4, seed=7)
@@ -513,12 +515,12 @@ class TestClient:
         assert [(point.step, point.count) for point in points] == [(4, 1), (8, 1), (12, 1)]
         assert [point.step for point in client.history(done, "d_loss", from_step=5, to_step=8)] == [8]
 
-    def test_a_fork_goes_on_from_a_checkpoint(self, client: Client, done: str) -> None:
+    def test_a_fork_continues_from_a_checkpoint(self, client: Client, done: str) -> None:
         fork = client.fork(done, step=6, overrides={"training.steps": 15}, name="longer")
         assert (fork.name, fork.config["training"]["steps"]) == ("longer", 15)
         assert client.wait(fork.id, timeout=LIMIT_SECONDS).state == "succeeded"
 
-    def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
+    def test_proxies_of_the_environment_are_ignored_for_this_machine(
         self, live: Live, done: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
@@ -533,7 +535,7 @@ class TestClient:
         with pytest.raises(Rejected, match="came before with another request"):
             client.submit(preset="digits_cnn", idempotency_key="once")
 
-    def test_what_is_not_there_and_what_cannot_be_are_told_apart(self, client: Client, done: str) -> None:
+    def test_a_missing_job_and_a_wrong_state_are_different_errors(self, client: Client, done: str) -> None:
         with pytest.raises(NotFound):
             client.job("job_nowhere")
         with pytest.raises(Conflict):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from server.cli.app import main
-from server.client import Client, NotAuthorised
+from server.client import Client, NotAuthorized
 from server.store import keys
 from server.store.store import Store
 
@@ -34,8 +34,8 @@ def gan_mhe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         monkeypatch.setattr("sys.argv", ["gan-mhe", *arguments])
         with pytest.raises(SystemExit) as stopped:
             main()
-        said = capsys.readouterr()
-        return int(stopped.value.code or 0), said.out, said.err
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
 
     return run
 
@@ -45,7 +45,7 @@ def gan_mhe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_a_key_is_shown_once_and_listed_without_its_secret(gan_mhe: Command, tmp_path: Path) -> None:
     code, token, err = gan_mhe("keys", "create", "for tests", "--scope", "jobs:read", "--scope", "jobs:write")
-    assert (code, err) == (0, "keep it: it cannot be shown again\n")
+    assert (code, err) == (0, "save this key: it cannot be shown again\n")
     prefix, secret = re.fullmatch(r"gk_([a-z0-9]{12})_(\S{43})\n", token).groups()  # type: ignore[union-attr]
     code, listed, err = gan_mhe("keys", "list")
     assert (code, err) == (0, "")
@@ -75,10 +75,10 @@ def test_a_revoked_key_is_listed_as_such(gan_mhe: Command) -> None:
         (("list", "--data-dir", "file/x"), "error: cannot write to the data directory file/x: Not a directory"),
     ],
 )
-def test_what_cannot_be_done_with_keys_is_one_line(gan_mhe: Command, arguments: tuple[str, ...], expected: str) -> None:
+def test_an_error_with_keys_is_one_line(gan_mhe: Command, arguments: tuple[str, ...], expected: str) -> None:
     Path("file").touch()
-    code, said, err = gan_mhe("keys", *arguments)
-    assert (code, said) == (1, "")
+    code, printed, err = gan_mhe("keys", *arguments)
+    assert (code, printed) == (1, "")
     assert err.startswith(expected) and err.count("\n") == 1
 
 
@@ -92,10 +92,10 @@ def test_what_cannot_be_done_with_keys_is_one_line(gan_mhe: Command, arguments: 
         ((), {"GAN_MHE_CPU_SLOTS": "many"}, "error: settings: cpu_slots: Input should be a valid integer"),
         ((), {"GAN_MHE_WEIGHTS": "{"}, 'error: settings: error parsing value for field "weights"'),
         (("--data-dir", "file"), {}, "error: cannot write to the data directory file: "),
-        (("--host", "0.0.0.0"), {}, "error: listening on 0.0.0.0 needs an API key, and there is none: make one with"),
+        (("--host", "0.0.0.0"), {}, "error: listening on 0.0.0.0 requires an API key, but there are none: create one"),
     ],
 )
-def test_a_start_that_is_refused_is_one_line(
+def test_a_refused_start_is_one_line(
     gan_mhe: Command,
     monkeypatch: pytest.MonkeyPatch,
     arguments: tuple[str, ...],
@@ -105,12 +105,12 @@ def test_a_start_that_is_refused_is_one_line(
     Path("file").touch()
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    code, said, err = gan_mhe("serve", *arguments)
-    assert (code, said) == (1, "")
+    code, printed, err = gan_mhe("serve", *arguments)
+    assert (code, printed) == (1, "")
     assert err.startswith(expected) and err.count("\n") == 1
 
 
-def test_options_win_over_the_environment(gan_mhe: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_override_the_environment(gan_mhe: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GAN_MHE_PORT", "9001")
     monkeypatch.setenv("GAN_MHE_CPU_SLOTS", "3")
     served = []
@@ -121,7 +121,9 @@ def test_options_win_over_the_environment(gan_mhe: Command, monkeypatch: pytest.
     assert settings.allow_downloads and settings.threads_per_slot == 1
 
 
-def test_a_service_says_where_it_is_wants_the_key_and_goes_when_asked(gan_mhe: Command, tmp_path: Path) -> None:
+def test_a_service_announces_its_address_requires_the_key_and_stops_on_request(
+    gan_mhe: Command, tmp_path: Path
+) -> None:
     token = gan_mhe("keys", "create", "x", "--scope", "jobs:read")[1].strip()
     command = [sys.executable, "-c", MAIN, "serve", "--port", "0"]
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -131,7 +133,7 @@ def test_a_service_says_where_it_is_wants_the_key_and_goes_when_asked(gan_mhe: C
         assert json.loads((tmp_path / "gan-mhe-data" / "server.json").read_text())["url"] == url
         with Client(url, key=token) as client:
             assert list(client.jobs()) == []
-        with Client(url) as client, pytest.raises(NotAuthorised, match="expected the header Authorization"):
+        with Client(url) as client, pytest.raises(NotAuthorized, match="expected the header Authorization"):
             next(client.jobs())
         second = gan_mhe("serve", "--port", "0")
         assert second[0] == 1 and second[2].startswith("error: the data directory gan-mhe-data is in use")

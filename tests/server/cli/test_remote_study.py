@@ -1,4 +1,4 @@
-"""A study at a service whose worker is a fake: its jobs are found again, and what comes back is run directories."""
+"""A study at a service with a fake worker: jobs are found again, and results become run directories."""
 
 import logging
 import os
@@ -66,7 +66,7 @@ def patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """As for other tests, but for the tests of this file together."""
+    """The settings of other tests, shared by the tests of this file."""
     return Settings(
         data_dir=tmp_path_factory.mktemp("studying") / "data",
         port=0,
@@ -83,17 +83,17 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 @pytest.fixture(scope="module")
 def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
-    """A client of a service that runs in this process; `studying` has it too, whatever URL it is given."""
+    """A client of a service that runs in this process; `remote_study` uses the same service for every URL."""
     patch.setenv("GAN_MHE_FAKE_STEP_SECONDS", "0.001")
-    # Its log would be among what is printed.
+    # Otherwise its log would be part of the output.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     service = Service.open(settings)
     service.start()
     inside = TestClient(create_app(service), base_url=URL)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
-        said = inside.request(request.method, str(request.url), headers=request.headers, content=request.read())
-        return httpx2.Response(said.status_code, headers=said.headers, content=said.content)
+        response = inside.request(request.method, str(request.url), headers=request.headers, content=request.read())
+        return httpx2.Response(response.status_code, headers=response.headers, content=response.content)
 
     def connected(url: str) -> Client:
         return Client(url, key="", transport=httpx2.MockTransport(answer))
@@ -106,7 +106,7 @@ def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
 
 
 def stop(client: Client, ids: list[str]) -> None:
-    """Endless jobs keep their slots from the other tests, and would outlive the service, as they are meant to."""
+    """Cancel endless jobs, which would keep their slots and outlive the service."""
     for id_ in ids:
         client.cancel(id_, mode="now")
         client.wait(id_, timeout=20)
@@ -123,13 +123,13 @@ def written(folder: Path, name: str, *replaced: tuple[str, str]) -> Study:
 
 @pytest.fixture
 def write(tmp_path: Path, request: pytest.FixtureRequest) -> Write:
-    """The study under this test's name, with parts of its text replaced."""
+    """The study, named after this test, with parts of its text replaced."""
     return partial(written, tmp_path, request.node.name)
 
 
 @pytest.fixture(scope="module")
 def done(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """A study that the service has done, and where it was fetched to."""
+    """A study that the service has completed, and the directory of its results."""
     folder = tmp_path_factory.mktemp("done")
     study = written(folder, "energies")
     assert remote_study.run(URL, study, folder / "out") == 0
@@ -137,11 +137,11 @@ def done(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 
 def jobs(client: Client, study: Study) -> list[Job]:
-    """The oldest first."""
+    """The jobs of a study, oldest first."""
     return list(client.jobs(label=f"study:{study.name}"))[::-1]
 
 
-def test_a_study_comes_back_as_run_directories_that_compare_as_those_of_the_service(client: Client, done: Done) -> None:
+def test_the_downloaded_run_directories_compare_like_the_services_jobs(client: Client, done: Done) -> None:
     study, root = done
     found = scores(study, root)
     assert [(score.variant, score.seed) for score in found] == [("plain", 3), ("mhe-2", 3), ("plain", 1), ("mhe-2", 1)]
@@ -154,50 +154,51 @@ def test_a_study_comes_back_as_run_directories_that_compare_as_those_of_the_serv
     assert (here.real, here.fingerprint, here.evaluations) == (there.real, there.fingerprint, there.evaluations)
 
 
-def test_what_a_run_said_is_in_its_directory_again(client: Client, done: Done, settings: Settings) -> None:
+def test_the_downloaded_events_are_those_of_the_run(client: Client, done: Done, settings: Settings) -> None:
     study, root = done
     for job in jobs(client, study):
         mine = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
         original = RunDir(settings.job_dir(job.id) / "run")
         assert mine.read_config().digest() == original.read_config().digest()
-        said, meant = list(effective(mine.read_events())), list(effective(original.read_events()))
+        events, expected = list(effective(mine.read_events())), list(effective(original.read_events()))
         for kind in (Started, Scalars, Evaluated, SampleGrid, Finished):
-            assert [e for e in said if isinstance(e, kind)] == [e for e in meant if isinstance(e, kind)]
-        assert [e for e in said if isinstance(e, Progress)][-1] == [e for e in meant if isinstance(e, Progress)][-1]
+            assert [e for e in events if isinstance(e, kind)] == [e for e in expected if isinstance(e, kind)]
+        assert [e for e in events if isinstance(e, Progress)][-1] == [e for e in expected if isinstance(e, Progress)][
+            -1
+        ]
 
 
-def test_the_result_of_a_run_is_made_again_from_what_the_service_tells(
-    client: Client, done: Done, settings: Settings
-) -> None:
+def test_the_result_of_a_run_is_reconstructed_from_the_service(client: Client, done: Done, settings: Settings) -> None:
     study, root = done
     for job in jobs(client, study):
         result = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0)).read_result()
         truth = RunDir(settings.job_dir(job.id) / "run").read_result()
         assert result is not None and truth is not None
-        about = ("train_seconds", "peak_memory_bytes", "curve")
-        assert {k: v for k, v in result.items() if k not in about} == {k: v for k, v in truth.items() if k not in about}
-        assert result["train_seconds"] == pytest.approx(12 * 0.001)  # 1000 steps a second, as the run says
+        derived = ("train_seconds", "peak_memory_bytes", "curve")
+        mine = {k: v for k, v in result.items() if k not in derived}
+        assert mine == {k: v for k, v in truth.items() if k not in derived}
+        assert result["train_seconds"] == pytest.approx(12 * 0.001)  # the run reports 1000 steps/s
         assert [point["step"] for point in result["curve"]] == [6, 12]
         assert result["curve"][-1] == truth["final"]
 
 
-def test_the_training_time_is_that_of_each_attempts_last_report() -> None:
+def test_the_training_time_is_the_sum_of_the_attempts_last_reports() -> None:
     def speed(step: int, rate: float) -> Progress:
         return Progress(step, 100, rate, rate, 0.0)
 
-    said = [Started(0, 100, resumed=False), speed(10, 5.0), speed(20, 4.0), Started(15, 100, resumed=True)]
-    assert remote_study._train_seconds([*said, speed(20, 2.0), speed(30, 3.0)]) == 20 / 4 + 15 / 3
+    events = [Started(0, 100, resumed=False), speed(10, 5.0), speed(20, 4.0), Started(15, 100, resumed=True)]
+    assert remote_study._train_seconds([*events, speed(20, 2.0), speed(30, 3.0)]) == 20 / 4 + 15 / 3
 
 
 def test_the_first_and_the_newest_grid_are_fetched(client: Client, done: Done) -> None:
     study, root = done
     for job in jobs(client, study):
-        place = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
-        assert sorted(path.name for path in place.samples.iterdir()) == ["step_00000000.png", "step_00000012.png"]
-        assert sha256_file(place.sample(12)) == client.samples(job.id)[-1].sha256
+        run_dir = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
+        assert sorted(path.name for path in run_dir.samples.iterdir()) == ["step_00000000.png", "step_00000012.png"]
+        assert sha256_file(run_dir.sample(12)) == client.samples(job.id)[-1].sha256
 
 
-def test_an_arm_is_an_experiment_whose_matrix_names_what_is_its_own(client: Client, done: Done) -> None:
+def test_each_arm_is_an_experiment_whose_matrix_has_the_arms_settings(client: Client, done: Done) -> None:
     made = jobs(client, done[0])
     plain, mhe = (client.experiment(str(job.experiment_id)) for job in made[::2])
     assert plain.matrix == {"variant": ["none"], "seed": [3, 1]}
@@ -208,7 +209,7 @@ def test_an_arm_is_an_experiment_whose_matrix_names_what_is_its_own(client: Clie
     assert [(job.labels["arm"], job.seed) for job in made] == CELLS
 
 
-def test_the_same_command_again_makes_no_new_jobs_and_the_same_directories(client: Client, done: Done) -> None:
+def test_running_the_command_again_changes_nothing(client: Client, done: Done) -> None:
     study, root = done
     made = [job.id for job in jobs(client, study)]
     before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
@@ -217,7 +218,7 @@ def test_the_same_command_again_makes_no_new_jobs_and_the_same_directories(clien
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
 
-def test_more_seeds_are_more_jobs_and_the_finished_ones_stay(client: Client, write: Write, tmp_path: Path) -> None:
+def test_additional_seeds_are_submitted_and_finished_jobs_stay(client: Client, write: Write, tmp_path: Path) -> None:
     first = write(ONE_SEED)
     remote_study.run(URL, first, tmp_path / "out")
     made = {job.id for job in jobs(client, first)}
@@ -227,7 +228,7 @@ def test_more_seeds_are_more_jobs_and_the_finished_ones_stay(client: Client, wri
     assert len(after) == 4
 
 
-def test_a_submission_whose_answer_was_lost_is_not_made_twice(
+def test_a_submission_whose_response_was_lost_is_not_repeated(
     client: Client, done: Done, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study, root = done
@@ -238,7 +239,7 @@ def test_a_submission_whose_answer_was_lost_is_not_made_twice(
     assert jobs(client, study) == made
 
 
-def test_cancelled_jobs_are_submitted_anew(client: Client, write: Write) -> None:
+def test_cancelled_jobs_are_submitted_again(client: Client, write: Write) -> None:
     study = write(ENDLESS, ONE_SEED)
 
     def submitted() -> list[str]:
@@ -253,7 +254,7 @@ def test_cancelled_jobs_are_submitted_anew(client: Client, write: Write) -> None
     stop(client, again)
 
 
-def test_a_failed_job_ends_with_exit_code_1_is_told_in_its_directory_and_tried_again(
+def test_a_failed_job_is_reported_recorded_and_retried(
     client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, root = write(ONE_SEED), tmp_path / "out"
@@ -261,23 +262,25 @@ def test_a_failed_job_ends_with_exit_code_1_is_told_in_its_directory_and_tried_a
     assert remote_study.run(URL, study, root) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [["plain seed 3", "failed"], ["mhe-2 seed 3", "failed"]]
-    place = RunDir(cell_directory(root, "plain", 3))
-    last = list(place.read_events())[-1]
-    assert isinstance(last, Finished) and (last.reason, place.read_result()) == ("failed", None)
+    run_dir = RunDir(cell_directory(root, "plain", 3))
+    last = list(run_dir.read_events())[-1]
+    assert isinstance(last, Finished) and (last.reason, run_dir.read_result()) == ("failed", None)
     assert "fake failure at step 8" in last.message
     monkeypatch.delenv("GAN_MHE_FAKE_FAIL_AT")
     assert remote_study.run(URL, study, root) == 0
     assert len(jobs(client, study)) == 2
 
 
-def test_a_diverged_job_says_so(client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_job_is_recorded_as_diverged(
+    client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("GAN_MHE_FAKE_DIVERGE_AT", "7")
     assert remote_study.run(URL, write(ONE_SEED), tmp_path / "out") == 1
     last = list(RunDir(tmp_path / "out" / "plain" / "seed_3").read_events())[-1]
     assert isinstance(last, Finished) and last.reason == "diverged"
 
 
-def test_ctrl_c_leaves_the_jobs_running_and_fetches_what_there_is(
+def test_ctrl_c_leaves_the_jobs_running_and_downloads_what_exists(
     client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(self: Client, ids: Any, **_: Any) -> Any:
@@ -286,17 +289,17 @@ def test_ctrl_c_leaves_the_jobs_running_and_fetches_what_there_is(
     monkeypatch.setattr(Client, "stream", interrupted)
     study, root = write(ENDLESS, ONE_SEED), tmp_path / "out"
     assert remote_study.run(URL, study, root) == 130
-    assert capsys.readouterr().out.splitlines()[-1] == "the jobs go on; the same command looks again"
+    assert capsys.readouterr().out.splitlines()[-1] == "the jobs continue; run the same command to follow them"
     left = jobs(client, study)
     assert len(left) == 2 and not any(job.terminal for job in left)
     assert [score.status for score in scores(study, root)] == ["unfinished"] * 2
     stop(client, [job.id for job in left])
 
 
-def test_runs_that_were_made_here_are_not_written_over(client: Client, write: Write, tmp_path: Path) -> None:
-    study, place = write(), RunDir(cell_directory(tmp_path / "out", "plain", 1))
-    place.root.mkdir(parents=True)
-    place.environment.write_text("{}")
-    with pytest.raises(ConfigError, match=r"plain/seed_1 is a run that was made here; expected another --out"):
+def test_local_runs_are_not_overwritten(client: Client, write: Write, tmp_path: Path) -> None:
+    study, run_dir = write(), RunDir(cell_directory(tmp_path / "out", "plain", 1))
+    run_dir.root.mkdir(parents=True)
+    run_dir.environment.write_text("{}")
+    with pytest.raises(ConfigError, match=r"plain/seed_1 is a local run; expected another --out"):
         remote_study.run(URL, study, tmp_path / "out")
-    assert jobs(client, study) == [] and os.listdir(place.root) == ["environment.json"]
+    assert jobs(client, study) == [] and os.listdir(run_dir.root) == ["environment.json"]

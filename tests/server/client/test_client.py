@@ -1,4 +1,4 @@
-"""The client gets over broken connections without losing or repeating anything, and says plainly what went wrong."""
+"""The client survives broken connections without losing or repeating events, and reports errors clearly."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from server.client import (
     Client,
     Conflict,
     Event,
-    NotAuthorised,
+    NotAuthorized,
     NotFound,
     Rejected,
     ServerError,
@@ -27,7 +27,7 @@ JOB = "job_06ekqz1v3m4s8x0c9d7f2h5b6w"
 
 
 class Script:
-    """Answers requests one after another as written down, and keeps what was asked."""
+    """Answers requests with the given responses in order, and records the requests."""
 
     def __init__(self, *answers: Answer) -> None:
         self._answers = list(answers)
@@ -35,7 +35,7 @@ class Script:
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.requests.append(request)
-        assert self._answers, f"nothing was written down for {request.method} {request.url}"
+        assert self._answers, f"no response is left for {request.method} {request.url}"
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -50,7 +50,7 @@ class Script:
 
 @pytest.fixture(autouse=True)
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Seconds that the client waited, without anybody having to."""
+    """Durations of the client's waits, which are skipped."""
     waited: list[float] = []
     monkeypatch.setattr("time.sleep", waited.append)
     for variable in ("GAN_MHE_SERVER", "GAN_MHE_KEY"):
@@ -102,7 +102,7 @@ def problem(
 
 
 class TestRequests:
-    def test_a_job_is_read_with_what_a_newer_service_adds_passed_over(self) -> None:
+    def test_unknown_fields_of_a_newer_service_are_ignored(self) -> None:
         script = Script(ok(job_document(scores={"final": {"step": 10, "scores": {"fid": "NaN"}}} | NO_BEST)))
         job = script.client().job(JOB)
         assert (job.id, job.variant, job.progress.total_steps) == (JOB, "mhe", 10)
@@ -112,7 +112,7 @@ class TestRequests:
         with pytest.raises(ValueError, match="frozen"):
             job.state = "running"  # type: ignore[misc]
 
-    def test_submitting_sends_what_was_given_and_nothing_else(self) -> None:
+    def test_submitting_sends_only_the_given_fields(self) -> None:
         script = Script(ok(job_document(), 201))
         script.client(key="gk_x").submit(preset="digits_cnn", seed=0, overrides={"training.steps": 3})
         [request] = script.requests
@@ -153,14 +153,14 @@ class TestRequests:
             problem(409, "idempotency_in_progress", "wait", **{"Retry-After": "1"}),
         ],
     )
-    def test_a_post_is_sent_again_with_the_same_key_and_body(self, failure: Answer) -> None:
+    def test_a_retried_post_has_the_same_key_and_body(self, failure: Answer) -> None:
         script = Script(failure, failure, ok(job_document(), 201))
         assert script.client().submit(preset="digits_cnn").id == JOB
         assert len({request.headers["Idempotency-Key"] for request in script.requests}) == 1
         assert len({request.content for request in script.requests}) == 1
         assert script.finished()
 
-    def test_two_submissions_have_two_keys_unless_the_caller_has_one(self) -> None:
+    def test_each_submission_has_its_own_key_unless_one_is_given(self) -> None:
         script = Script(*[ok(job_document(), 201) for _ in range(4)])
         client = script.client()
         client.submit(preset="a")
@@ -170,22 +170,22 @@ class TestRequests:
         keys = [request.headers["Idempotency-Key"] for request in script.requests]
         assert len(set(keys)) == 3 and keys[2:] == ["mine", "mine"]
 
-    def test_the_wait_between_attempts_is_the_one_the_service_asks_for(self, waits: list[float]) -> None:
+    def test_a_retry_waits_as_long_as_the_service_asks(self, waits: list[float]) -> None:
         Script(problem(503, "database_busy", "busy", **{"Retry-After": "7"}), ok(job_document())).client().job(JOB)
         assert waits == [7.0]
 
-    def test_waits_grow_while_the_service_says_nothing(self, waits: list[float]) -> None:
+    def test_waits_grow_if_the_service_does_not_respond(self, waits: list[float]) -> None:
         script = Script(*[httpx2.ConnectError("refused")] * 4)
         with pytest.raises(Unreachable):
             script.client().job(JOB)
         assert script.finished() and len(waits) == 3
         assert waits[0] < waits[1] < waits[2] < 2
 
-    def test_an_absurd_retry_after_is_cut(self, waits: list[float]) -> None:
+    def test_a_very_long_retry_after_is_shortened(self, waits: list[float]) -> None:
         Script(problem(429, "queue_full", "full", **{"Retry-After": "86400"}), ok(job_document())).client().job(JOB)
         assert waits == [30.0]
 
-    def test_pages_are_walked_with_the_same_filters_and_only_as_far_as_asked(self) -> None:
+    def test_pages_are_fetched_on_demand_with_the_same_filters(self) -> None:
         first = {"data": [job_document(id="job_1"), job_document(id="job_2")], "has_more": True, "next_cursor": "c1"}
         second = {"data": [job_document(id="job_3")], "has_more": False, "next_cursor": None}
         script = Script(ok(first), ok(second))
@@ -201,8 +201,8 @@ class TestRequests:
         job = Script(ok(job_document()), ok(job_document(state="running")), ended).client().wait(JOB)
         assert job.state == "failed" and len(waits) == 2
 
-    def test_waiting_gives_up_in_time_and_names_the_state(self) -> None:
-        with pytest.raises(TimedOut, match=f"{JOB} is queued after 0.05 seconds"):
+    def test_waiting_ends_at_the_timeout_with_the_state_in_the_message(self) -> None:
+        with pytest.raises(TimedOut, match=f"{JOB} is still queued after 0.05 seconds"):
             Script(ok(job_document())).client().wait(JOB, timeout=0.05)
 
 
@@ -216,8 +216,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("status", "code", "kind"),
         [
-            (401, "unauthenticated", NotAuthorised),
-            (403, "forbidden", NotAuthorised),
+            (401, "unauthenticated", NotAuthorized),
+            (403, "forbidden", NotAuthorized),
             (404, "not_found", NotFound),
             (409, "invalid_transition", Conflict),
             (412, "revision_mismatch", Conflict),
@@ -235,7 +235,7 @@ class TestErrors:
         assert type(caught.value) is kind
         assert (caught.value.status, caught.value.code) == (status, code)
 
-    def test_what_is_wrong_with_the_request_is_not_asked_twice(self) -> None:
+    def test_an_invalid_request_is_not_retried(self) -> None:
         script = Script(problem(422, "invalid_request", "no"))
         with pytest.raises(Rejected):
             script.client().submit(preset="x")
@@ -252,7 +252,7 @@ class TestErrors:
         assert str(caught.value) == "training.steps: too small; seed: expected an integer"
         assert [error.pointer for error in caught.value.errors] == ["/overrides/training.steps", "/seed"]
 
-    def test_no_server_is_said_with_how_to_start_one(self) -> None:
+    def test_the_error_without_a_server_explains_how_to_start_one(self) -> None:
         script = Script(*[httpx2.ConnectError("[Errno 111] Connection refused")] * 4)
         with pytest.raises(Unreachable, match=r"^no server at http://service; start one with `gan-mhe serve`$"):
             script.client().job(JOB)
@@ -260,16 +260,16 @@ class TestErrors:
     @pytest.mark.parametrize(
         "content", ["<html>", '{"detail": "Not Found"}', "[]", '{"detail": "x", "code": "y", "errors": 1}']
     )
-    def test_an_error_that_is_not_the_services_is_told_apart(self, content: str) -> None:
-        with pytest.raises(Unreachable, match="answered with status 404, but not as this service does"):
+    def test_an_error_response_of_another_program_is_recognized(self, content: str) -> None:
+        with pytest.raises(Unreachable, match="the response with status 404 is not one of this service"):
             Script(httpx2.Response(404, text=content)).client().job(JOB)
 
-    def test_a_success_that_is_not_json_is_told_apart(self) -> None:
-        with pytest.raises(Unreachable, match="something else than JSON"):
+    def test_a_success_that_is_not_json_is_recognized(self) -> None:
+        with pytest.raises(Unreachable, match="expected JSON, got something else"):
             Script(httpx2.Response(200, text="<html>welcome")).client().job(JOB)
 
     @pytest.mark.parametrize("url", ["http://", "http://host:port", "localhost:8000", "ftp://service"])
-    def test_what_is_no_url_of_a_server_is_refused(self, url: str) -> None:
+    def test_an_invalid_url_is_rejected(self, url: str) -> None:
         with pytest.raises(Unreachable, match="expected http://HOST:PORT"):
             Client(url)
 
@@ -295,14 +295,14 @@ PING = ": ping\n\n"
 
 
 class Body(httpx2.SyncByteStream):
-    """A body that may break off."""
+    """A response body that may fail at its end."""
 
     def __init__(self, text: str, failure: Exception | None) -> None:
         self._text, self._failure = text, failure
 
     def __iter__(self) -> Iterator[bytes]:
         content = self._text.encode()
-        for start in range(0, len(content), 7):  # as a network might cut it
+        for start in range(0, len(content), 7):  # in pieces, as from a network
             yield content[start : start + 7]
         if self._failure:
             raise self._failure
@@ -342,20 +342,20 @@ class TestStreams:
             (lambda: stream(PRIMER, message(1), message(2), "id: 3\n"), "after an id alone"),
         ],
     )
-    def test_a_broken_stream_goes_on_behind_the_last_whole_event(
+    def test_a_broken_stream_continues_after_the_last_complete_event(
         self, first: Callable[[], httpx2.Response], what: str
     ) -> None:
         script = Script(first(), stream("id: 2\nretry: 1000\n\n", message(3), message(4), END))
         assert ids(script.client().stream(JOB)) == [1, 2, 3, 4], what
         assert script.requests[1].headers["Last-Event-ID"] == "2"
 
-    def test_what_comes_again_is_not_told_again(self) -> None:
+    def test_repeated_events_are_skipped(self) -> None:
         script = Script(
             stream(PRIMER, message(1), message(2), failure=CUT), stream(message(1), message(2), message(3), END)
         )
         assert ids(script.client().stream(JOB)) == [1, 2, 3]
 
-    def test_a_reconnection_that_brings_nothing_asks_for_the_same_place(self) -> None:
+    def test_a_reconnection_without_events_keeps_the_position(self) -> None:
         script = Script(
             stream(PRIMER, message(5), failure=CUT),
             stream("id: 9\nretry: 10\n\n", failure=CUT),
@@ -364,12 +364,12 @@ class TestStreams:
         assert ids(script.client().stream(JOB)) == [5, 6]
         assert [request.headers.get("Last-Event-ID") for request in script.requests] == [None, "5", "5"]
 
-    def test_a_stream_may_begin_behind_an_event(self) -> None:
+    def test_a_stream_may_start_after_an_event(self) -> None:
         script = Script(stream("id: 7\n\n", message(8), END))
         assert ids(script.client().stream(JOB, after=7)) == [8]
         assert script.requests[0].headers["Last-Event-ID"] == "7"
 
-    def test_nothing_more_ends_the_stream(self) -> None:
+    def test_status_204_ends_the_stream(self) -> None:
         script = Script(stream(PRIMER, message(1), failure=CUT), httpx2.Response(204))
         assert ids(script.client().stream(JOB)) == [1]
 
@@ -382,18 +382,18 @@ class TestStreams:
             problem(429, "too_many_streams", "too many", **{"Retry-After": "2"}),
         ],
     )
-    def test_the_absence_of_the_service_is_waited_out(self, failure: Answer) -> None:
+    def test_the_stream_survives_an_interruption_of_the_service(self, failure: Answer) -> None:
         script = Script(stream(PRIMER, message(1)), *[failure] * 6, stream(message(2), END))
         assert ids(script.client().stream(JOB)) == [1, 2]
 
-    def test_waits_follow_the_services_wish_and_grow(self, waits: list[float]) -> None:
+    def test_waits_start_at_the_services_delay_and_grow(self, waits: list[float]) -> None:
         refused = httpx2.ConnectError("refused")
         script = Script(stream("retry: 3000\n\n", message(1)), refused, refused, refused, stream(message(2), END))
         assert ids(script.client().stream(JOB)) == [1, 2]
         expected = [3.0, 6.0, 12.0, 24.0]
         assert all(most / 2 <= wait <= most for wait, most in zip(waits, expected, strict=True))
 
-    def test_a_service_that_stays_away_is_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_stream_fails_after_the_patience_is_exceeded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(range(0, 10_000, 40))
         monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
         script = Script(stream(PRIMER, message(1)), *[httpx2.ConnectError("refused")] * 100)
@@ -402,13 +402,13 @@ class TestStreams:
         with pytest.raises(Unreachable, match=r"no server at http://service.*\(away for 240 seconds\)"):
             next(events)
 
-    def test_a_long_quiet_stream_that_breaks_is_not_given_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_long_silent_stream_that_breaks_is_reconnected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter([0.0, 5000.0, 5001.0, 5002.0])
         monkeypatch.setattr("time.monotonic", lambda: next(clock))
         script = Script(stream(PRIMER, message(1), failure=CUT), stream(message(2), END))
         assert ids(script.client().stream(JOB, patience=60)) == [1, 2]
 
-    def test_a_service_that_was_never_there_is_given_up_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_service_that_never_responded_fails_soon(self, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = iter(range(1000))
         monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
         script = Script(*[httpx2.ConnectError("refused")] * 100)
@@ -416,12 +416,12 @@ class TestStreams:
             next(script.client().stream(JOB))
         assert len(script.requests) < 6
 
-    def test_a_job_that_is_not_there_is_an_error_at_once(self) -> None:
+    def test_a_missing_job_is_an_error_without_a_retry(self) -> None:
         script = Script(problem(404, "not_found", "there is no 'job_x'"))
         with pytest.raises(NotFound, match="there is no 'job_x'"):
             next(script.client().stream("job_x"))
 
-    def test_a_page_that_is_no_stream_is_an_error(self) -> None:
+    def test_a_response_that_is_not_a_stream_is_an_error(self) -> None:
         with pytest.raises(Unreachable, match="text/event-stream"):
             next(Script(httpx2.Response(200, text="<html>")).client().stream(JOB))
 

@@ -1,4 +1,4 @@
-"""GPUs as the driver reports them, and the slots that are made of them."""
+"""GPUs as the driver reports them, and the slots made from them."""
 
 import os
 import signal
@@ -26,13 +26,13 @@ esac
 
 
 class Tool:
-    """A program in the place of nvidia-smi, which can be changed."""
+    """A replacement for nvidia-smi whose behavior can be changed."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "nvidia-smi"
         self.calls = directory / "calls"
 
-    def does(self, body: str) -> "Tool":
+    def set_body(self, body: str) -> "Tool":
         self.path.write_text(f'#!/bin/sh\necho "$@" >> {self.calls}\n{body}\n')
         self.path.chmod(0o755)
         return self
@@ -56,7 +56,7 @@ def test_a_machine_without_the_tool_has_no_gpus(tmp_path: Path) -> None:
 
 
 def test_devices_are_read_with_memory_and_processes(tool: Tool) -> None:
-    assert probe(tool.does(TWO_GPUS)).devices() == (
+    assert probe(tool.set_body(TWO_GPUS)).devices() == (
         Device(0, "GPU-aa", 80 * GIB, 81000 * 2**20),
         Device(1, "GPU-bb", 40 * GIB, 100 * 2**20, (DeviceProcess(4242, 40000 * 2**20), DeviceProcess(17, None))),
     )
@@ -67,19 +67,19 @@ def test_devices_are_read_with_memory_and_processes(tool: Tool) -> None:
 
 
 def test_a_tool_that_lists_nothing_means_no_gpus(tool: Tool) -> None:
-    assert probe(tool.does("")).devices() == ()
+    assert probe(tool.set_body("")).devices() == ()
 
 
 @pytest.mark.parametrize(("visible", "indices"), [("1", [1]), ("GPU-aa", [0]), ("0, 1", [0, 1]), ("", []), ("-1", [])])
-def test_devices_that_this_process_may_not_use_are_left_out(
+def test_devices_hidden_from_this_process_are_left_out(
     tool: Tool, monkeypatch: pytest.MonkeyPatch, visible: str, indices: list[int]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert [device.index for device in probe(tool.does(TWO_GPUS)).devices()] == indices
+    assert [device.index for device in probe(tool.set_body(TWO_GPUS)).devices()] == indices
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("body", "reason"),
     [
         ("echo 'Unable to determine the device handle: GPU is lost.'; exit 15", "exit code 15: Unable to determine"),
         ("echo NVIDIA-SMI has failed", "expected index,uuid,memory.total,memory.free, got 'NVIDIA-SMI has failed'"),
@@ -87,50 +87,52 @@ def test_devices_that_this_process_may_not_use_are_left_out(
         ('[ "${1#*gpu=}" != "$1" ] && echo "0, GPU-aa, 9, 9" || exit 3', "exit code 3"),
     ],
 )
-def test_devices_that_were_seen_are_offline_when_the_driver_fails_and_back_when_it_answers(
-    tool: Tool, body: str, why: str
+def test_known_devices_are_offline_while_the_driver_fails_and_return_when_it_answers(
+    tool: Tool, body: str, reason: str
 ) -> None:
-    asked = probe(tool.does(TWO_GPUS))
-    before = asked.devices()
-    tool.does(body)
-    lost = asked.devices()
+    query = probe(tool.set_body(TWO_GPUS))
+    before = query.devices()
+    tool.set_body(body)
+    lost = query.devices()
     assert [device.index for device in lost] == [0, 1]
-    assert all(device.offline and why in device.offline for device in lost)
-    tool.does(TWO_GPUS)
-    assert asked.devices() == before
+    assert all(device.offline and reason in device.offline for device in lost)
+    tool.set_body(TWO_GPUS)
+    assert query.devices() == before
 
 
-def test_a_tool_that_is_gone_leaves_its_devices_offline(tool: Tool) -> None:
-    asked = probe(tool.does(TWO_GPUS))
-    asked.devices()
+def test_devices_are_offline_after_the_tool_was_removed(tool: Tool) -> None:
+    query = probe(tool.set_body(TWO_GPUS))
+    query.devices()
     tool.path.unlink()
-    assert [device.offline for device in asked.devices()] == [f"{tool.path} is gone"] * 2
+    assert [device.offline for device in query.devices()] == [f"{tool.path} no longer exists"] * 2
 
 
-def test_a_tool_that_hangs_is_given_up_and_not_asked_again_while_it_does(
+def test_a_tool_that_does_not_respond_is_killed_and_not_started_again_meanwhile(
     tool: Tool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(devices, "_TIMEOUT_SECONDS", 0.3)
-    asked = probe(tool.does(TWO_GPUS))
-    asked.devices()
-    tool.does(f"echo $$ > {tool.path.parent}/pid; sleep 30")
+    query = probe(tool.set_body(TWO_GPUS))
+    query.devices()
+    tool.set_body(f"echo $$ > {tool.path.parent}/pid; sleep 30")
     began = time.monotonic()
-    assert all("did not answer within" in (device.offline or "") for device in asked.devices())
+    assert all("did not answer within" in (device.offline or "") for device in query.devices())
     assert time.monotonic() - began < 2
     assert not Path(f"/proc/{(tool.path.parent / 'pid').read_text().strip()}").exists()
-    # A process stuck in the driver does not even die when it is killed.
+    # A process blocked in the driver cannot even be killed.
     monkeypatch.setattr(devices, "_abandon", lambda process: None)
-    asked.devices()
+    query.devices()
     calls = tool.calls.read_text()
-    assert all("hangs" in (device.offline or "") for device in asked.devices())
+    assert all("does not respond" in (device.offline or "") for device in query.devices())
     assert tool.calls.read_text() == calls
-    assert asked._stuck is not None
-    os.killpg(asked._stuck.pid, signal.SIGKILL)
-    asked._stuck.communicate()
+    assert query._stuck is not None
+    os.killpg(query._stuck.pid, signal.SIGKILL)
+    query._stuck.communicate()
 
 
 def test_a_gpu_whose_memory_is_not_reported_is_offline(tool: Tool) -> None:
-    (device,) = probe(tool.does('[ "${1#*gpu=}" != "$1" ] && echo "0, GPU-aa, [GPU is lost], [N/A]"; true')).devices()
+    (device,) = probe(
+        tool.set_body('[ "${1#*gpu=}" != "$1" ] && echo "0, GPU-aa, [GPU is lost], [N/A]"; true')
+    ).devices()
     assert device.offline == "its memory is reported as total [GPU is lost], free [N/A]; expected MiB"
 
 
@@ -138,14 +140,14 @@ def test_a_gpu_whose_memory_is_not_reported_is_offline(tool: Tool) -> None:
 
 
 class Probe:
-    """A machine whose GPUs a test describes."""
+    """A machine with the GPUs that a test describes."""
 
     def __init__(self, *listed: Device) -> None:
         self.listed = listed
-        self.asked = 0
+        self.calls = 0
 
     def devices(self) -> Sequence[Device]:
-        self.asked += 1
+        self.calls += 1
         return self.listed
 
 
@@ -155,14 +157,14 @@ def gpu(free: float = 80, index: int = 0, processes: Sequence[int] = (), offline
     return Device(index, f"GPU-{index}", 80 * GIB, int(free * GIB), held, offline)
 
 
-def made(source: Probe, per_device: int = 1, budget: int | None = None, cpu: int = 0) -> Slots:
+def slots_of(source: Probe, per_device: int = 1, bytes_per_slot: int | None = None, cpu: int = 0) -> Slots:
     return Slots(
         source,
         cpu_slots=cpu,
         task_slots=1,
         threads_per_slot=2,
         cuda_slots_per_device=per_device,
-        cuda_memory_bytes_per_slot=budget,
+        cuda_memory_bytes_per_slot=bytes_per_slot,
     )
 
 
@@ -191,20 +193,20 @@ def identity(pid: int) -> Identity:
 
 
 def test_a_machine_without_gpus_has_cpu_and_task_slots() -> None:
-    found = [(slot.name, slot.device, slot.purpose, slot.threads) for slot in made(Probe(), cpu=2).inventory()]
+    found = [(slot.name, slot.device, slot.purpose, slot.threads) for slot in slots_of(Probe(), cpu=2).inventory()]
     assert found == [("cpu0", "cpu", "train", 2), ("cpu1", "cpu", "train", 2), ("task0", "cpu", "task", 2)]
 
 
 def test_gpus_come_first_and_share_their_memory_equally() -> None:
-    found = made(Probe(gpu(), gpu(index=3)), per_device=2, cpu=1).inventory()
+    found = slots_of(Probe(gpu(), gpu(index=3)), per_device=2, cpu=1).inventory()
     assert [slot.name for slot in found] == ["cuda0/0", "cuda0/1", "cuda3/0", "cuda3/1", "cpu0", "task0"]
     assert {slot.device for slot in found[2:4]} == {"cuda:3"}
     assert all(slot.available and slot.memory_bytes == 36 * GIB and slot.free_bytes == 80 * GIB for slot in found[:4])
 
 
-def test_a_gpu_takes_several_jobs_as_the_driver_has_memory_for(tool: Tool) -> None:
+def test_a_gpu_offers_as_many_slots_as_its_free_memory_allows(tool: Tool) -> None:
     found = Slots(
-        probe(tool.does(TWO_GPUS)),
+        probe(tool.set_body(TWO_GPUS)),
         cpu_slots=0,
         task_slots=1,
         threads_per_slot=1,
@@ -215,43 +217,43 @@ def test_a_gpu_takes_several_jobs_as_the_driver_has_memory_for(tool: Tool) -> No
     assert offered == {"cuda0/0": True, "cuda0/1": True, "cuda1/0": False, "cuda1/1": False, "task0": True}
 
 
-def test_a_machine_may_keep_its_gpus_from_training() -> None:
-    assert [slot.name for slot in made(Probe(gpu()), per_device=0).inventory()] == ["task0"]
+def test_gpus_can_be_excluded_from_training() -> None:
+    assert [slot.name for slot in slots_of(Probe(gpu()), per_device=0).inventory()] == ["task0"]
 
 
-def test_a_gpu_that_another_program_fills_is_not_offered_and_the_program_is_named() -> None:
-    slot = made(Probe(gpu(free=30, processes=[1]))).inventory()[0]
+def test_a_gpu_filled_by_another_program_is_not_offered_and_the_program_is_named() -> None:
+    slot = slots_of(Probe(gpu(free=30, processes=[1]))).inventory()[0]
     assert not slot.available
     assert slot.note == "30.0 GiB free, 72.0 GiB needed; in use by process 1, which this service did not start"
 
 
-def test_more_slots_are_never_offered_than_fit_into_the_free_memory_together() -> None:
-    found = made(Probe(gpu(free=50)), per_device=3, budget=20 * GIB).inventory()
+def test_the_offered_slots_fit_into_the_free_memory_together() -> None:
+    found = slots_of(Probe(gpu(free=50)), per_device=3, bytes_per_slot=20 * GIB).inventory()
     assert [slot.available for slot in found] == [True, True, False, True]
     assert found[2].note == "10.0 GiB free, 20.0 GiB needed"
 
 
-def test_an_offline_gpu_is_shown_and_not_offered() -> None:
-    slot = made(Probe(gpu(offline="it fell off the bus"))).inventory()[0]
+def test_an_offline_gpu_is_listed_but_not_offered() -> None:
+    slot = slots_of(Probe(gpu(offline="it fell off the bus"))).inventory()[0]
     assert (slot.name, slot.available, slot.note) == ("cuda0/0", False, "it fell off the bus")
 
 
 def test_a_slot_with_a_live_attempt_is_in_use(attempt_process: "subprocess.Popen[bytes]") -> None:
-    found = made(Probe(gpu()), per_device=2)
+    found = slots_of(Probe(gpu()), per_device=2)
     found.occupy("cuda0/1", "att_1", identity(attempt_process.pid), None)
     notes = [slot.note for slot in found.inventory()]
     assert notes == [None, "in use by att_1", None]
 
 
 @pytest.mark.usefixtures("always_fresh")
-def test_a_slot_is_kept_until_the_attempts_processes_have_left_the_device(
+def test_a_slot_is_occupied_until_the_attempts_processes_have_left_the_device(
     attempt_process: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Probe(gpu(processes=[attempt_process.pid]))
-    found = made(source)
+    found = slots_of(source)
     found.occupy("cuda0/0", "att_1", Identity(attempt_process.pid, 0, boot_id()), None)
     note = found.inventory()[0].note
-    assert note == f"being released: process {attempt_process.pid} of att_1, ended 0 s ago, on the device still"
+    assert note == f"being released: process {attempt_process.pid} of att_1, ended 0 s ago, still on the device"
     monkeypatch.setattr(slots, "_RELEASE_SECONDS", 0.2)
     time.sleep(0.25)
     assert (found.inventory()[0].note or "").startswith("quarantined: process")
@@ -263,26 +265,26 @@ def test_a_slot_is_kept_until_the_attempts_processes_have_left_the_device(
 
 
 @pytest.mark.usefixtures("always_fresh")
-def test_a_dead_trainer_that_still_holds_memory_is_known_by_its_number() -> None:
-    found = made(Probe(gpu(processes=[999_999_999])))
+def test_a_dead_trainer_that_still_uses_memory_is_recognized_by_its_pid() -> None:
+    found = slots_of(Probe(gpu(processes=[999_999_999])))
     found.occupy("cuda0/0", "att_1", Identity(999_999_998, 0, boot_id()), 999_999_999)
     assert "process 999999999 of att_1" in (found.inventory()[0].note or "")
 
 
-def test_an_attempts_own_memory_is_not_called_foreign(attempt_process: "subprocess.Popen[bytes]") -> None:
-    slot = made(Probe(gpu(free=1, processes=[attempt_process.pid]))).inventory()[0]
+def test_memory_of_an_attempt_is_not_reported_as_foreign(attempt_process: "subprocess.Popen[bytes]") -> None:
+    slot = slots_of(Probe(gpu(free=1, processes=[attempt_process.pid]))).inventory()[0]
     assert slot.note == "1.0 GiB free, 72.0 GiB needed"
 
 
-def test_the_driver_is_not_asked_for_every_inventory() -> None:
+def test_the_driver_is_not_queried_for_every_inventory() -> None:
     source = Probe(gpu())
-    found = made(source)
+    found = slots_of(source)
     for _ in range(5):
         found.inventory()
-    assert source.asked == 1
+    assert source.calls == 1
 
 
-def test_a_slow_driver_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_driver_is_queried_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(slots, "_FRESH_SECONDS", 0.0)
 
     class Slow(Probe):
@@ -291,15 +293,15 @@ def test_a_slow_driver_is_asked_less_often(monkeypatch: pytest.MonkeyPatch) -> N
             return super().devices()
 
     source = Slow(gpu())
-    found = made(source)
+    found = slots_of(source)
     began = time.monotonic()
     while time.monotonic() - began < 0.6:
         found.inventory()
-    assert source.asked == 1
+    assert source.calls == 1
 
 
 def test_only_a_limited_slot_has_a_share_of_memory() -> None:
-    found = made(Probe(gpu()), per_device=2, cpu=1)
+    found = slots_of(Probe(gpu()), per_device=2, cpu=1)
     first, _, cpu, _ = found.inventory()
     assert found.memory_fraction(first) == pytest.approx(0.45)
     assert found.memory_fraction(cpu) is None

@@ -1,4 +1,4 @@
-"""Attempts as processes of this machine: whoever dies, it is known what became of them."""
+"""Attempts as processes of this machine: their fate is known whichever process dies."""
 
 import json
 import os
@@ -37,7 +37,7 @@ class Devices:
 
 
 def executor(script: str | Sequence[str] = SLEEP, devices: Sequence[Device] = (), **options: Any) -> LocalExecutor:
-    """An executor whose workers run a Python script, or a command."""
+    """An executor whose workers run a Python script or a command."""
     command = (sys.executable, "-S", "-c", script) if isinstance(script, str) else script
     return LocalExecutor(cpu_slots=2, threads_per_slot=3, devices=Devices(*devices), worker_command=command, **options)
 
@@ -47,7 +47,7 @@ Specify = Callable[..., LaunchSpec]
 
 @pytest.fixture
 def specify(tmp_path: Path) -> Iterator[Specify]:
-    """A new attempt; what is left of it is killed at the end."""
+    """Makes launch specifications of new attempts; kills what is left of them at the end."""
     ids: list[str] = []
 
     def spec(**changes: Any) -> LaunchSpec:
@@ -75,12 +75,12 @@ def specify(tmp_path: Path) -> Iterator[Specify]:
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
     limit = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, "did not come about"
+        assert time.monotonic() < limit, "timed out"
         time.sleep(0.01)
 
 
 def ended(engine: LocalExecutor, handle: Handle) -> Observation:
-    """The observation once the attempt has ended; nothing of it is left then."""
+    """The observation once the attempt has ended and no process of it is left."""
     eventually(lambda: engine.observe(handle).status == "exited")
     eventually(lambda: not any(processes_of(handle["attempt_id"])))
     return engine.observe(handle)
@@ -91,14 +91,14 @@ def supervisor(handle: Handle) -> Identity:
 
 
 def trainer(handle: Handle) -> Identity:
-    path = Path(handle["directory"]) / "shim.json"
+    path = Path(handle["directory"]) / "supervisor.json"
     eventually(lambda: json.loads(path.read_text())["trainer"])
-    said = json.loads(path.read_text())["trainer"]
-    return Identity(said["pid"], said["start_time"], handle["boot_id"])
+    found = json.loads(path.read_text())["trainer"]
+    return Identity(found["pid"], found["start_time"], handle["boot_id"])
 
 
 def ready(spec: LaunchSpec) -> None:
-    """Wait until the worker of this attempt has said so."""
+    """Wait until the worker of this attempt has printed "ready"."""
     eventually(lambda: spec.console.exists() and "ready\n" in spec.console.read_text())
 
 
@@ -158,9 +158,7 @@ def test_an_attempt_outlives_the_thread_that_launched_it(specify: Specify) -> No
     assert trainer(handles[0]).alive()
 
 
-def test_a_killed_server_leaves_its_attempt_running_for_the_next_one_to_take_up(
-    specify: Specify, tmp_path: Path
-) -> None:
+def test_a_killed_server_leaves_its_attempt_running_for_the_next_one_to_adopt(specify: Specify, tmp_path: Path) -> None:
     spec = specify()
     server = subprocess.Popen([sys.executable, "-c", SERVER, spec.attempt_id, tmp_path], stdout=subprocess.PIPE)
     assert server.stdout is not None
@@ -208,7 +206,7 @@ def test_an_attempt_whose_supervisor_is_just_starting_is_found(specify: Specify,
     thread = threading.Thread(target=lambda: handles.append(executor(python=slow).launch(spec)))
     thread.start()
     eventually(lambda: any(processes_of(spec.attempt_id)))
-    assert not (spec.directory / "shim.json").exists()
+    assert not (spec.directory / "supervisor.json").exists()
     found = executor().find(spec.directory)
     thread.join()
     assert found is not None and found == handles[0]
@@ -220,7 +218,7 @@ def program(path: Path, body: str) -> str:
     return str(path)
 
 
-def test_a_supervisor_that_cannot_be_started_is_an_error_that_says_why(specify: Specify, tmp_path: Path) -> None:
+def test_a_supervisor_that_cannot_be_started_is_an_error_with_its_output(specify: Specify, tmp_path: Path) -> None:
     broken = program(tmp_path / "broken", "echo it is broken >&2; exit 4")
     with pytest.raises(LaunchError, match="ended with 4: it is broken"):
         executor(python=broken).launch(specify())
@@ -231,7 +229,7 @@ def test_a_supervisor_that_cannot_be_started_is_an_error_that_says_why(specify: 
         executor().launch(specify(directory=tmp_path / "file" / "1"))
 
 
-def test_a_supervisor_that_does_not_come_up_is_ended(
+def test_a_supervisor_that_does_not_start_in_time_is_killed(
     specify: Specify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "_LAUNCH_SECONDS", 0.3)
@@ -242,7 +240,7 @@ def test_a_supervisor_that_does_not_come_up_is_ended(
     eventually(lambda: not any(processes_of(spec.attempt_id)))
 
 
-def test_a_command_that_cannot_be_started_is_observed_as_such(specify: Specify) -> None:
+def test_a_command_that_cannot_be_started_is_observed_as_a_failed_launch(specify: Specify) -> None:
     engine = executor(("/no/such/worker",))
     record = ended(engine, engine.launch(specify())).record
     assert record is not None
@@ -260,26 +258,26 @@ def test_an_attempt_sees_its_slots_device_and_threads_only(specify: Specify, slo
     assert spec.console.read_text() == f"3|{devices}|given\n"
 
 
-def test_the_environment_of_a_launch_goes_before_that_of_its_slot(specify: Specify) -> None:
+def test_the_environment_of_a_launch_overrides_that_of_its_slot(specify: Specify) -> None:
     spec = specify(environment={"OMP_NUM_THREADS": "7"})
     ended(engine := executor("import os; print(os.environ['OMP_NUM_THREADS'])"), engine.launch(spec))
     assert spec.console.read_text() == "7\n"
 
 
 @pytest.mark.parametrize(("options", "niceness"), [({}, 5), ({"worker_niceness": 0}, 0)])
-def test_a_worker_lets_the_server_go_first(specify: Specify, options: dict[str, int], niceness: int) -> None:
+def test_a_worker_yields_the_cpu_to_the_server(specify: Specify, options: dict[str, int], niceness: int) -> None:
     spec, engine = specify(), executor("import os; print(os.nice(0))", **options)
     ended(engine, engine.launch(spec))
     assert int(spec.console.read_text()) == os.nice(0) + niceness
 
 
-def test_the_worker_is_given_the_request_as_a_file(specify: Specify) -> None:
+def test_the_worker_receives_the_request_as_a_file(specify: Specify) -> None:
     spec = specify(request={"kind": "score", "overrides": {"a": [1, None]}})
     ended(engine := executor("import sys; print(open(sys.argv[1]).read())"), engine.launch(spec))
     assert json.loads(spec.console.read_text()) == spec.request
 
 
-def test_a_training_run_on_a_shared_gpu_is_told_its_share(specify: Specify) -> None:
+def test_a_training_run_on_a_shared_gpu_receives_its_memory_fraction(specify: Specify) -> None:
     device = Device(0, "GPU-0", total_bytes=1000, free_bytes=1000)
     engine = executor("import sys; print(open(sys.argv[1]).read())", [device], cuda_slots_per_device=2)
     gpu, cpu = specify(request={"kind": "train"}), specify(request={"kind": "train"})
@@ -294,7 +292,7 @@ def test_a_training_run_on_a_shared_gpu_is_told_its_share(specify: Specify) -> N
 # --- observing
 
 
-def test_an_ended_attempt_has_its_exit_code_and_what_the_worker_said(specify: Specify) -> None:
+def test_an_ended_attempt_has_its_exit_code_and_the_workers_outcome(specify: Specify) -> None:
     engine = executor(write_outcome('{"outcome": "failed"}') + "; sys.exit(1)")
     seen = ended(engine, engine.launch(specify()))
     assert seen.record is not None
@@ -303,12 +301,12 @@ def test_an_ended_attempt_has_its_exit_code_and_what_the_worker_said(specify: Sp
 
 
 def write_outcome(content: str) -> str:
-    """A worker's script that writes this as its outcome."""
+    """A script of a worker that writes this outcome."""
     return f"import pathlib, sys; pathlib.Path(sys.argv[1]).with_name('outcome.json').write_text({content!r})"
 
 
 @pytest.mark.parametrize("content", ["", '{"outcome": "fai', "[]"])
-def test_an_outcome_that_is_not_whole_is_none(specify: Specify, content: str) -> None:
+def test_an_incomplete_outcome_is_none(specify: Specify, content: str) -> None:
     engine = executor(write_outcome(content))
     record = ended(engine, engine.launch(specify())).record
     assert record is not None and record.outcome is None
@@ -325,7 +323,7 @@ def test_a_killed_trainer_is_seen_within_two_seconds(specify: Specify) -> None:
     assert (record.exit_code, record.signal, record.cause, record.outcome) == (None, 9, "exit", None)
 
 
-def test_a_killed_supervisor_takes_the_trainer_along_and_nothing_is_recorded(specify: Specify) -> None:
+def test_a_killed_supervisor_takes_the_trainer_with_it_and_leaves_no_record(specify: Specify) -> None:
     engine, spec = executor(STUBBORN), specify()
     handle = engine.launch(spec)
     ready(spec)
@@ -333,7 +331,7 @@ def test_a_killed_supervisor_takes_the_trainer_along_and_nothing_is_recorded(spe
     assert ended(engine, handle).record is None
 
 
-def test_an_attempt_is_unknown_while_only_a_part_of_it_lives_and_observing_kills_nothing(specify: Specify) -> None:
+def test_an_attempt_is_unknown_while_only_part_of_it_lives_and_observing_kills_nothing(specify: Specify) -> None:
     detached = f"import os\nif os.fork() == 0: os.setsid()\n{STUBBORN}"
     engine, spec = executor(detached), specify()
     handle = engine.launch(spec)
@@ -348,7 +346,7 @@ def test_an_attempt_is_unknown_while_only_a_part_of_it_lives_and_observing_kills
     assert ended(engine, handle).record is None
 
 
-def test_a_process_with_the_same_number_is_not_taken_for_the_attempt(specify: Specify) -> None:
+def test_a_process_with_the_same_pid_is_not_mistaken_for_the_attempt(specify: Specify) -> None:
     engine, spec = executor(), specify()
     handle = dict(engine.launch(spec))
     ready(spec)
@@ -366,14 +364,14 @@ def test_a_restart_of_the_machine_ends_every_attempt(specify: Specify) -> None:
     assert engine.observe(handle) == Observation(spec.attempt_id, "exited")
 
 
-def test_an_ended_supervisor_does_not_stay_as_a_zombie(specify: Specify) -> None:
+def test_an_ended_supervisor_does_not_remain_a_zombie(specify: Specify) -> None:
     engine = executor("")
     handle = engine.launch(specify())
     ended(engine, handle)
     eventually(lambda: engine.observe(handle) and not Path(f"/proc/{handle['pid']}").exists())
 
 
-def test_a_supervisor_that_ended_is_not_alive_though_nobody_has_reaped_it(specify: Specify) -> None:
+def test_a_zombie_is_not_alive(specify: Specify) -> None:
     process = subprocess.Popen(["true"])
     eventually(lambda: "Z" in Path(f"/proc/{process.pid}/stat").read_text())
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -395,7 +393,7 @@ def test_the_lease_age_grows_while_the_supervisor_is_stopped_and_is_unknown_with
     assert engine.observe(handle).lease_age_seconds is None
 
 
-def test_an_attempt_whose_files_are_gone_is_told_by_its_processes(specify: Specify, tmp_path: Path) -> None:
+def test_an_attempt_without_its_files_is_observed_by_its_processes(specify: Specify, tmp_path: Path) -> None:
     engine, spec = executor(), specify()
     handle = engine.launch(spec)
     ready(spec)
@@ -425,7 +423,7 @@ def test_a_kill_ends_what_has_been_stopped(specify: Specify, stopped: str) -> No
 
 def test_a_kill_ends_a_supervisor_that_does_not_react(specify: Specify, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "_REACTION_SECONDS", 0.2)
-    monkeypatch.setitem(local._SIGNALS, "kill", signal.SIGCONT)  # as good as a signal that is not heard
+    monkeypatch.setitem(local._SIGNALS, "kill", signal.SIGCONT)  # a signal without effect
     engine, spec = executor(STUBBORN), specify()
     handle = engine.launch(spec)
     ready(spec)
@@ -433,7 +431,7 @@ def test_a_kill_ends_a_supervisor_that_does_not_react(specify: Specify, monkeypa
     assert ended(engine, handle).record is None
 
 
-def test_a_stop_saves_and_a_second_attempt_goes_on_from_there(specify: Specify, tmp_path: Path) -> None:
+def test_a_stop_saves_and_a_second_attempt_resumes_there(specify: Specify, tmp_path: Path) -> None:
     worker = executor((sys.executable, str(FAKE_WORKER)))
     run = tmp_path / "run"
     first = specify(request=request(run, tmp_path / "attempts" / "1"))
@@ -473,5 +471,5 @@ def test_limits_reach_the_supervisor(specify: Specify) -> None:
     record = ended(engine, engine.launch(spec)).record
     assert record is not None
     assert (record.signal, record.cause) == (9, "timeout")
-    assert record.message == "the wall time of 0.2 s is used up; killed after 0.3 s"
+    assert record.message == "the wall-time limit of 0.2 s was reached; killed after 0.3 s"
     assert spec.console.read_text().startswith("rea\n[... output limit of 3 bytes")

@@ -1,4 +1,4 @@
-"""Requests and starts as they go wrong for people: one clear answer each, and nothing changed."""
+"""Typical mistakes in requests and starts: one clear response each, and nothing changes."""
 
 import asyncio
 import json
@@ -56,7 +56,7 @@ def client(service: Service) -> TestClient:
 
 @pytest.fixture(scope="module")
 def names(service: Service) -> Names:
-    """Ids of what the service has, by what it is; `their_` is another project's."""
+    """Ids of existing resources by kind; `their_`: those of another project."""
     executor = service.executor
     operator = Operator(service.settings, executor)
 
@@ -70,9 +70,9 @@ def names(service: Service) -> Names:
         theirs = make(connection, State.SUCCEEDED, project="theirs")
         return {
             **{"running": running, "queued": make(connection), "scored": mine, "scored_otherwise": other, **ended},
-            **leave_artefacts(connection, operator, "default", mine),
+            **leave_artifacts(connection, operator, "default", mine),
             **{"their_job": theirs},
-            **{f"their_{k}": v for k, v in leave_artefacts(connection, operator, "theirs", theirs).items()},
+            **{f"their_{k}": v for k, v in leave_artifacts(connection, operator, "theirs", theirs).items()},
         }
 
     return service.store.write(populate)
@@ -89,7 +89,7 @@ def scored(fingerprint: str) -> dict[str, Any]:
     return {**result, "final": final, "best": None, "evaluations": 1, "real": {"inception_score": 9.7}}
 
 
-def leave_artefacts(connection: Connection, operator: Operator, project: str, job_id: str) -> Names:
+def leave_artifacts(connection: Connection, operator: Operator, project: str, job_id: str) -> Names:
     """A checkpoint, a finished task, an experiment and a file, by their kinds."""
     content = BLOB + project.encode()
     sha256, checkpoint_id = sha256_bytes(content), new_id("ckpt")
@@ -122,7 +122,7 @@ def everything(service: Service) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def check_problem(response: Any, status: int, code: str, pointers: Sequence[str] = ()) -> dict[str, Any]:
-    """One problem document, complete, that names no place on the server."""
+    """The complete problem document, which contains no path of the server."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
@@ -145,15 +145,15 @@ def refused(
     status: int,
     code: str,
     *pointers: str,
-    says: Any = (),
+    expected: Any = (),
 ) -> None:
-    """The request is answered with this problem, in these words, and changes nothing. request: `GET /path`."""
+    """Check that the response is this problem with these words, and that nothing changes. request: `GET /path`."""
     method, path = request.split(" ", 1)
     before = everything(service)
     response = client.request(method, path, **sent)
     detail = check_problem(response, status, code, pointers)["detail"]
-    for words in [says] if isinstance(says, str) else says:
-        assert words in detail
+    for text in [expected] if isinstance(expected, str) else expected:
+        assert text in detail
     assert everything(service) == before
 
 
@@ -161,7 +161,7 @@ def refused(
 
 
 @pytest.mark.parametrize(
-    ("fields", "pointer", "says"),
+    ("fields", "pointer", "expected"),
     [
         ({"varaint": "mhe"}, "/varaint", ("varaint", "unknown field", "did you mean 'variant'?")),
         ({"step": 20}, "/step", ("step: unknown field", "expected one of")),
@@ -192,15 +192,15 @@ def refused(
         ({"preset": None, "config": {"data": [0] * 3000}}, "/config", ("config", "at most 2000 values", "3002")),
     ],
 )
-def test_a_wrong_field_is_answered_with_where_what_was_expected_and_what_came(
-    client: TestClient, service: Service, fields: dict[str, Any], pointer: str, says: tuple[str, ...]
+def test_an_invalid_field_is_reported_with_its_pointer_and_both_values(
+    client: TestClient, service: Service, fields: dict[str, Any], pointer: str, expected: tuple[str, ...]
 ) -> None:
     sent = {"json": {"preset": "debug_cpu"} | fields}
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", pointer, says=says)
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", pointer, expected=expected)
 
 
 @pytest.mark.parametrize(
-    ("overrides", "key", "says"),
+    ("overrides", "key", "expected"),
     [
         ({"training.stepz": 20}, "training.stepz", ("training.stepz: unknown key", "did you mean 'steps'?")),
         ({"trainning.steps": 20}, "trainning.steps", ("trainning: unknown key", "did you mean 'training'?")),
@@ -237,28 +237,30 @@ def test_a_wrong_field_is_answered_with_where_what_was_expected_and_what_came(
     ],
 )
 def test_a_wrong_override_is_answered_with_its_key(
-    client: TestClient, service: Service, overrides: dict[str, Any], key: str | None, says: tuple[str, ...]
+    client: TestClient, service: Service, overrides: dict[str, Any], key: str | None, expected: tuple[str, ...]
 ) -> None:
     overrides = {"evaluation.protocol": "digits-v1"} | overrides if "evaluation.num_samples" in overrides else overrides
     if key is None:
         [key] = overrides
     suffix = "/[key]" if len(key) > 200 else ""
     sent = {"json": {"preset": "debug_cpu", "overrides": overrides}}
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", f"/overrides/{key}{suffix}", says=says)
+    refused(
+        client, service, "POST /v1/jobs", sent, 422, "invalid_request", f"/overrides/{key}{suffix}", expected=expected
+    )
 
 
 def test_a_wrong_key_of_a_whole_configuration_is_found_in_it(client: TestClient, service: Service) -> None:
     sent = {"json": {"config": {"variant": "mhe", "training": {"stepz": 20}}}}
-    says = "training.stepz: unknown key; did you mean 'steps'?"
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "/config/training/stepz", says=says)
+    expected = "training.stepz: unknown key; did you mean 'steps'?"
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "/config/training/stepz", expected=expected)
 
 
-def test_two_mistakes_are_both_told(client: TestClient, service: Service) -> None:
+def test_two_mistakes_are_both_reported(client: TestClient, service: Service) -> None:
     sent = {"json": {"preset": "debug_cpu", "seed": "3", "priorty": 1}}
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "/seed", "/priorty", says="'priority'?")
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "/seed", "/priorty", expected="'priority'?")
 
 
-def test_a_thousand_mistakes_are_told_in_a_few_words(client: TestClient, service: Service) -> None:
+def test_a_thousand_mistakes_are_reported_briefly(client: TestClient, service: Service) -> None:
     sent = {"json": {f"k{i}": 1 for i in range(1000)} | {"preset": "debug_cpu"}}
     response = client.post("/v1/jobs", **sent)
     pointers = [error["pointer"] for error in response.json()["errors"]]
@@ -279,14 +281,14 @@ def test_a_number_that_is_not_finite_is_refused(
     client: TestClient, service: Service, number: str, body: str, pointer: str
 ) -> None:
     sent = {"content": body % number, "headers": JSON}
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", pointer, says="finite number")
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", pointer, expected="finite number")
 
 
 # Experiments.
 
 
 @pytest.mark.parametrize(
-    ("body", "pointer", "says"),
+    ("body", "pointer", "expected"),
     [
         ({"matrix": {"seed": list(range(100)), "training.steps": list(range(1, 101))}}, "/matrix", ("1000", "10000")),
         ({"matrix": {"seed": [1] * 2000}}, "/matrix", ("at most 1000 cells", "2000")),
@@ -304,14 +306,14 @@ def test_a_number_that_is_not_finite_is_refused(
         ({"matrix": {"training.steps": [5, -5]}}, "/matrix/training.steps", ("training.steps", "-5")),
     ],
 )
-def test_a_wrong_matrix_is_refused_whole(
-    client: TestClient, service: Service, body: dict[str, Any], pointer: str, says: tuple[str, ...]
+def test_an_invalid_matrix_is_rejected_as_a_whole(
+    client: TestClient, service: Service, body: dict[str, Any], pointer: str, expected: tuple[str, ...]
 ) -> None:
     sent = {"json": {"preset": "debug_cpu"} | body}
-    refused(client, service, "POST /v1/experiments", sent, 422, "invalid_request", pointer, says=says)
+    refused(client, service, "POST /v1/experiments", sent, 422, "invalid_request", pointer, expected=expected)
 
 
-def test_a_matrix_key_that_no_text_can_be_is_refused(client: TestClient, service: Service) -> None:
+def test_a_matrix_key_that_is_not_valid_text_is_rejected(client: TestClient, service: Service) -> None:
     sent = {"content": b'{"preset": "debug_cpu", "matrix": {"\\ud800": [1]}}', "headers": JSON}
     response = client.post("/v1/experiments", **sent)
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
@@ -349,7 +351,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("request_", KINDS, ids=str)
-def test_what_is_another_projects_looks_like_what_is_not_there(
+def test_another_projects_resource_looks_like_a_missing_one(
     client: TestClient, service: Service, names: Names, request_: str
 ) -> None:
     kind = KINDS[request_]
@@ -359,14 +361,14 @@ def test_what_is_another_projects_looks_like_what_is_not_there(
     sent = {} if method in ("GET", "DELETE") else {"json": {}}
     answers = []
     for one in (theirs, unknown):
-        refused(client, service, request_.format(one), sent, 404, "not_found", says=one)
+        refused(client, service, request_.format(one), sent, 404, "not_found", expected=one)
         answer = client.request(method, path.format(one), **sent)
         answers.append({**answer.json(), "request_id": ""})
     assert json.loads(json.dumps(answers[0]).replace(theirs, unknown)) == answers[1]
 
 
 @pytest.mark.parametrize(
-    ("request_", "sent", "status", "code", "says"),
+    ("request_", "sent", "status", "code", "expected"),
     [
         ("POST /v1/jobs/{cancelled}/cancel", {}, 409, "invalid_transition", "is cancelled"),
         ("POST /v1/jobs/{scored}/cancel", {}, 409, "invalid_transition", "is succeeded"),
@@ -400,24 +402,24 @@ def test_what_is_another_projects_looks_like_what_is_not_there(
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_the_state_of_things_does_not_allow_is_refused(
-    client: TestClient, service: Service, names: Names, request_: str, sent: Any, status: int, code: str, says: Any
+def test_a_request_that_the_current_state_does_not_allow_is_rejected(
+    client: TestClient, service: Service, names: Names, request_: str, sent: Any, status: int, code: str, expected: Any
 ) -> None:
-    says = [words.format(**names) for words in ([says] if isinstance(says, str) else says)]
-    refused(client, service, request_.format(**names), sent, status, code, says=says)
+    expected = [text.format(**names) for text in ([expected] if isinstance(expected, str) else expected)]
+    refused(client, service, request_.format(**names), sent, status, code, expected=expected)
 
 
-def test_cancelling_twice_is_told_to_be_done_already(client: TestClient, service: Service) -> None:
+def test_cancelling_twice_is_a_conflict(client: TestClient, service: Service) -> None:
     job_id = client.post("/v1/jobs", json={"preset": "debug_cpu"}).json()["id"]
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["state"] == "cancelled"
-    refused(client, service, f"POST /v1/jobs/{job_id}/cancel", {}, 409, "invalid_transition", says="is cancelled")
+    refused(client, service, f"POST /v1/jobs/{job_id}/cancel", {}, 409, "invalid_transition", expected="is cancelled")
 
 
 # Parameters, headers, and bodies of other requests.
 
 
 @pytest.mark.parametrize(
-    ("request_", "sent", "pointer", "says"),
+    ("request_", "sent", "pointer", "expected"),
     [
         ("GET /v1/jobs?limit=0", {}, "/query/limit", ("limit", "greater than or equal to 1", "'0'")),
         ("GET /v1/jobs?limit=201", {}, "/query/limit", ("limit", "less than or equal to 200", "'201'")),
@@ -455,13 +457,13 @@ def test_cancelling_twice_is_told_to_be_done_already(client: TestClient, service
         *(
             (
                 *("POST /v1/jobs", {"json": {"preset": "debug_cpu"}, "headers": {"Idempotency-Key": key}}),
-                *("/header/Idempotency-Key", ("Idempotency-Key", says)),
+                *("/header/Idempotency-Key", ("Idempotency-Key", expected)),
             )
-            for key, says in [("two words", "'two words'"), ("k" * 256, "at most 255"), (b"\xff", "pattern")]
+            for key, expected in [("two words", "'two words'"), ("k" * 256, "at most 255"), (b"\xff", "pattern")]
         ),
         *(
-            ("POST /v1/checkpoints/{checkpoint}/samples", {"json": body}, pointer, says)
-            for body, pointer, says in [
+            ("POST /v1/checkpoints/{checkpoint}/samples", {"json": body}, pointer, expected)
+            for body, pointer, expected in [
                 ({"n": 0}, "/n", ("n:", "greater than or equal to 1", "0")),
                 ({"n": 10**9}, "/n", ("n:", "less than or equal to 1024", str(10**9))),
                 ({"n": "4"}, "/n", ("n:", "integer", "'4'")),
@@ -503,24 +505,26 @@ def test_a_wrong_parameter_is_named(
     request_: str,
     sent: Any,
     pointer: str,
-    says: tuple[str, ...],
+    expected: tuple[str, ...],
 ) -> None:
-    words = [text.format(**names) for text in says]
-    refused(client, service, request_.format(**names), sent, 422, "invalid_request", pointer, says=words)
+    expected = [text.format(**names) for text in expected]
+    refused(client, service, request_.format(**names), sent, 422, "invalid_request", pointer, expected=expected)
 
 
 def test_a_cursor_of_another_list_is_refused(client: TestClient, service: Service, names: Names) -> None:
     cursor = client.get("/v1/jobs?limit=1").json()["next_cursor"]
     for other in ("jobs?order=asc&", "jobs?state=queued&", "experiments?"):
         request = f"GET /v1/{other}cursor={cursor}"
-        refused(client, service, request, {}, 422, "invalid_request", "/query/cursor", says=("this very list", cursor))
+        refused(
+            client, service, request, {}, 422, "invalid_request", "/query/cursor", expected=("the same list", cursor)
+        )
 
 
 def test_an_idempotency_key_with_another_body_is_refused(client: TestClient, service: Service) -> None:
     headers = {"Idempotency-Key": "once"}
     assert client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=headers).status_code == 201
     sent = {"json": {"preset": "debug_cpu", "seed": 1}, "headers": headers}
-    refused(client, service, "POST /v1/jobs", sent, 422, "idempotency_key_reused", says="'once'")
+    refused(client, service, "POST /v1/jobs", sent, 422, "idempotency_key_reused", expected="'once'")
 
 
 # Routes.
@@ -540,10 +544,10 @@ def test_an_idempotency_key_with_another_body_is_refused(client: TestClient, ser
         ("TRACE", "/v1/experiments", "GET, POST"),
     ],
 )
-def test_a_wrong_method_is_told_the_right_ones(
+def test_a_wrong_method_is_answered_with_the_allowed_ones(
     client: TestClient, service: Service, method: str, path: str, allowed: str
 ) -> None:
-    refused(client, service, f"{method} {path}", {}, 405, "method_not_allowed", says=(allowed, method))
+    refused(client, service, f"{method} {path}", {}, 405, "method_not_allowed", expected=(allowed, method))
     assert client.request(method, path).headers["allow"] == allowed
 
 
@@ -556,7 +560,7 @@ def test_an_unknown_route_is_not_found(client: TestClient, service: Service, pat
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "expected"),
     [
         (b"{", "at character 1"),
         (b'{"preset": debug_cpu}', "at character 11"),
@@ -570,13 +574,15 @@ def test_an_unknown_route_is_not_found(client: TestClient, service: Service, pat
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_body_that_is_no_object_is_told_why(client: TestClient, service: Service, body: bytes, says: str) -> None:
+def test_a_body_that_is_not_an_object_is_rejected(
+    client: TestClient, service: Service, body: bytes, expected: str
+) -> None:
     sent = {"content": body, "headers": JSON}
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "", says=("body", says))
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "", expected=("body", expected))
 
 
 @pytest.mark.parametrize(
-    ("body", "says"),
+    ("body", "expected"),
     [
         (b'{"preset": "\xff"}', "UTF-8"),
         (b"[" * 100_000 + b"]" * 100_000, "nested less deeply"),
@@ -584,9 +590,11 @@ def test_a_body_that_is_no_object_is_told_why(client: TestClient, service: Servi
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_body_that_cannot_be_read_is_told_why(client: TestClient, service: Service, body: bytes, says: str) -> None:
+def test_an_unreadable_body_is_rejected_with_the_reason(
+    client: TestClient, service: Service, body: bytes, expected: str
+) -> None:
     sent = {"content": body, "headers": JSON}
-    refused(client, service, "POST /v1/jobs", sent, 400, "bad_request", "", says=("body", says))
+    refused(client, service, "POST /v1/jobs", sent, 400, "bad_request", "", expected=("body", expected))
 
 
 @pytest.mark.parametrize("depth", [8, 50, 400])
@@ -601,10 +609,10 @@ def test_a_value_nested_too_deeply_is_refused(client: TestClient, service: Servi
 
 
 @pytest.mark.parametrize("given", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", None])
-def test_a_body_that_is_not_called_json_is_refused(client: TestClient, service: Service, given: str | None) -> None:
+def test_a_body_with_another_content_type_is_rejected(client: TestClient, service: Service, given: str | None) -> None:
     sent = {"content": b'{"preset": "debug_cpu"}', "headers": {} if given is None else {"Content-Type": given}}
-    says = ("expected Content-Type: application/json", given or "none")
-    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "", says=says)
+    expected = ("expected Content-Type: application/json", given or "none")
+    refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", "", expected=expected)
 
 
 def ten_megabytes() -> Iterator[bytes]:
@@ -618,15 +626,17 @@ def ten_megabytes() -> Iterator[bytes]:
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/experiments", "/v1/imports"])
 def test_a_body_of_ten_megabytes_is_refused(client: TestClient, service: Service, body: Any, path: str) -> None:
     sent = {"content": body if isinstance(body, bytes) else body(), "headers": JSON}
-    refused(client, service, f"POST {path}", sent, 413, "body_too_large", says=str(service.settings.max_body_bytes))
+    refused(client, service, f"POST {path}", sent, 413, "body_too_large", expected=str(service.settings.max_body_bytes))
 
 
-def test_eight_thousand_ranges_are_passed_over(client: TestClient, service: Service, names: Names) -> None:
+def test_eight_thousand_ranges_are_ignored(client: TestClient, service: Service, names: Names) -> None:
     ranges = "bytes=" + ",".join(f"{start}-{start}" for start in range(8000))
     response = client.get(f"/v1/blobs/{names['blob']}", headers={"Range": ranges})
     assert (response.status_code, response.content) == (200, BLOB + b"default")
     request = f"GET /v1/blobs/{names['blob']}"
-    refused(client, service, request, {"headers": {"Range": "bytes=5000-"}}, 416, "range_not_satisfiable", says="1007")
+    refused(
+        client, service, request, {"headers": {"Range": "bytes=5000-"}}, 416, "range_not_satisfiable", expected="1007"
+    )
 
 
 # Places on the server.
@@ -651,7 +661,7 @@ SPELLINGS = [
 ]
 GETS = [path for router in ROUTERS for route in router.routes if "GET" in route.methods for path in [route.path]]
 
-# Canaries that were opened, while a test asks for it. The hook is there for good, since none can be taken back.
+# Opened canaries, while a test collects them. The audit hook stays installed: Python cannot remove one.
 _opened: list[str] | None = None
 
 
@@ -664,30 +674,36 @@ def _note_canaries(event: str, arguments: tuple[Any, ...]) -> None:
 
 @pytest.fixture(scope="session")
 def audit() -> None:
-    """Every file that this process opens is told to `_note_canaries`."""
+    """Pass every file that this process opens to `_note_canaries`."""
     sys.addaudithook(_note_canaries)
 
 
 @pytest.fixture
 def opened(audit: None, service: Service) -> Iterator[list[str]]:
-    """Canaries wherever a path could lead, and which of them were opened."""
+    """Canary files wherever a path could lead, and the list of those that were opened."""
     global _opened
     data_dir = service.settings.data_dir
-    for place in (data_dir.parent, data_dir, data_dir / "jobs", service.settings.inbox, service.settings.derived):
-        place.mkdir(exist_ok=True)
-        (place / PLACE).write_text(CANARY)
+    for directory in (
+        data_dir.parent,
+        data_dir,
+        data_dir / "jobs",
+        service.settings.inbox,
+        service.settings.image_cache,
+    ):
+        directory.mkdir(exist_ok=True)
+        (directory / PLACE).write_text(CANARY)
     _opened = []
     yield _opened
     _opened = None
 
 
-def test_an_opened_canary_is_noted(opened: list[str], service: Service) -> None:
+def test_an_opened_canary_is_recorded(opened: list[str], service: Service) -> None:
     (service.settings.inbox / PLACE).read_bytes()
     assert opened == [str(service.settings.inbox / PLACE)]
 
 
 def ask(app: Any, method: str, target: str, headers: Mapping[str, str], body: bytes) -> tuple[int, str, str]:
-    """Status, content type and text of an answer, the target as it is on the wire: no client puts it right before."""
+    """Status, content type and text of a response to an unmodified target, which no client normalizes."""
     path, _, query = target.partition("?")
     scope = {"type": "http", "http_version": "1.1", "method": method, "scheme": "http", "client": ("127.0.0.1", 1)}
     scope |= {"path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(), "root_path": ""}
@@ -708,7 +724,7 @@ def ask(app: Any, method: str, target: str, headers: Mapping[str, str], body: by
 
 
 def check_harmless(service: Service, spelling: str, answer: tuple[int, str, str]) -> None:
-    """Nothing of the canary, and no place on the server but what the request itself named."""
+    """Check that the response contains neither the canary nor a path that the request did not contain."""
     status, content_type, text = answer
     assert status in (200, 201, 404, 405, 409, 412, 422), (spelling, answer)
     assert CANARY not in text
@@ -794,7 +810,7 @@ def test_no_spelling_of_a_path_in_a_query_leads_to_a_file(
     assert opened == []
 
 
-def test_a_file_that_is_there_is_answered_like_one_that_is_not(
+def test_an_existing_file_is_answered_like_a_missing_one(
     client: TestClient, service: Service, opened: list[str]
 ) -> None:
     there, missing = (service.settings.data_dir / name for name in (PLACE, "absent"))
@@ -819,7 +835,7 @@ def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """Of a listening server."""
+    """Address of a listening server."""
     process = start("--port", "0", "--data-dir", str(tmp_path_factory.mktemp("served")), "--cpu-slots", "1")
     assert process.stdout is not None
     try:
@@ -830,8 +846,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
         process.communicate()
 
 
-def say(address: tuple[str, int], *parts: bytes) -> tuple[int, bytes]:
-    """Status and body of the answer to bytes as they are."""
+def send(address: tuple[str, int], *parts: bytes) -> tuple[int, bytes]:
+    """Status and body of the response to raw bytes."""
     with socket.create_connection(address, timeout=DEADLINE_SECONDS) as connection:
         for part in parts:
             connection.sendall(part)
@@ -852,22 +868,22 @@ def say(address: tuple[str, int], *parts: bytes) -> tuple[int, bytes]:
     ],
 )
 def test_a_malformed_host_is_a_problem(address: tuple[str, int], host: bytes) -> None:
-    status, body = say(address, b"GET /v1/jobs HTTP/1.1\r\n", host, b"\r\nConnection: close\r\n\r\n")
+    status, body = send(address, b"GET /v1/jobs HTTP/1.1\r\n", host, b"\r\nConnection: close\r\n\r\n")
     problem = json.loads(body)
     assert (status, problem["status"], problem["code"]) == (403, 403, "host_not_allowed")
     assert "Host" in problem["detail"]
 
 
-def test_ten_megabytes_are_cut_off_on_the_wire(address: tuple[str, int]) -> None:
+def test_a_body_of_ten_megabytes_is_not_read(address: tuple[str, int]) -> None:
     head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nConnection: close\r\n"
-    status, body = say(address, head, b"Content-Length: 10000000\r\n\r\n")
+    status, body = send(address, head, b"Content-Length: 10000000\r\n\r\n")
     assert (status, json.loads(body)["code"]) == (413, "body_too_large")
     chunk = b"10000\r\n" + b" " * 65536 + b"\r\n"
-    status, body = say(address, head, b"Transfer-Encoding: chunked\r\n\r\n", chunk * 17)
+    status, body = send(address, head, b"Transfer-Encoding: chunked\r\n\r\n", chunk * 17)
     assert (status, json.loads(body)["code"]) == (413, "body_too_large")
 
 
-def test_a_start_that_cannot_be_is_told_in_one_line(address: tuple[str, int], tmp_path: Path) -> None:
+def test_a_refused_start_is_reported_in_one_line(address: tuple[str, int], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     newer = tmp_path / "newer"
     newer.mkdir()
@@ -881,12 +897,12 @@ def test_a_start_that_cannot_be_is_told_in_one_line(address: tuple[str, int], tm
         ("--port", str(address[1]), "--data-dir", str(tmp_path / "a")): f"cannot listen on 127.0.0.1 port {address[1]}",
         ("--port", "0", "--data-dir", str(tmp_path / "file")): "cannot write to the data directory",
         ("--port", "0", "--data-dir", str(newer)): "newer",
-        ("--port", "0", "--host", "0.0.0.0", "--data-dir", str(tmp_path / "b")): "needs an API key",
+        ("--port", "0", "--host", "0.0.0.0", "--data-dir", str(tmp_path / "b")): "requires an API key",
     }
     processes = {arguments: start(*arguments) for arguments in starts}
     for arguments, process in processes.items():
-        said, complained = process.communicate(timeout=DEADLINE_SECONDS)
-        assert (process.returncode, said) == (1, ""), complained
-        assert complained.startswith("error: ")
-        assert complained.count("\n") == 1
-        assert starts[arguments] in complained
+        out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        assert (process.returncode, out) == (1, ""), err
+        assert err.startswith("error: ")
+        assert err.count("\n") == 1
+        assert starts[arguments] in err

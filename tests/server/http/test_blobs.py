@@ -1,4 +1,4 @@
-"""Files by the hash of what is in them: cached for ever, in parts, and nothing else."""
+"""Files by the hash of their content: caching, ranges and access."""
 
 import time
 from typing import Any
@@ -29,7 +29,7 @@ def add(service: Service, content: bytes = CONTENT, media_type: str = "image/png
     return digest
 
 
-def test_a_blob_is_its_bytes_and_may_be_kept_for_ever(client: TestClient, service: Service) -> None:
+def test_a_blob_is_its_content_and_may_be_cached_forever(client: TestClient, service: Service) -> None:
     digest = add(service)
     response = client.get(f"/v1/blobs/{digest}")
     assert (response.status_code, response.content) == (200, CONTENT)
@@ -39,7 +39,7 @@ def test_a_blob_is_its_bytes_and_may_be_kept_for_ever(client: TestClient, servic
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_picture_is_shown_and_anything_else_is_saved(client: TestClient, service: Service) -> None:
+def test_images_are_shown_inline_and_other_files_downloaded(client: TestClient, service: Service) -> None:
     shown = client.get(f"/v1/blobs/{add(service)}").headers
     assert shown["content-type"] == "image/png"
     assert shown["content-disposition"].startswith("inline")
@@ -50,7 +50,7 @@ def test_a_picture_is_shown_and_anything_else_is_saved(client: TestClient, servi
 
 
 @pytest.mark.parametrize("known", ['"sha256-{}"', 'W/"sha256-{}"', '"other", "sha256-{}"', "*"])
-def test_a_client_that_has_it_gets_304(client: TestClient, service: Service, known: str) -> None:
+def test_a_client_with_the_current_version_gets_304(client: TestClient, service: Service, known: str) -> None:
     digest = add(service)
     response = client.get(f"/v1/blobs/{digest}", headers={"If-None-Match": known.replace("{}", digest)})
     assert (response.status_code, response.content) == (304, b"")
@@ -58,7 +58,7 @@ def test_a_client_that_has_it_gets_304(client: TestClient, service: Service, kno
     assert "immutable" in response.headers["cache-control"]
 
 
-def test_a_client_that_has_something_else_gets_the_bytes(client: TestClient, service: Service) -> None:
+def test_a_client_with_another_version_gets_the_content(client: TestClient, service: Service) -> None:
     response = client.get(f"/v1/blobs/{add(service)}", headers={"If-None-Match": '"sha256-0"'})
     assert response.status_code == 200
 
@@ -67,7 +67,7 @@ def test_a_client_that_has_something_else_gets_the_bytes(client: TestClient, ser
     ("asked", "first", "last"),
     [("bytes=0-9", 0, 9), ("bytes=1000-", 1000, 1023), ("bytes=-4", 1020, 1023), ("bytes=1000-9999", 1000, 1023)],
 )
-def test_one_range_is_given(client: TestClient, service: Service, asked: str, first: int, last: int) -> None:
+def test_a_single_range_is_returned(client: TestClient, service: Service, asked: str, first: int, last: int) -> None:
     response = client.get(f"/v1/blobs/{add(service)}", headers={"Range": asked})
     assert response.status_code == 206
     assert response.content == CONTENT[first : last + 1]
@@ -78,12 +78,12 @@ def test_one_range_is_given(client: TestClient, service: Service, asked: str, fi
 @pytest.mark.parametrize(
     "asked", ["bytes=0-1,4-5", "bytes=9-3", "bytes=x-y", "bytes", "bytes=-", "items=0-1", "bytes=0-1;2-3", "bytes=--1"]
 )
-def test_any_other_range_is_passed_over(client: TestClient, service: Service, asked: str) -> None:
+def test_any_other_range_is_ignored(client: TestClient, service: Service, asked: str) -> None:
     response = client.get(f"/v1/blobs/{add(service)}", headers={"Range": asked})
     assert (response.status_code, response.content) == (200, CONTENT)
 
 
-def test_thousands_of_ranges_cost_nothing(client: TestClient, service: Service) -> None:
+def test_thousands_of_ranges_are_ignored_at_no_cost(client: TestClient, service: Service) -> None:
     digest = add(service)
     ranges = ",".join(f"{n}-{n + 1}" for n in range(8000))
     begun = time.monotonic()
@@ -100,7 +100,7 @@ def test_a_range_beyond_the_end_is_refused(client: TestClient, service: Service,
     assert response.headers["content-range"] == "bytes */1024"
 
 
-def test_a_range_of_an_older_version_gives_the_whole(client: TestClient, service: Service) -> None:
+def test_a_range_of_an_older_version_returns_the_whole_file(client: TestClient, service: Service) -> None:
     digest = add(service)
     headers = {"Range": "bytes=0-9", "If-Range": '"sha256-0"'}
     assert client.get(f"/v1/blobs/{digest}", headers=headers).status_code == 200
@@ -130,11 +130,11 @@ def test_the_same_bytes_of_two_projects_are_found_by_both(client: TestClient, se
 
 
 @pytest.mark.parametrize("digest", ["x", "0" * 63, "g" * 64, "0" * 65, "..%2f..%2fservice.sqlite3", "A" * 64])
-def test_what_is_no_hash_is_refused(client: TestClient, digest: str) -> None:
+def test_an_invalid_hash_is_rejected(client: TestClient, digest: str) -> None:
     assert client.get(f"/v1/blobs/{digest}").status_code in (404, 422)
 
 
-def test_a_file_that_is_gone_is_no_error_of_ours(client: TestClient, service: Service) -> None:
+def test_a_missing_file_is_not_an_internal_error(client: TestClient, service: Service) -> None:
     digest = add(service)
     for file in service.settings.data_dir.glob("jobs/*/output/file"):
         file.unlink()

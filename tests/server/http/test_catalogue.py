@@ -1,4 +1,4 @@
-"""What can be asked for, and what the service says of itself."""
+"""The catalogue, and the service's description of itself."""
 
 import json
 import re
@@ -20,7 +20,7 @@ def data(client: TestClient, path: str) -> dict[str, dict[str, Any]]:
     return {entry["name"]: entry for entry in client.get(path).json()["data"]}
 
 
-def test_all_variants_are_listed_with_what_they_are_made_of(client: TestClient) -> None:
+def test_all_variants_are_listed_with_their_patches(client: TestClient) -> None:
     variants = data(client, "/v1/variants")
     assert list(variants) == list(VARIANTS)
     assert variants["mhe_sn"]["patch"]["constraints"]["normalization"] == "spectral"
@@ -34,13 +34,13 @@ def test_presets_are_listed_with_a_line_about_each(client: TestClient) -> None:
     assert client.get("/v1/presets/debug_cpu").json() == presets["debug_cpu"]
 
 
-def test_presets_the_operator_does_not_allow_are_not_there(client: TestClient, service: Service) -> None:
+def test_presets_that_the_operator_does_not_allow_do_not_exist(client: TestClient, service: Service) -> None:
     service.settings = service.settings.model_copy(update={"presets": ("digits_cnn",)})
     assert list(data(client, "/v1/presets")) == ["digits_cnn"]
     assert client.get("/v1/presets/debug_cpu").status_code == 404
 
 
-def test_every_preset_on_offer_can_be_submitted_or_says_what_is_missing(client: TestClient) -> None:
+def test_every_offered_preset_can_be_submitted_or_names_what_is_missing(client: TestClient) -> None:
     for name in data(client, "/v1/presets"):
         response = client.post("/v1/jobs?dry_run=true", json={"preset": name})
         if name in ("digits_cnn", "debug_cpu"):
@@ -74,7 +74,7 @@ def test_the_schema_describes_a_run_configuration(client: TestClient) -> None:
 # The service itself.
 
 
-def test_the_system_says_its_limits_and_free_space(client: TestClient, service: Service) -> None:
+def test_the_system_shows_its_limits_and_free_space(client: TestClient, service: Service) -> None:
     system = client.get("/v1/system").json()
     assert system["limits"]["max_matrix_cells"] == service.settings.max_matrix_cells
     assert system["disk"]["free_bytes"] > 0
@@ -82,9 +82,7 @@ def test_the_system_says_its_limits_and_free_space(client: TestClient, service: 
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", system["version"])
 
 
-def test_slots_show_what_runs_in_them_to_those_it_belongs_to(
-    client: TestClient, service: Service, executor: Any
-) -> None:
+def test_slots_show_their_jobs_to_the_jobs_project_only(client: TestClient, service: Service, executor: Any) -> None:
     own = client.post("/v1/jobs", json={"preset": "debug_cpu"}).json()["id"]
     other = queue.NewJob(project="other", request={}, request_sha256="0")
     service.store.write(lambda c: queue.create(c, other))
@@ -120,7 +118,7 @@ def test_a_lost_database_makes_the_service_unready(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_work: object) -> None:
-        raise OSError("gone: /secret/place")
+        raise OSError("gone: /secret/path")
 
     monkeypatch.setattr(service.store, "read", fail)
     response = client.get("/readyz")
@@ -141,7 +139,7 @@ def test_metrics_count_requests_by_route_and_jobs_by_state(client: TestClient) -
     assert job["id"] not in text
 
 
-def test_metrics_of_two_services_are_their_own(client: TestClient, service: Service) -> None:
+def test_two_services_have_separate_metrics(client: TestClient, service: Service) -> None:
     from server.app import create_app
 
     client.get("/v1/variants")
@@ -163,7 +161,7 @@ def test_the_documentation_needs_no_other_server(client: TestClient) -> None:
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_the_documentations_policy_allows_its_one_script_and_nothing_inline_else(client: TestClient) -> None:
+def test_the_documentations_policy_allows_only_its_one_inline_script(client: TestClient) -> None:
     policy = client.get("/docs").headers["content-security-policy"]
     assert policy.startswith("default-src 'none'; script-src 'self' 'sha256-")
     assert "unsafe-inline" not in policy.partition("style-src")[0]

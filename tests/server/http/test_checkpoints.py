@@ -23,7 +23,7 @@ def submit(service: Service, project: str = "default") -> str:
 
 
 def save(service: Service, job_id: str, step: int, status: str = "available") -> str:
-    """A checkpoint as run and indexer leave it; its id."""
+    """Create a checkpoint as run and indexer would; return its id."""
     checkpoint_id, path = new_id("ckpt"), f"run/checkpoints/step_{step:08d}"
     if status == "available":
         directory: Path = service.settings.job_dir(job_id) / path
@@ -41,7 +41,7 @@ def problem(response: Any, status: int, code: str) -> None:
     assert (response.status_code, response.json()["code"]) == (status, code), response.text
 
 
-def test_checkpoints_are_listed_by_step_with_what_became_of_them(client: TestClient, service: Service) -> None:
+def test_checkpoints_are_listed_by_step_with_their_status(client: TestClient, service: Service) -> None:
     job = submit(service)
     kept, gone = save(service, job, 20), save(service, job, 10, "pruned")
     body = client.get(f"/v1/jobs/{job}/checkpoints").json()
@@ -61,7 +61,7 @@ def test_a_checkpoint_is_found_by_its_id(client: TestClient, service: Service) -
     assert (checkpoint["job_id"], checkpoint["step"], checkpoint["sha256"]) == (job, 20, f"{20:064d}")
 
 
-def test_tensors_are_downloaded_whole_under_the_hash_of_their_bytes(client: TestClient, service: Service) -> None:
+def test_tensors_are_downloaded_with_their_hash_as_etag(client: TestClient, service: Service) -> None:
     job = submit(service)
     response = client.get(f"/v1/checkpoints/{save(service, job, 20)}/content")
     assert response.content == TENSORS
@@ -70,7 +70,7 @@ def test_tensors_are_downloaded_whole_under_the_hash_of_their_bytes(client: Test
     assert response.headers["content-type"] == "application/octet-stream"
 
 
-def test_a_broken_download_goes_on_where_it_stopped(client: TestClient, service: Service) -> None:
+def test_a_broken_download_can_be_resumed(client: TestClient, service: Service) -> None:
     url = f"/v1/checkpoints/{save(service, submit(service), 20)}/content"
     etag = client.get(url).headers["etag"]
     response = client.get(url, headers={"Range": "bytes=150-", "If-Range": etag})

@@ -1,4 +1,4 @@
-"""Designs side by side, over HTTP."""
+"""Comparisons over HTTP."""
 
 import csv
 import io
@@ -51,16 +51,16 @@ def train(
     state: State = State.SUCCEEDED,
     project: str = "default",
     fingerprint: str = "f" * 64,
-    told: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
     **attributes: Any,
 ) -> str:
-    """A job that has ended with a score, or in another state without one. told: more of what its result tells."""
+    """Create a job that has ended with a score, or one in another state without. more: further fields of its result."""
     config = RunConfig.model_validate(merge({"variant": variant, "seed": seed}, overrides or {}))
 
     def work(connection: Any) -> str:
         job = queue.create(connection, admission.new_job(config, project, **attributes), state)
         if score is not None:
-            values = {"result": result(config, score, fingerprint) | (told or {})}
+            values = {"result": result(config, score, fingerprint) | (more or {})}
             connection.execute(update(tables.jobs).where(tables.jobs.c.id == job["id"]).values(values))
         return str(job["id"])
 
@@ -109,7 +109,9 @@ def test_differences_to_a_reference_are_taken_seed_by_seed(client: TestClient, s
     assert none["difference"] is None
 
 
-def test_differences_are_tested_and_what_could_be_found_is_told(client: TestClient, service: Service) -> None:
+def test_differences_are_tested_and_the_minimum_detectable_effect_is_shown(
+    client: TestClient, service: Service
+) -> None:
     jobs = [train(service, "mhe", seed, score) for seed, score in enumerate((7.3, 7.5, 7.3, 7.2, 7.2))]
     jobs += [train(service, "none", seed, score) for seed, score in enumerate((7.0, 7.4, 6.8, 7.1, 6.9))]
     [mhe, none] = compare(client, *jobs, reference="none")["rows"]
@@ -125,10 +127,10 @@ def timed(seconds: float, *curve: tuple[int, float]) -> dict[str, Any]:
 
 
 def test_jobs_are_compared_after_equal_training_time(client: TestClient, service: Service) -> None:
-    jobs = [train(service, "none", 0, 6.0, told=timed(100.0, (500, 5.0)))]
-    jobs += [train(service, "mhe", 0, 8.0, told=timed(200.0, (500, 7.0), (1000, 8.0)))]
-    jobs += [train(service, "mhe_sn", 0, 9.0, told=timed(250.0, (300, 6.0), (500, 8.0)))]
-    jobs += [train(service, "half_mhe", 0, 9.0, told=timed(300.0, (500, 7.5)))]
+    jobs = [train(service, "none", 0, 6.0, more=timed(100.0, (500, 5.0)))]
+    jobs += [train(service, "mhe", 0, 8.0, more=timed(200.0, (500, 7.0), (1000, 8.0)))]
+    jobs += [train(service, "mhe_sn", 0, 9.0, more=timed(250.0, (300, 6.0), (500, 8.0)))]
+    jobs += [train(service, "half_mhe", 0, 9.0, more=timed(300.0, (500, 7.5)))]
     table = compare(client, *jobs, view="wall_time")
     assert (table["view"], table["budget_seconds"], table["unfinished"]) == ("wall_time", 100.0, [])
     assert [(row["variant"], row["mean"], row["failed"], row["step"]) for row in table["rows"]] == [
@@ -142,8 +144,8 @@ def test_jobs_are_compared_after_equal_training_time(client: TestClient, service
     assert [(row["mean"], row["step"]) for row in by_steps["rows"]] == [(s, 1000) for s in (9.0, 9.0, 8.0, 6.0)]
 
 
-def test_jobs_that_tell_no_training_time_are_not_compared_by_it(client: TestClient, service: Service) -> None:
-    job = train(service, "none", 0, 6.0, told={"train_seconds": 0.0})
+def test_jobs_without_a_training_time_are_not_compared_by_it(client: TestClient, service: Service) -> None:
+    job = train(service, "none", 0, 6.0, more={"train_seconds": 0.0})
     detail = problem(client.get("/v1/compare", params={"job": job, "view": "wall_time"}), 422, "config_invalid")
     assert "train_seconds" in detail
 
@@ -178,7 +180,7 @@ def test_every_swept_combination_is_a_row_of_its_own(client: TestClient, service
     assert table["rows"][0]["difference"] == 1.0
 
 
-def test_a_reference_may_leave_out_swept_values_while_they_leave_no_doubt(client: TestClient, service: Service) -> None:
+def test_a_reference_may_omit_swept_values_if_it_is_unambiguous(client: TestClient, service: Service) -> None:
     steps = {"training.steps": 1000}
     one = train(service, "mhe", 0, 7.0, cell={"variant": "mhe", **steps})
     two = train(service, "none", 0, 6.0, cell={"variant": "none", **steps})
@@ -189,7 +191,7 @@ def test_a_reference_may_leave_out_swept_values_while_they_leave_no_doubt(client
     assert "none [training.steps=1000]" in detail and "none [training.steps=20]" in detail
 
 
-def test_a_swept_name_is_shown_as_it_is(client: TestClient, service: Service) -> None:
+def test_a_swept_name_is_shown_unchanged(client: TestClient, service: Service) -> None:
     job = train(service, "mhe", 0, 7.0, overrides={"loss": "hinge"}, cell={"variant": "mhe", "loss": "hinge"})
     assert compare(client, job)["rows"][0]["variant"] == "mhe [loss=hinge]"
 
@@ -224,7 +226,7 @@ def test_scores_of_two_protocols_are_not_compared(client: TestClient, service: S
     assert all(job in detail for job in jobs)
 
 
-def test_a_fork_that_changed_its_recipe_is_not_compared(client: TestClient, service: Service) -> None:
+def test_a_fork_with_a_changed_configuration_is_not_compared(client: TestClient, service: Service) -> None:
     source = train(service, "mhe", 0, 7.0)
     forked = {"job_id": source, "checkpoint_id": "ckpt_1", "step": 100, "same_recipe": False}
     changed = train(service, "none", 0, 7.0, forked_from=forked)
@@ -234,7 +236,7 @@ def test_a_fork_that_changed_its_recipe_is_not_compared(client: TestClient, serv
     assert compare(client, source, kept)["rows"][0]["n"] == 1
 
 
-def test_one_variant_with_two_recipes_is_not_averaged(client: TestClient, service: Service) -> None:
+def test_a_variant_with_two_configurations_is_not_averaged(client: TestClient, service: Service) -> None:
     jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 7.0, overrides={"loss": "hinge"})]
     detail = problem(client.get("/v1/compare", params={"job": jobs}), 422, "config_invalid")
     assert all(job in detail for job in jobs)
@@ -262,7 +264,7 @@ def test_another_projects_jobs_do_not_exist(client: TestClient, service: Service
     problem(client.get("/v1/compare", params={"job": job}), 404, "not_found")
 
 
-def test_no_jobs_are_refused(client: TestClient) -> None:
+def test_an_empty_selection_is_rejected(client: TestClient) -> None:
     problem(client.get("/v1/compare"), 422, "invalid_request")
 
 

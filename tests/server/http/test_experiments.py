@@ -22,7 +22,7 @@ def errors(response: Any) -> list[tuple[str, str]]:
     return [(error["pointer"], error["code"]) for error in response.json()["errors"]]
 
 
-def test_a_matrix_becomes_one_job_a_cell_seed_by_seed(client: TestClient) -> None:
+def test_a_matrix_becomes_one_job_per_cell_seed_by_seed(client: TestClient) -> None:
     response = create(client, name="table", labels={"paper": "mhe"}, priority=1)
     assert response.status_code == 201
     experiment = response.json()
@@ -79,7 +79,7 @@ def test_a_whole_configuration_can_be_the_base(client: TestClient) -> None:
         ({"variant": "mhe"}, [("/variant", "extra_forbidden")]),
     ],
 )
-def test_one_wrong_cell_refuses_the_whole(client: TestClient, fields: dict[str, Any], expected: Any) -> None:
+def test_one_invalid_cell_rejects_the_experiment(client: TestClient, fields: dict[str, Any], expected: Any) -> None:
     assert errors(create(client, **fields)) == expected
     assert client.get("/v1/experiments").json()["data"] == []
     assert client.get("/v1/jobs").json()["data"] == []
@@ -96,7 +96,7 @@ def test_an_experiment_has_a_largest_size(client: TestClient, service: Service) 
     assert create(client, matrix={"seed": [0, 1, 2, 3, 4]}).status_code == 201
 
 
-def test_a_huge_matrix_is_refused_before_it_is_laid_out(client: TestClient) -> None:
+def test_a_huge_matrix_is_rejected_before_it_is_expanded(client: TestClient) -> None:
     matrix = {key: list(range(60)) for key in ("seed", "training.steps", "training.n_dis", "training.batch_size")}
     assert errors(create(client, matrix=matrix)) == [("/matrix", "too_many_cells")]
 

@@ -1,4 +1,4 @@
-"""Runs made elsewhere, taken in over HTTP."""
+"""Import of runs over HTTP."""
 
 import json
 from pathlib import Path
@@ -72,7 +72,7 @@ def test_an_unfinished_run_is_a_paused_job(client: TestClient, service: Service)
     assert client.post("/v1/imports", json={"name": "run-a"}).json()["state"] == "paused"
 
 
-def test_an_import_asked_for_twice_with_one_key_is_made_once(client: TestClient, service: Service) -> None:
+def test_an_import_repeated_with_one_key_is_done_once(client: TestClient, service: Service) -> None:
     put(service)
     headers = {"Idempotency-Key": "k"}
     first, again = (client.post("/v1/imports", json={"name": "run-a"}, headers=headers) for _ in range(2))
@@ -88,14 +88,14 @@ def test_a_name_that_is_a_path_is_refused(client: TestClient, service: Service, 
     problem(client.post("/v1/imports", json={"name": name}), 422, "invalid_request")
 
 
-def test_a_directory_that_is_no_run_is_refused(client: TestClient, service: Service) -> None:
+def test_a_directory_without_a_run_is_rejected(client: TestClient, service: Service) -> None:
     (service.settings.inbox / "junk").mkdir(parents=True)
     response = client.post("/v1/imports", json={"name": "junk"})
     problem(response, 422, "invalid_request")
     assert str(service.settings.data_dir) not in response.text
 
 
-def test_imports_are_the_administrators(client: TestClient, service: Service) -> None:
+def test_only_administrators_can_import(client: TestClient, service: Service) -> None:
     put(service)
     scopes = sorted(set(keys.SCOPES) - {"admin"})
     token = keys.create(service.store, "n", "default", scopes)
@@ -104,7 +104,7 @@ def test_imports_are_the_administrators(client: TestClient, service: Service) ->
     problem(client.post("/v1/imports", json={"name": "run-a"}, headers=headers), 403, "forbidden")
 
 
-def test_an_imported_job_belongs_to_the_project_that_asked(client: TestClient, service: Service) -> None:
+def test_an_imported_job_belongs_to_the_callers_project(client: TestClient, service: Service) -> None:
     put(service)
     token = keys.create(service.store, "n", "mine", ["admin"])
     job = client.post("/v1/imports", json={"name": "run-a"}, headers={"Authorization": f"Bearer {token}"}).json()

@@ -34,7 +34,7 @@ def move(service: Service, job_id: str, *states: State, **changes: Any) -> None:
 
 
 def run_attempt(service: Service, executor: Any) -> None:
-    """Give the first waiting job to a slot, as the scheduler would."""
+    """Assign the first queued job to a slot, as the scheduler would."""
     service.store.write(lambda c: queue.claim(c, executor.inventory()[:1], executor.name))
 
 
@@ -80,7 +80,7 @@ def test_an_exact_submission_keeps_the_configuration(client: TestClient) -> None
     assert job["config_digest"] == f"sha256:{config.digest()}"
 
 
-def test_a_dry_run_answers_with_the_configuration_and_makes_nothing(client: TestClient) -> None:
+def test_a_dry_run_returns_the_configuration_and_creates_nothing(client: TestClient) -> None:
     response = client.post("/v1/jobs?dry_run=true", json=SHORT)
     assert response.status_code == 200
     assert response.json()["config"]["constraints"]["normalization"] == "spectral"
@@ -88,7 +88,7 @@ def test_a_dry_run_answers_with_the_configuration_and_makes_nothing(client: Test
     assert client.get("/v1/jobs").json()["data"] == []
 
 
-def test_a_dry_run_refuses_what_a_submission_would(client: TestClient) -> None:
+def test_a_dry_run_rejects_the_same_requests_as_a_submission(client: TestClient) -> None:
     response = client.post("/v1/jobs?dry_run=true", json={"preset": "debug_cpu", "overrides": {"a": 1}})
     problem(response, 422, "invalid_request")
 
@@ -160,13 +160,13 @@ def test_numbers_that_are_not_finite_are_never_accepted(client: TestClient, body
         (b'{"seed": ' + b"9" * 5000 + b"}", 400),
     ],
 )
-def test_a_body_that_is_no_request_is_a_problem_and_not_a_failure(client: TestClient, body: bytes, status: int) -> None:
+def test_an_invalid_body_is_a_problem_and_not_an_internal_error(client: TestClient, body: bytes, status: int) -> None:
     response = client.post("/v1/jobs", content=body, headers=JSON)
     assert response.status_code == status
     assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_a_deadline_is_kept(client: TestClient) -> None:
+def test_a_deadline_is_stored(client: TestClient) -> None:
     moment = (datetime.now(UTC) + timedelta(hours=1)).replace(microsecond=0)
     job = submit(client, start_deadline=moment.isoformat())
     assert datetime.fromisoformat(job["start_deadline"]) == moment
@@ -177,7 +177,7 @@ def test_a_full_disk_refuses_jobs(client: TestClient, service: Service) -> None:
     problem(client.post("/v1/jobs", json=SHORT), 507, "insufficient_storage")
 
 
-def test_a_full_queue_refuses_jobs_and_says_when_to_come_again(client: TestClient, service: Service) -> None:
+def test_a_full_queue_rejects_jobs_with_a_retry_after(client: TestClient, service: Service) -> None:
     service.settings = service.settings.model_copy(update={"max_queued_jobs": 1})
     submit(client)
     response = client.post("/v1/jobs", json=SHORT)
@@ -212,7 +212,7 @@ def test_the_same_body_written_differently_is_the_same_request(client: TestClien
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_a_deadline_that_has_passed_meanwhile_does_not_spoil_a_replay(
+def test_a_deadline_passed_in_the_meantime_does_not_affect_a_replay(
     client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body = {**SHORT, "start_deadline": (datetime.now(UTC) + timedelta(seconds=60)).isoformat()}
@@ -238,7 +238,7 @@ def test_concurrent_requests_with_one_key_make_one_job(client: TestClient) -> No
     assert len(client.get("/v1/jobs").json()["data"]) == 1
 
 
-def test_an_action_is_done_once_too(client: TestClient) -> None:
+def test_an_action_with_a_repeated_key_is_done_once(client: TestClient) -> None:
     job = submit(client)
     key = {"Idempotency-Key": "k1"}
     first, second = (client.post(f"/v1/jobs/{job['id']}/cancel", headers=key) for _ in range(2))
@@ -280,7 +280,7 @@ def test_pages_skip_and_repeat_nothing_while_jobs_come_and_go(client: TestClient
     assert seen == expected
 
 
-def test_filters_choose_jobs(client: TestClient, service: Service) -> None:
+def test_filters_select_jobs(client: TestClient, service: Service) -> None:
     one = submit(client, variant="mhe", name="Alpha 100%", labels={"a": "1", "b": "x:y"})["id"]
     two = submit(client, variant="none", name="beta", labels={"a": "1"})["id"]
     three = submit(client, variant="mhe_sn", labels={"a": "2"})["id"]
@@ -322,7 +322,7 @@ def test_a_wrong_parameter_is_answered_with_its_name(client: TestClient, query: 
     assert [error["pointer"] for error in problem(response, 422, "invalid_request")["errors"]] == [pointer]
 
 
-def test_a_cursor_is_good_for_its_own_list_only(client: TestClient) -> None:
+def test_a_cursor_is_valid_for_its_own_list_only(client: TestClient) -> None:
     for _ in range(3):
         submit(client)
     cursor = client.get("/v1/jobs?limit=1").json()["next_cursor"]
@@ -405,7 +405,7 @@ def test_an_unknown_job_is_not_found(client: TestClient) -> None:
     assert document["type"] == "urn:gan-mhe:problem:not_found"
 
 
-def test_a_change_replaces_what_it_names_and_leaves_the_rest(client: TestClient) -> None:
+def test_a_change_replaces_only_the_given_fields(client: TestClient) -> None:
     job = submit(client, name="old", labels={"a": "1", "b": "2"})
     changed = client.patch(f"/v1/jobs/{job['id']}", json={"labels": {"c": "3"}}).json()
     assert (changed["name"], changed["labels"], changed["revision"]) == ("old", {"c": "3"}, 2)
@@ -440,7 +440,7 @@ def test_a_cancelled_queued_job_is_cancelled_at_once(client: TestClient) -> None
 
 
 @pytest.mark.parametrize(("action", "state"), [("cancel", "cancelling"), ("pause", "pausing")])
-def test_a_running_job_stops_in_the_mode_asked_for(
+def test_a_running_job_stops_in_the_requested_mode(
     client: TestClient, service: Service, executor: Any, action: str, state: str
 ) -> None:
     job_id = submit(client)["id"]
@@ -466,7 +466,7 @@ def test_a_failed_job_is_retried_and_no_other(client: TestClient, service: Servi
     assert client.post(f"/v1/jobs/{job_id}/retry").json()["state"] == "queued"
 
 
-def test_the_engine_is_woken_by_whatever_changes_jobs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_engine_is_woken_by_every_change_of_jobs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[str] = []
     monkeypatch.setattr("server.supervision.scheduler.Engine.wake", lambda _engine: woken.append(""))
     job_id = submit(client)["id"]
@@ -479,7 +479,7 @@ def test_the_engine_is_woken_by_whatever_changes_jobs(client: TestClient, monkey
 # Deleting.
 
 
-def test_only_an_ended_job_is_deleted_and_all_of_it(client: TestClient, service: Service) -> None:
+def test_only_an_ended_job_can_be_deleted_with_all_its_data(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     directory = service.settings.job_dir(job_id)
     (directory / "run").mkdir(parents=True)
@@ -492,7 +492,7 @@ def test_only_an_ended_job_is_deleted_and_all_of_it(client: TestClient, service:
     problem(client.get(f"/v1/jobs/{job_id}"), 404, "not_found")
 
 
-def test_what_a_cut_short_deletion_leaves_is_swept_at_the_next_start(client: TestClient, service: Service) -> None:
+def test_an_interrupted_deletion_is_completed_at_the_next_start(client: TestClient, service: Service) -> None:
     kept = submit(client)["id"]
     jobs = service.settings.job_dir("")
     for name in (kept, new_id("job"), new_id("task"), f".{new_id('job')}.tmp", "not-a-job"):
@@ -504,7 +504,7 @@ def test_what_a_cut_short_deletion_leaves_is_swept_at_the_next_start(client: Tes
 # Batches.
 
 
-def test_a_batch_says_of_each_job_what_became_of_it(client: TestClient, service: Service) -> None:
+def test_a_batch_returns_a_result_for_each_job(client: TestClient, service: Service) -> None:
     queued, done = submit(client)["id"], submit(client)["id"]
     move(service, done, State.FAILED)
     body = {"action": "cancel", "ids": [queued, done, "job_none", queued]}
@@ -520,7 +520,9 @@ def test_a_batch_says_of_each_job_what_became_of_it(client: TestClient, service:
     ("action", "before", "after"),
     [("pause", "queued", "paused"), ("resume", "paused", "queued"), ("retry", "failed", "queued")],
 )
-def test_a_batch_takes_every_action(client: TestClient, service: Service, action: str, before: str, after: str) -> None:
+def test_a_batch_supports_every_action(
+    client: TestClient, service: Service, action: str, before: str, after: str
+) -> None:
     job_ids = [submit(client)["id"] for _ in range(2)]
     if before != "queued":
         for job_id in job_ids:
@@ -547,7 +549,9 @@ def test_a_batch_has_limits(client: TestClient, ids_: list[str]) -> None:
 # Forking.
 
 
-def test_a_fork_starts_from_the_newest_checkpoint_with_the_recipe_changed(client: TestClient, service: Service) -> None:
+def test_a_fork_starts_from_the_newest_checkpoint_with_a_changed_configuration(
+    client: TestClient, service: Service
+) -> None:
     job_id = submit(client, priority=4)["id"]
     add_checkpoint(service, job_id, 10)
     newest = add_checkpoint(service, job_id, 20)
@@ -563,14 +567,14 @@ def test_a_fork_starts_from_the_newest_checkpoint_with_the_recipe_changed(client
     assert fork["config"]["optimizer"]["generator_lr"] == 1e-3
 
 
-def test_a_longer_fork_of_the_same_recipe_goes_on_exactly(client: TestClient, service: Service) -> None:
+def test_a_longer_fork_of_the_same_configuration_continues_exactly(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 50)
     response = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"training.steps": 80}})
     assert response.json()["forked_from"]["same_recipe"] is True
 
 
-def test_a_fork_that_has_nothing_to_do_is_refused(client: TestClient, service: Service) -> None:
+def test_a_fork_without_remaining_steps_is_rejected(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 50)
     [error] = problem(client.post(f"/v1/jobs/{job_id}/fork", json={}), 422, "invalid_request")["errors"]
@@ -578,7 +582,7 @@ def test_a_fork_that_has_nothing_to_do_is_refused(client: TestClient, service: S
 
 
 @pytest.mark.parametrize("by", ["step", "checkpoint_id"])
-def test_a_fork_starts_from_the_checkpoint_asked_for(client: TestClient, service: Service, by: str) -> None:
+def test_a_fork_starts_from_the_requested_checkpoint(client: TestClient, service: Service, by: str) -> None:
     job_id = submit(client)["id"]
     wanted = {"step": 10, "checkpoint_id": add_checkpoint(service, job_id, 10)}
     add_checkpoint(service, job_id, 20)
@@ -586,7 +590,7 @@ def test_a_fork_starts_from_the_checkpoint_asked_for(client: TestClient, service
     assert fork["forked_from"]["checkpoint_id"] == wanted["checkpoint_id"]
 
 
-def test_a_checkpoint_that_cannot_be_had_is_not_forked(client: TestClient, service: Service) -> None:
+def test_an_unavailable_checkpoint_cannot_be_forked(client: TestClient, service: Service) -> None:
     job_id, other = submit(client)["id"], submit(client)["id"]
     url = f"/v1/jobs/{job_id}/fork"
     problem(client.post(url, json={}), 409, "not_ready")
@@ -598,7 +602,7 @@ def test_a_checkpoint_that_cannot_be_had_is_not_forked(client: TestClient, servi
     problem(client.post(url, json={"checkpoint_id": rejected, "step": 10}), 422, "invalid_request")
 
 
-def test_a_fork_obeys_the_operators_rules(client: TestClient, service: Service) -> None:
+def test_a_fork_respects_the_operators_limits(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 10)
     response = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"data.root": "/etc"}})
@@ -609,7 +613,7 @@ def test_a_fork_obeys_the_operators_rules(client: TestClient, service: Service) 
 # What is never shown.
 
 
-def test_no_answer_names_a_path_of_the_server(client: TestClient, service: Service, tmp_path: Path) -> None:
+def test_no_response_contains_a_path_of_the_server(client: TestClient, service: Service, tmp_path: Path) -> None:
     roots = {"images": tmp_path / "canary"}
     service.settings = service.settings.model_copy(update={"data_roots": roots, "weights": {"w": tmp_path / "w"}})
     fields = {"overrides": {"data.name": "image_folder", "data.root": "images", "evaluation.weights": "w"}}

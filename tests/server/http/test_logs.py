@@ -1,4 +1,4 @@
-"""What a job printed, by bytes."""
+"""Output of a job over HTTP."""
 
 from typing import Any
 
@@ -54,7 +54,7 @@ def test_parts_of_any_size_join_to_the_whole_text(client: TestClient, service: S
     assert text == PRINTED
 
 
-def test_a_character_that_is_not_all_written_yet_waits(client: TestClient, service: Service) -> None:
+def test_an_incomplete_character_is_left_for_the_next_part(client: TestClient, service: Service) -> None:
     whole = "größer".encode()
     job = submit(service, whole[:3], ended=False)
     first = read(client, job)
@@ -63,12 +63,12 @@ def test_a_character_that_is_not_all_written_yet_waits(client: TestClient, servi
     assert read(client, job, after=2)["text"] == "ößer"
 
 
-def test_a_character_cut_off_for_ever_is_shown_as_such(client: TestClient, service: Service) -> None:
+def test_an_incomplete_character_at_the_end_is_replaced(client: TestClient, service: Service) -> None:
     job = submit(service, "größer".encode()[:3])
     assert read(client, job) == {"offset": 0, "next_offset": 3, "text": "gr\ufffd", "complete": True}
 
 
-def test_bytes_that_are_no_text_are_shown_as_such(client: TestClient, service: Service) -> None:
+def test_bytes_that_are_not_text_are_replaced(client: TestClient, service: Service) -> None:
     chunk = read(client, submit(service, b"a\xff\x00b\n"))
     assert chunk["text"] == "a\ufffd\x00b\n"
     assert chunk["next_offset"] == 5
@@ -88,12 +88,12 @@ def test_a_job_that_printed_nothing_has_an_empty_log(client: TestClient, service
     assert read(client, submit(service, ended=False))["complete"] is False
 
 
-def test_an_offset_beyond_the_end_gives_nothing(client: TestClient, service: Service) -> None:
+def test_an_offset_beyond_the_end_returns_no_text(client: TestClient, service: Service) -> None:
     chunk = read(client, submit(service, b"abc"), after=100)
     assert (chunk["text"], chunk["next_offset"]) == ("", 100)
 
 
-def test_a_log_as_text_says_in_a_header_where_it_goes_on(client: TestClient, service: Service) -> None:
+def test_a_log_as_text_has_the_next_offset_in_a_header(client: TestClient, service: Service) -> None:
     job = submit(service, PRINTED.encode())
     response = client.get(f"/v1/jobs/{job}/logs", headers={"Accept": "text/plain"}, params={"limit": 11})
     assert response.headers["content-type"] == "text/plain; charset=utf-8"

@@ -1,4 +1,4 @@
-"""What a run measured, over HTTP."""
+"""Metrics over HTTP."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ def submit(service: Service, project: str = "default") -> str:
 
 
 def measure(service: Service, job_id: str, points: Mapping[int, Mapping[str, float]], attempt: int = 1) -> None:
-    """As the indexer does: points in, and so many more lines of the run's journal read."""
+    """Add points as the indexer would, and count the read journal lines."""
 
     def work(connection: Any) -> None:
         metric_points.ingest(connection, queue.get(connection, job_id), attempt, list(points.items()))
@@ -36,7 +36,7 @@ def history(client: TestClient, job_id: str, **params: Any) -> list[dict[str, An
     return data
 
 
-def test_the_newest_numbers_come_with_smallest_largest_and_best(client: TestClient, service: Service) -> None:
+def test_the_latest_values_include_minimum_maximum_and_best(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {10: {"loss_d": 2.0}, 20: {"loss_d": 1.0, "inception_score": 5.0}})
     measure(service, job, {30: {"loss_d": 1.5, "inception_score": 4.0}})
@@ -48,7 +48,7 @@ def test_the_newest_numbers_come_with_smallest_largest_and_best(client: TestClie
     ]
 
 
-def test_numbers_that_are_not_finite_come_by_name(client: TestClient, service: Service) -> None:
+def test_non_finite_values_are_strings(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {1: {"a": math.nan, "b": math.inf, "c": -math.inf}})
     values = {metric["name"]: metric["value"] for metric in client.get(f"/v1/jobs/{job}/metrics").json()["data"]}
@@ -58,7 +58,7 @@ def test_numbers_that_are_not_finite_come_by_name(client: TestClient, service: S
     assert history(client, job, name="b")[0]["points"][0]["last"] == "Infinity"
 
 
-def test_a_history_has_each_name_asked_for_once_and_in_order(client: TestClient, service: Service) -> None:
+def test_a_history_has_each_requested_metric_once_and_in_order(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {1: {"a": 1.0, "b": 2.0}})
     found = history(client, job, name=["b", "a", "b", "unheard_of"])
@@ -66,7 +66,7 @@ def test_a_history_has_each_name_asked_for_once_and_in_order(client: TestClient,
     assert found[2]["points"] == []
 
 
-def test_a_long_history_comes_in_buckets_that_keep_the_spikes(client: TestClient, service: Service) -> None:
+def test_a_long_history_has_buckets_that_keep_extremes(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {step: {"loss": 100.0 if step == 333 else 1.0} for step in range(1000)})
     [series] = history(client, job, name="loss", max_points=10)
@@ -76,14 +76,14 @@ def test_a_long_history_comes_in_buckets_that_keep_the_spikes(client: TestClient
     assert max(bucket["max"] for bucket in series["points"]) == 100.0
 
 
-def test_a_part_of_a_history_is_between_its_steps(client: TestClient, service: Service) -> None:
+def test_a_history_can_be_limited_to_a_range_of_steps(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {step: {"loss": float(step)} for step in range(10)})
     [series] = history(client, job, name="loss", from_step=3, to_step=5)
     assert [point["step"] for point in series["points"]] == [3, 4, 5]
 
 
-def test_raw_numbers_come_in_pages(client: TestClient, service: Service) -> None:
+def test_raw_values_are_paged(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {step: {"loss": float(step)} for step in range(7)})
     found: list[int] = []
@@ -97,7 +97,7 @@ def test_raw_numbers_come_in_pages(client: TestClient, service: Service) -> None
     assert found == list(range(7))
 
 
-def test_what_a_later_attempt_went_over_again_is_shown_on_request(client: TestClient, service: Service) -> None:
+def test_replaced_values_of_earlier_attempts_are_shown_on_request(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {1: {"loss": 1.0}, 2: {"loss": 2.0}})
     service.store.write(lambda c: metric_points.void(c, queue.get(c, job), 1))
@@ -109,7 +109,7 @@ def test_what_a_later_attempt_went_over_again_is_shown_on_request(client: TestCl
 
 
 @pytest.mark.parametrize("path", ["metrics", "metrics/history?name=loss"])
-def test_an_etag_holds_until_something_is_measured(client: TestClient, service: Service, path: str) -> None:
+def test_the_etag_changes_with_new_values(client: TestClient, service: Service, path: str) -> None:
     job = submit(service)
     measure(service, job, {1: {"loss": 1.0}})
     first = client.get(f"/v1/jobs/{job}/{path}")
@@ -136,12 +136,12 @@ def test_an_etag_holds_until_something_is_measured(client: TestClient, service: 
         "&".join(f"name=n{n}" for n in range(51)),
     ],
 )
-def test_a_bad_question_is_refused(client: TestClient, service: Service, query: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, service: Service, query: str) -> None:
     response = client.get(f"/v1/jobs/{submit(service)}/metrics/history?{query}")
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
 @pytest.mark.parametrize("path", ["metrics", "metrics/history?name=loss"])
-def test_another_projects_numbers_do_not_exist(client: TestClient, service: Service, path: str) -> None:
+def test_another_projects_metrics_do_not_exist(client: TestClient, service: Service, path: str) -> None:
     response = client.get(f"/v1/jobs/{submit(service, 'other')}/{path}")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")

@@ -1,4 +1,4 @@
-"""Sample grids over HTTP: listed, found, shrunk and put into motion."""
+"""Sample grids over HTTP: list, description, thumbnail and animation."""
 
 import io
 from pathlib import Path
@@ -20,15 +20,15 @@ def submit(service: Service, project: str = "default") -> str:
     return str(service.store.write(lambda c: queue.create(c, new))["id"])
 
 
-def picture(shade: int, side: int = 96) -> bytes:
+def png(shade: int, side: int = 96) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (side, side), (shade, 255 - shade, shade)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def draw(service: Service, job_id: str, step: int, *, pruned: bool = False) -> str:
-    """A grid as the indexer leaves it; its hash."""
-    content = picture(step % 256)
+    """Create a grid as the indexer would; return its hash."""
+    content = png(step % 256)
     digest, path = sha256_bytes(content), f"run/samples/step_{step:08d}.png"
     if not pruned:
         file: Path = service.settings.job_dir(job_id) / path
@@ -68,17 +68,17 @@ def test_grids_are_listed_by_step_in_pages(client: TestClient, service: Service)
     assert (rest["has_more"], rest["next_after"]) == (False, None)
 
 
-def test_a_grids_description_leads_to_its_picture(client: TestClient, service: Service) -> None:
+def test_a_grids_description_links_to_its_image(client: TestClient, service: Service) -> None:
     job = submit(service)
     digest = draw(service, job, 5)
     sample = client.get(f"/v1/jobs/{job}/samples/5").json()
     assert (sample["step"], sample["sha256"], sample["width"], sample["pruned"]) == (5, digest, 96, False)
     assert sample["links"]["image"] == f"/v1/blobs/{digest}"
-    assert client.get(sample["links"]["image"]).content == picture(5)
+    assert client.get(sample["links"]["image"]).content == png(5)
     assert client.get(sample["links"]["thumbnail"]).headers["content-type"] == "image/png"
 
 
-def test_a_deleted_grid_is_listed_without_a_picture(client: TestClient, service: Service) -> None:
+def test_a_deleted_grid_is_listed_without_an_image(client: TestClient, service: Service) -> None:
     job = submit(service)
     draw(service, job, 3, pruned=True)
     [sample] = client.get(f"/v1/jobs/{job}/samples").json()["data"]
@@ -88,7 +88,7 @@ def test_a_deleted_grid_is_listed_without_a_picture(client: TestClient, service:
     assert (response.status_code, response.json()["code"]) == (409, "not_ready")
 
 
-def test_the_newest_grid_is_redirected_to(client: TestClient, service: Service) -> None:
+def test_the_newest_grid_is_a_redirect(client: TestClient, service: Service) -> None:
     job = submit(service)
     draw(service, job, 0)
     digest = draw(service, job, 7)
@@ -102,13 +102,13 @@ def test_the_newest_grid_is_redirected_to(client: TestClient, service: Service) 
     assert client.get(f"/v1/jobs/{job}/samples/latest", headers=known, follow_redirects=False).status_code == 307
 
 
-def test_the_newest_grid_of_none_is_not_ready(client: TestClient, service: Service) -> None:
+def test_the_newest_grid_of_a_job_without_grids_is_not_ready(client: TestClient, service: Service) -> None:
     response = client.get(f"/v1/jobs/{submit(service)}/samples/latest", follow_redirects=False)
     assert (response.status_code, response.json()["code"]) == (409, "not_ready")
 
 
 @pytest.mark.parametrize("path", ["0", "0/thumbnail"])
-def test_a_grid_that_is_not_there_is_not_found(client: TestClient, service: Service, path: str) -> None:
+def test_a_missing_grid_is_not_found(client: TestClient, service: Service, path: str) -> None:
     response = client.get(f"/v1/jobs/{submit(service)}/samples/{path}", follow_redirects=False)
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
@@ -124,7 +124,7 @@ def test_another_projects_grids_do_not_exist(client: TestClient, service: Servic
 @pytest.mark.parametrize(
     "path", ["-1", "x", str(2**63), "0/thumbnail?width=100", "animation?fps=0", "animation?format=mp4", "?after=-2"]
 )
-def test_a_bad_question_is_refused(client: TestClient, service: Service, path: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, service: Service, path: str) -> None:
     job = submit(service)
     draw(service, job, 0)
     separator = "" if path.startswith("?") else "/"
@@ -132,7 +132,7 @@ def test_a_bad_question_is_refused(client: TestClient, service: Service, path: s
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
 
 
-def test_a_thumbnail_has_the_width_asked_for(client: TestClient, service: Service) -> None:
+def test_a_thumbnail_has_the_requested_width(client: TestClient, service: Service) -> None:
     job = submit(service)
     draw(service, job, 4)
     response = client.get(f"/v1/jobs/{job}/samples/4/thumbnail?width=64")
@@ -141,7 +141,7 @@ def test_a_thumbnail_has_the_width_asked_for(client: TestClient, service: Servic
     assert "no-cache" in response.headers["cache-control"]
 
 
-def test_a_thumbnail_asked_for_by_hash_is_kept_for_ever(client: TestClient, service: Service) -> None:
+def test_a_thumbnail_requested_by_hash_may_be_cached_forever(client: TestClient, service: Service) -> None:
     job = submit(service)
     digest = draw(service, job, 4)
     url = f"/v1/jobs/{job}/samples/4/thumbnail?width=64&sha256="
@@ -153,35 +153,35 @@ def test_a_thumbnail_asked_for_by_hash_is_kept_for_ever(client: TestClient, serv
     assert client.get(other, headers={"If-None-Match": response.headers["etag"]}).status_code == 200
 
 
-def test_a_thumbnail_cleared_away_meanwhile_is_no_error_of_ours(
+def test_a_thumbnail_deleted_in_the_meantime_is_not_an_internal_error(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def thumbnail(*_arguments: Any) -> Path:
-        return service.settings.derived / "cleared.png"
+        return service.settings.image_cache / "cleared.png"
 
     job = submit(service)
     draw(service, job, 4)
-    monkeypatch.setattr(service.derived, "thumbnail", thumbnail)
+    monkeypatch.setattr(service.image_cache, "thumbnail", thumbnail)
     response = client.get(f"/v1/jobs/{job}/samples/4/thumbnail")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("format", ["webp", "gif"])
-def test_a_film_shows_every_grid_that_is_kept(client: TestClient, service: Service, format: str) -> None:
+def test_an_animation_shows_every_existing_grid(client: TestClient, service: Service, format: str) -> None:
     job = submit(service)
     for step in (0, 40, 80):
         draw(service, job, step)
     draw(service, job, 60, pruned=True)
     response = client.get(f"/v1/jobs/{job}/samples/animation", params={"format": format, "fps": 4})
     assert response.headers["content-type"] == f"image/{format}"
-    film: Any = Image.open(io.BytesIO(response.content))
-    assert film.n_frames == 3
+    animation: Any = Image.open(io.BytesIO(response.content))
+    assert animation.n_frames == 3
     known = {"If-None-Match": response.headers["etag"]}
     again = client.get(f"/v1/jobs/{job}/samples/animation", params={"format": format, "fps": 4}, headers=known)
     assert again.status_code == 304
 
 
-def test_a_film_changes_its_etag_with_a_new_grid(client: TestClient, service: Service) -> None:
+def test_an_animations_etag_changes_with_a_new_grid(client: TestClient, service: Service) -> None:
     job = submit(service)
     draw(service, job, 0)
     before = client.get(f"/v1/jobs/{job}/samples/animation").headers["etag"]
@@ -189,6 +189,6 @@ def test_a_film_changes_its_etag_with_a_new_grid(client: TestClient, service: Se
     assert client.get(f"/v1/jobs/{job}/samples/animation").headers["etag"] != before
 
 
-def test_a_film_of_nothing_is_not_ready(client: TestClient, service: Service) -> None:
+def test_an_animation_without_grids_is_not_ready(client: TestClient, service: Service) -> None:
     response = client.get(f"/v1/jobs/{submit(service)}/samples/animation")
     assert (response.status_code, response.json()["code"]) == (409, "not_ready")

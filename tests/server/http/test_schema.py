@@ -1,7 +1,7 @@
-"""The API against its own OpenAPI document: requests made from it, good and bad, answered as it says.
+"""The API conforms to its own OpenAPI document: valid and invalid requests generated from it are answered as stated.
 
-Streams end because the service is told that it goes, or because all jobs have ended; pictures come from a renderer that
-draws nothing. Both have tests of their own.
+Streams end because the service shuts down or all jobs have ended; images come from a renderer that draws nothing.
+Both have tests of their own.
 """
 
 import io
@@ -71,7 +71,7 @@ each_operation = pytest.mark.parametrize(("method", "path"), OPERATIONS)
 
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The document as the app makes it. Authorization is left to the tests."""
+    """The application's document; authorization is left to the tests."""
     service = Service.open(Settings(data_dir=tmp_path_factory.mktemp("data")))
     document = create_app(service).openapi()
     service.stop()
@@ -80,19 +80,19 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return loaded
 
 
-class BlankPictures:
-    """In the renderer's place."""
+class BlankImages:
+    """Replaces the image cache."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     async def thumbnail(self, _source: Path, _sha256: str, _width: int) -> Path:
-        return self._picture("png")
+        return self._image("png")
 
     async def animation(self, _sources: Any, *, format: str, fps: int) -> Path:
-        return self._picture(format)
+        return self._image(format)
 
-    def _picture(self, suffix: str) -> Path:
+    def _image(self, suffix: str) -> Path:
         path = self._directory / f"blank.{suffix}"
         Image.new("RGB", (8, 8)).save(path)
         return path
@@ -100,19 +100,19 @@ class BlankPictures:
 
 @pytest.fixture
 def app(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The application, with nothing scheduled and an engine that says it is well."""
-    monkeypatch.setattr(service, "derived", BlankPictures(tmp_path))
+    """The application, with no scheduling and an engine that reports that it is alive."""
+    monkeypatch.setattr(service, "image_cache", BlankImages(tmp_path))
     monkeypatch.setattr(service.engine, "heartbeat_age", lambda: 0.0)
     return create_app(service)
 
 
 @pytest.fixture
 def ids(service: Service, executor: Any) -> Ids:
-    """What the service has, by the names that parameters give it: jobs in many states, and all that comes of them."""
+    """Existing resources by the names of parameters: jobs in many states and everything that belongs to them."""
 
     def populate(connection: Connection) -> Ids:
         done = make(connection, State.SUCCEEDED, result=RESULT, step=20, exit_code=0)
-        checkpoint = leave_artefacts(connection, service, done)
+        checkpoint = leave_artifacts(connection, service, done)
         running = make(connection, State.QUEUED)
         queue.claim(connection, executor.inventory()[:1], executor.name)
         queue.move(connection, queue.get(connection, running["id"]), State.RUNNING)
@@ -147,8 +147,8 @@ def make_task(
     return str(queue.create(connection, new, state, result=result)["id"])
 
 
-def leave_artefacts(connection: Connection, service: Service, job: rows.Row) -> rows.Row:
-    """Two grids, a checkpoint, metrics that are not all finite, a log; the checkpoint."""
+def leave_artifacts(connection: Connection, service: Service, job: rows.Row) -> rows.Row:
+    """Create two grids, a checkpoint, metrics (some non-finite) and a log; return the checkpoint."""
     directory = service.settings.job_dir(job["id"])
     (directory / "run/checkpoints").mkdir(parents=True)
     for step, shade in ((0, 0), (10, 200)):
@@ -182,10 +182,10 @@ def operation(schema: Any, method: str, path: str) -> Any:
     return schema[path][method]
 
 
-def parameters(wanted: Any, *places: str) -> dict[str, Any]:
-    """Names and schemas of the parameters in these places."""
+def parameters(wanted: Any, *locations: str) -> dict[str, Any]:
+    """Names and schemas of the parameters in these locations."""
     listed = wanted.definition.raw.get("parameters", [])
-    return {parameter["name"]: parameter["schema"] for parameter in listed if parameter["in"] in places}
+    return {parameter["name"]: parameter["schema"] for parameter in listed if parameter["in"] in locations}
 
 
 def is_any_text(described: Any) -> bool:
@@ -193,7 +193,7 @@ def is_any_text(described: Any) -> bool:
 
 
 def can_be_wrong(wanted: Any) -> bool:
-    """Whether a request can break what the document says: where all is plain text, every request is a good one."""
+    """Whether a request can violate the document; where all parameters are plain text, every request is valid."""
     return "requestBody" in wanted.definition.raw or not all(
         map(is_any_text, parameters(wanted, "path", "query").values())
     )
@@ -201,7 +201,7 @@ def can_be_wrong(wanted: Any) -> bool:
 
 @st.composite
 def cases(draw: Any, wanted: Any, mode: GenerationMode, ids: Ids) -> Any:
-    """A request made from the document. Where it names something it mostly names what there is."""
+    """A request generated from the document, which mostly uses existing ids."""
     case = draw(wanted.as_strategy(generation_mode=mode))
     mostly = st.sampled_from([True, True, False])
     for name, described in parameters(wanted, "path").items():
@@ -218,7 +218,7 @@ def cases(draw: Any, wanted: Any, mode: GenerationMode, ids: Ids) -> Any:
 
 
 def sensible_fields(label: str, ids: Ids) -> st.SearchStrategy[dict[str, Any]]:
-    """Parts of a body that no schema can describe: names of what there is, and combinations that make sense."""
+    """Parts of a body that no schema can describe: existing ids, and valid combinations."""
     preset = {"preset": st.sampled_from(["debug_cpu", "digits_cnn"]), "config": st.none()}
     preset["overrides"] = st.sampled_from([{}, {"training.steps": 30}, {"training.stepz": 30}])
     seeds = st.lists(st.integers(0, 9), min_size=1, max_size=2, unique=True)
@@ -235,7 +235,7 @@ def sensible_fields(label: str, ids: Ids) -> st.SearchStrategy[dict[str, Any]]:
 
 
 def attempt(wanted: Any, mode: GenerationMode, ids: Ids, examples: int, check: Callable[[Any], None]) -> None:
-    """Check `examples` requests, the same ones every time."""
+    """Check `examples` requests, always the same ones."""
 
     # Not shrunk: what a request does depends on those before it.
     @settings(
@@ -254,12 +254,12 @@ def attempt(wanted: Any, mode: GenerationMode, ids: Ids, examples: int, check: C
 
 
 def client_of(app: FastAPI) -> asgi.ASGIClient:
-    """Requests to the app in this process; not entered as a context, so that the service is not started."""
+    """Requests to the application in this process; not a context manager, so that the service is not started."""
     return asgi.get_client(app)
 
 
 def check_answer(response: Any, service: Service) -> None:
-    """What holds for every answer, whatever the document says."""
+    """Checks that apply to every response."""
     assert str(service.settings.data_dir).encode() not in response.content
     assert b"Traceback" not in response.content
     if response.status_code >= 400:
@@ -273,7 +273,7 @@ def check_answer(response: Any, service: Service) -> None:
 
 
 def let_streams_end(service: Service, path: str) -> None:
-    """Nothing may wait for what will not come. Streams themselves are shown jobs that have ended."""
+    """Prevent requests from waiting; streams are only requested for jobs that have ended."""
     if not path.endswith("/stream"):
         service.broker.shutdown()
         return
@@ -305,7 +305,7 @@ def test_the_document_describes_every_operation_and_no_other(schema: Any, app: F
 
 
 @each_operation
-def test_every_answer_is_as_the_document_says(
+def test_every_response_conforms_to_the_document(
     schema: Any, app: FastAPI, service: Service, ids: Ids, method: str, path: str
 ) -> None:
     conform(schema, app, service, ids, (method, path), EXAMPLES)
@@ -313,14 +313,14 @@ def test_every_answer_is_as_the_document_says(
 
 @pytest.mark.soak
 @each_operation
-def test_very_many_answers_are_as_the_document_says(
+def test_many_more_responses_conform_to_the_document(
     schema: Any, app: FastAPI, service: Service, ids: Ids, method: str, path: str
 ) -> None:
     conform(schema, app, service, ids, (method, path), SOAK_EXAMPLES)
 
 
 def examples(schema: Any) -> Iterator[tuple[str, str, Any]]:
-    """Path, method and body of every example."""
+    """Path, method and body of each example."""
     for path, methods in schema.raw_schema["paths"].items():
         for method, described in methods.items():
             body = described.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
@@ -330,7 +330,7 @@ def examples(schema: Any) -> Iterator[tuple[str, str, Any]]:
                     yield path, method, example
 
 
-def test_every_body_has_an_example_and_no_example_is_a_bad_request(
+def test_every_body_has_an_example_and_all_examples_are_valid(
     schema: Any, app: FastAPI, service: Service, ids: Ids
 ) -> None:
     client = TestClient(app, base_url=BASE_URL)
@@ -349,7 +349,7 @@ def test_every_body_has_an_example_and_no_example_is_a_bad_request(
 
 
 def statuses(schema: Any, app: FastAPI, ids: Ids, operation_at: tuple[str, str], token: str | None) -> set[int]:
-    """What good requests are answered with."""
+    """Status codes of successful responses."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     client, seen = client_of(app), set()
 
@@ -366,7 +366,7 @@ def statuses(schema: Any, app: FastAPI, ids: Ids, operation_at: tuple[str, str],
 
 
 @each_operation
-def test_where_keys_are_required_exactly_the_right_ones_are_let_in(
+def test_where_keys_are_required_only_the_right_ones_are_accepted(
     schema: Any, app: FastAPI, service: Service, ids: Ids, method: str, path: str
 ) -> None:
     let_streams_end(service, path)

@@ -1,4 +1,4 @@
-"""What the service refuses, shown for every route of the table rather than for a list kept by hand."""
+"""Rejected requests, tested for every route of the application instead of a manual list."""
 
 import itertools
 import sqlite3
@@ -32,7 +32,7 @@ HARDENED = {
 
 
 def routes(client: TestClient) -> list[tuple[str, str, Any]]:
-    """Method, path and route of everything the app answers to."""
+    """Method, path and route of every endpoint."""
     app: Any = client.app
     found = []
     for context in iter_route_contexts(app.routes):
@@ -49,7 +49,7 @@ def scopes(dependant: Dependant) -> Iterator[Scope]:
 
 
 def guarded(client: TestClient) -> list[tuple[str, str, Scope]]:
-    """Every route that is not open, with the scope it asks for."""
+    """Every protected route with its scope."""
     found = []
     for method, path, context in routes(client):
         if path not in OPEN:
@@ -84,14 +84,14 @@ def refused(response: Any, status: int, code: str) -> None:
 # The route table.
 
 
-def test_every_route_of_the_api_asks_for_exactly_one_scope(client: TestClient) -> None:
+def test_every_route_of_the_api_requires_exactly_one_scope(client: TestClient) -> None:
     found = guarded(client)
     assert len(found) > 30
     assert {path for _, path, scope in found if scope.name is None} == {"/metrics"}
     assert all(path.startswith("/v1/") for _, path, _scope in found if path != "/metrics")
 
 
-def test_reading_asks_for_no_scope_of_writing_and_changing_for_no_scope_of_reading(client: TestClient) -> None:
+def test_reading_never_requires_a_write_scope_nor_changing_a_read_scope(client: TestClient) -> None:
     for method, path, scope in guarded(client):
         if method in ("POST", "PATCH", "PUT", "DELETE"):
             assert scope.name in ("jobs:write", "admin"), (method, path)
@@ -99,13 +99,13 @@ def test_reading_asks_for_no_scope_of_writing_and_changing_for_no_scope_of_readi
             assert scope.name.endswith(":read") or scope.name == "admin", (method, path)
 
 
-def test_no_route_takes_a_path(client: TestClient) -> None:
+def test_no_route_accepts_a_path(client: TestClient) -> None:
     for _, path, context in routes(client):
         assert ":path" not in path
         assert isinstance(getattr(context, "original_route", context), APIRoute) or path == "/openapi.json"
 
 
-def test_without_a_key_nothing_is_answered_once_a_key_exists(client: TestClient, service: Service) -> None:
+def test_once_a_key_exists_every_request_requires_one(client: TestClient, service: Service) -> None:
     key(service, "jobs:read")
     for method, path, _ in guarded(client):
         response = client.request(method, filled(path))
@@ -116,7 +116,7 @@ def test_without_a_key_nothing_is_answered_once_a_key_exists(client: TestClient,
 @pytest.mark.parametrize(
     "authorization", ["Bearer gk_aaaaaaaaaaaa_" + "A" * 43, "Bearer", "Bearer x", "Basic eDp5", "gk_x", "\xff"]
 )
-def test_a_bad_key_is_refused_even_where_none_is_needed_or_is_no_key_at_all(
+def test_an_invalid_key_is_rejected_even_where_no_key_is_required(
     client: TestClient, service: Service, authorization: str
 ) -> None:
     key(service, "jobs:read")
@@ -133,7 +133,7 @@ def test_a_key_without_the_scope_is_refused_by_every_route(client: TestClient, s
             refused(client.request(method, filled(path), headers=tokens[scope.name]), 403, "forbidden")
 
 
-def test_a_key_with_just_the_scope_is_let_in_by_every_route(client: TestClient, service: Service) -> None:
+def test_a_key_with_exactly_the_scope_is_accepted_by_every_route(client: TestClient, service: Service) -> None:
     tokens = {name: key(service, name) for name in keys.SCOPES}
     for method, path, scope in guarded(client):
         response = client.request(method, filled(path), headers=tokens[scope.name or "samples:read"])
@@ -146,7 +146,7 @@ def test_admin_may_do_everything(client: TestClient, service: Service) -> None:
     assert client.get("/metrics", headers=token).status_code == 200
 
 
-def test_another_tenant_finds_nothing_of_ours(client: TestClient, service: Service) -> None:
+def test_another_project_cannot_access_our_resources(client: TestClient, service: Service) -> None:
     own, other = key(service, "admin", project="ours"), key(service, "admin", project="theirs")
     job = client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=own).json()
     experiment = client.post(
@@ -167,7 +167,7 @@ def test_another_tenant_finds_nothing_of_ours(client: TestClient, service: Servi
 
 
 def _artefacts(service: Service, job_id: str) -> dict[str, str]:
-    """A checkpoint, a grid and a task of a job."""
+    """Create a checkpoint, a grid and a task of a job."""
     checkpoint_id, sha256 = new_id("ckpt"), "c" * 64
     common = {"job_id": job_id, "step": 10, "attempt": 1, "path": "x", "size_bytes": 1, "created_at": now_ms()}
     blob = {"sha256": sha256, "job_id": job_id, "path": "x", "media_type": "image/png", "size_bytes": 1}
@@ -195,21 +195,21 @@ def test_a_revoked_key_is_refused_at_the_next_request(client: TestClient, servic
     refused(client.get("/v1/jobs", headers=bearer(token)), 401, "unauthenticated")
 
 
-def test_revoking_the_last_key_does_not_open_the_door(client: TestClient, service: Service) -> None:
+def test_revoking_the_last_key_does_not_allow_anonymous_access(client: TestClient, service: Service) -> None:
     assert client.get("/v1/jobs").status_code == 200
     token = keys.create(service.store, "test", "default", ["admin"])
     keys.revoke(service.store, token.split("_")[1])
     refused(client.get("/v1/jobs"), 401, "unauthenticated")
 
 
-def test_an_address_others_can_reach_needs_a_key_from_the_start(client: TestClient, service: Service) -> None:
+def test_a_public_address_requires_a_key_from_the_start(client: TestClient, service: Service) -> None:
     service.settings = service.settings.model_copy(update={"host": "0.0.0.0"})
     refused(client.get("/v1/jobs"), 401, "unauthenticated")
     refused(client.get("/metrics"), 401, "unauthenticated")
     assert client.get("/healthz").status_code == 200
 
 
-def test_a_key_is_never_repeated_in_an_answer(client: TestClient, service: Service) -> None:
+def test_a_key_is_never_part_of_a_response(client: TestClient, service: Service) -> None:
     token = keys.create(service.store, "test", "default", ["samples:read"])
     for response in (client.get("/v1/jobs", headers=bearer(token)), client.get("/v1/jobs", headers=bearer(token[:-1]))):
         assert response.status_code in (401, 403)
@@ -242,14 +242,14 @@ def test_an_idempotency_key_of_another_owner_is_another_key(client: TestClient, 
     ],
     ids=str,
 )
-def test_requests_that_another_site_can_cause_change_nothing(client: TestClient, headers: dict[str, str]) -> None:
+def test_requests_caused_by_another_site_change_nothing(client: TestClient, headers: dict[str, str]) -> None:
     for method, path, _ in guarded(client):
         if method not in ("GET", "HEAD"):
             response = client.request(method, filled(path), headers=headers)
             refused(response, 403, "host_not_allowed" if "Host" in headers else "origin_not_allowed")
 
 
-def test_the_services_own_pages_may_change_things(client: TestClient) -> None:
+def test_the_services_own_pages_may_send_changes(client: TestClient) -> None:
     body = {"preset": "debug_cpu"}
     for headers in ({"Origin": "http://localhost"}, {"Origin": "http://localhost", "Cookie": "other=1"}):
         assert client.post("/v1/jobs", json=body, headers=headers).status_code == 201
@@ -260,7 +260,7 @@ def test_a_key_makes_a_cookie_harmless(client: TestClient, service: Service) -> 
     assert client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=headers).status_code == 201
 
 
-def test_a_form_of_another_site_is_no_request(client: TestClient) -> None:
+def test_a_form_of_another_site_is_rejected(client: TestClient) -> None:
     for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
         response = client.post("/v1/jobs", content='{"preset": "debug_cpu"}', headers={"Content-Type": kind})
         refused(response, 422, "invalid_request")
@@ -283,7 +283,7 @@ def test_a_form_of_another_site_is_no_request(client: TestClient) -> None:
         ("[::1", 403),
     ],
 )
-def test_only_the_services_names_are_answered_to(
+def test_only_allowed_hosts_are_accepted(
     service: Service, host: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from server.app import create_app
@@ -293,7 +293,7 @@ def test_only_the_services_names_are_answered_to(
     assert client.get("/healthz", headers={"Host": host}).status_code == status
 
 
-def test_two_hosts_are_none(client: TestClient) -> None:
+def test_two_host_headers_are_rejected(client: TestClient) -> None:
     response = client.get("/healthz", headers=[("Host", "localhost"), ("Host", "localhost")])
     refused(response, 403, "host_not_allowed")
 
@@ -301,7 +301,7 @@ def test_two_hosts_are_none(client: TestClient) -> None:
 # Every answer.
 
 
-def test_every_answer_is_hardened_and_carries_a_request_id(
+def test_every_response_has_security_headers_and_a_request_id(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [
@@ -334,10 +334,10 @@ def test_a_sensible_request_id_is_kept(client: TestClient, given: str, kept: boo
     assert (client.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"] == given) is kept
 
 
-def test_an_unforeseen_error_says_nothing_and_is_logged_with_its_request_id(
+def test_an_unexpected_error_is_logged_but_not_shown(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = RuntimeError("a secret in /private/place")
+    error = RuntimeError("a secret in /private/path")
 
     def fail(_work: object) -> None:
         raise error
@@ -352,7 +352,7 @@ def test_an_unforeseen_error_says_nothing_and_is_logged_with_its_request_id(
     assert (entry["request_id"], entry["path"], entry["exc_info"]) == ("find-me", "/v1/jobs", error)
 
 
-def test_a_locked_database_asks_to_come_again(
+def test_a_locked_database_asks_for_a_retry(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def locked(*_: object, **__: object) -> None:
@@ -365,11 +365,9 @@ def test_a_locked_database_asks_to_come_again(
     assert "INSERT" not in response.text
 
 
-def test_a_write_that_fails_names_no_file(
-    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_names_no_file(client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
-        raise StorageError("cannot write /private/place: No space left on device")
+        raise StorageError("cannot write /private/path: No space left on device")
 
     monkeypatch.setattr(service.store, "write", fail)
     response = client.post("/v1/jobs", json={"preset": "debug_cpu"})
@@ -380,13 +378,13 @@ def test_a_write_that_fails_names_no_file(
 # Sizes.
 
 
-def test_a_body_that_says_it_is_too_large_is_not_read(client: TestClient, service: Service) -> None:
+def test_a_body_declared_too_large_is_not_read(client: TestClient, service: Service) -> None:
     size = service.settings.max_body_bytes + 1
     for path in ("/v1/jobs", "/v1/jobs/none/cancel", "/none"):
         refused(client.post(path, content=b"x" * size), 413, "body_too_large")
 
 
-def test_a_body_that_does_not_say_its_size_is_cut_off(client: TestClient, service: Service) -> None:
+def test_a_body_of_undeclared_size_is_limited(client: TestClient, service: Service) -> None:
     sent = 0
 
     def chunks() -> Iterator[bytes]:

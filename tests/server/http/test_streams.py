@@ -1,4 +1,4 @@
-"""Event streams over HTTP, and the same history page by page."""
+"""Event streams over HTTP, and the same history in pages."""
 
 import json
 import threading
@@ -77,7 +77,7 @@ def test_a_stream_is_neither_cached_nor_buffered(client: TestClient, service: Se
     assert headers["x-accel-buffering"] == "no"
 
 
-def test_a_tasks_stream_is_there_too(client: TestClient, service: Service) -> None:
+def test_a_task_has_a_stream_too(client: TestClient, service: Service) -> None:
     task = submit(service, kind="sample")
     end(service, task)
     assert ids(client.get(f"/v1/jobs/{task}/stream").text) == [1, 2]
@@ -92,7 +92,7 @@ def test_a_tasks_stream_is_there_too(client: TestClient, service: Service) -> No
         ({"Last-Event-ID": "0"}, "?after=3", [1, 2, 3, 4]),
     ],
 )
-def test_a_stream_goes_on_where_the_client_says_the_header_before_the_query(
+def test_a_stream_continues_at_the_clients_position_with_precedence_for_the_header(
     client: TestClient, service: Service, headers: dict[str, str], query: str, expected: list[int]
 ) -> None:
     job = submit(service)
@@ -127,7 +127,7 @@ def test_another_projects_job_does_not_exist(client: TestClient, service: Servic
 # Several jobs.
 
 
-def test_several_jobs_come_in_one_stream(client: TestClient, service: Service) -> None:
+def test_several_jobs_share_one_stream(client: TestClient, service: Service) -> None:
     jobs = [submit(service) for _ in range(3)]
     for job in jobs:
         end(service, job)
@@ -199,7 +199,7 @@ def test_events_come_oldest_first_in_pages(client: TestClient, service: Service)
     assert page["next_after"] is None
 
 
-def test_an_event_is_what_the_stream_says(client: TestClient, service: Service) -> None:
+def test_an_event_of_the_history_equals_that_of_the_stream(client: TestClient, service: Service) -> None:
     job = submit(service)
     end(service, job)
     events = client.get(f"/v1/jobs/{job}/events").json()["data"]
@@ -217,7 +217,7 @@ def test_bad_bounds_of_a_page_are_refused(client: TestClient, service: Service, 
 
 @pytest.fixture
 def url(service: Service) -> Iterator[str]:
-    """The service behind a socket."""
+    """The service on a socket."""
     config = uvicorn.Config(create_app(service), port=0, log_level="critical", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -232,7 +232,7 @@ def url(service: Service) -> Iterator[str]:
 
 
 class Follower(threading.Thread):
-    """A client that reads a stream, connecting again each time it breaks, until there is nothing more."""
+    """A client that reads a stream and reconnects after each interruption until it ends."""
 
     def __init__(self, url: str, job: str, *, cut_after: int | None = None) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def test_events_arrive_as_they_happen(url: str, service: Service) -> None:
     assert ids(text) == [1, 2, 3, 4, 5]
 
 
-def test_clients_that_are_cut_off_again_and_again_get_every_event_once(url: str, service: Service) -> None:
+def test_clients_that_are_repeatedly_disconnected_get_every_event_once(url: str, service: Service) -> None:
     job = submit(service)
     followers = [Follower(url, job, cut_after=3 + n) for n in range(20)]
     for _ in range(30):
@@ -295,7 +295,7 @@ def wait_for_streams(service: Service, count: int) -> None:
         time.sleep(0.005)
 
 
-def test_a_shutdown_tells_every_client_and_ends_its_stream(url: str, service: Service) -> None:
+def test_a_shutdown_is_announced_in_every_stream_and_ends_it(url: str, service: Service) -> None:
     job = submit(service)
     followers = [Follower(url, job) for _ in range(50)]
     wait_for_streams(service, 50)
@@ -308,7 +308,7 @@ def test_a_shutdown_tells_every_client_and_ends_its_stream(url: str, service: Se
     wait_for_streams(service, 0)
 
 
-def test_a_client_that_disconnects_frees_its_place_without_any_event(url: str, service: Service) -> None:
+def test_a_client_that_disconnects_releases_its_stream_without_an_event(url: str, service: Service) -> None:
     job = submit(service)
     with (
         httpx2.Client(base_url=url, timeout=DEADLINE) as connection,
@@ -322,11 +322,11 @@ def test_a_client_that_disconnects_frees_its_place_without_any_event(url: str, s
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Few streams a key."""
+    """A low limit of streams per key."""
     return settings.model_copy(update={"max_streams_per_key": 60})
 
 
-def test_a_key_with_too_many_streams_is_told_to_come_later(url: str, service: Service) -> None:
+def test_a_key_with_too_many_streams_gets_a_retry_after(url: str, service: Service) -> None:
     job = submit(service)
     followers = [Follower(url, job) for _ in range(60)]
     wait_for_streams(service, 60)

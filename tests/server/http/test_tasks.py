@@ -30,7 +30,7 @@ def checkpoint(
     status: str = "available",
     project: str = "default",
 ) -> str:
-    """A checkpoint of a job of its own; its id."""
+    """Create a job with a checkpoint; return the checkpoint's id."""
     made = RunConfig.model_validate(merge({"variant": "mhe_sn"}, config or {}))
     checkpoint_id = new_id("ckpt")
 
@@ -45,7 +45,7 @@ def checkpoint(
 
 
 def finish(service: Service, task_id: str, result: dict[str, Any] | None = None) -> None:
-    """As the scheduler does when the worker is done."""
+    """End the task as the scheduler would."""
 
     def work(connection: Any) -> None:
         task = queue.move(connection, queue.get(connection, task_id), State.STARTING)
@@ -71,7 +71,7 @@ def problem(response: Any, status: int, code: str) -> list[dict[str, Any]]:
 # Sampling.
 
 
-def test_drawing_makes_a_task_to_be_waited_for(client: TestClient, service: Service) -> None:
+def test_sampling_creates_a_task(client: TestClient, service: Service) -> None:
     source = checkpoint(service)
     response = draw(client, source, n=16, seed=7, truncation=1.5, format="npz")
     assert response.status_code == 202
@@ -93,7 +93,7 @@ def test_drawing_makes_a_task_to_be_waited_for(client: TestClient, service: Serv
     assert client.get(response.headers["location"]).json() == task
 
 
-def test_a_finished_drawing_says_where_its_file_is(client: TestClient, service: Service) -> None:
+def test_a_finished_sampling_task_links_to_its_file(client: TestClient, service: Service) -> None:
     task = draw(client, checkpoint(service)).json()["id"]
     finish(service, task)
     found = client.get(f"/v1/tasks/{task}").json()
@@ -102,7 +102,7 @@ def test_a_finished_drawing_says_where_its_file_is(client: TestClient, service: 
     assert {name: found["result"][name] for name in RESULT} == RESULT
 
 
-def test_the_same_drawing_is_made_once(client: TestClient, service: Service) -> None:
+def test_the_same_sampling_request_is_executed_once(client: TestClient, service: Service) -> None:
     source = checkpoint(service)
     first = draw(client, source, seed=7).json()["id"]
     finish(service, first)
@@ -112,7 +112,7 @@ def test_the_same_drawing_is_made_once(client: TestClient, service: Service) -> 
     assert draw(client, checkpoint(service), seed=7).json()["id"] != first
 
 
-def test_a_checkpoint_made_anew_at_its_step_is_drawn_from_anew(client: TestClient, service: Service) -> None:
+def test_a_replaced_checkpoint_is_sampled_again(client: TestClient, service: Service) -> None:
     source = checkpoint(service)
     first = draw(client, source).json()["id"]
     finish(service, first)
@@ -122,7 +122,7 @@ def test_a_checkpoint_made_anew_at_its_step_is_drawn_from_anew(client: TestClien
 
 
 @pytest.mark.parametrize("state", [State.QUEUED, State.CANCELLED, State.FAILED])
-def test_a_drawing_that_came_to_nothing_is_made_again(client: TestClient, service: Service, state: State) -> None:
+def test_a_failed_sampling_task_is_repeated(client: TestClient, service: Service, state: State) -> None:
     source = checkpoint(service)
     first = draw(client, source).json()["id"]
     if state is not State.QUEUED:
@@ -157,21 +157,21 @@ def test_an_idempotency_key_gives_one_task(client: TestClient, service: Service)
         ({"path": "/etc/passwd"}, "/path"),
     ],
 )
-def test_a_bad_drawing_is_refused_with_a_pointer(
+def test_an_invalid_sampling_request_is_rejected_with_a_pointer(
     client: TestClient, service: Service, body: dict[str, Any], pointer: str
 ) -> None:
     [error] = problem(draw(client, checkpoint(service), **body), 422, "invalid_request")
     assert error["pointer"] == pointer
 
 
-def test_a_moving_average_is_drawn_from_where_there_is_one(client: TestClient, service: Service) -> None:
+def test_the_moving_average_is_sampled_if_there_is_one(client: TestClient, service: Service) -> None:
     source = checkpoint(service, config={"generator": {"ema_halflife_steps": 100}})
     assert draw(client, source, ema=True).status_code == 202
 
 
 @pytest.mark.parametrize("act", [draw, score])
 @pytest.mark.parametrize("status", ["pruned", "rejected"])
-def test_a_checkpoint_that_is_no_longer_kept_is_not_worked_on(
+def test_a_deleted_checkpoint_is_not_sampled_or_scored(
     client: TestClient, service: Service, act: Any, status: str
 ) -> None:
     problem(act(client, checkpoint(service, status=status)), 409, "not_ready")
@@ -183,7 +183,7 @@ def test_another_projects_checkpoint_does_not_exist(client: TestClient, service:
 
 
 @pytest.mark.parametrize("act", [draw, score])
-def test_tasks_wait_in_the_same_bounded_queue(client: TestClient, service: Service, act: Any) -> None:
+def test_tasks_count_toward_the_queue_limit(client: TestClient, service: Service, act: Any) -> None:
     source = checkpoint(service)  # whose job waits too
     for seed in range(3):
         draw(client, source, seed=seed)
@@ -192,7 +192,7 @@ def test_tasks_wait_in_the_same_bounded_queue(client: TestClient, service: Servi
 
 @pytest.fixture
 def settings(settings: Settings, tmp_path: Path) -> Settings:
-    """A short queue, and one weight file on offer."""
+    """A short queue, and one offered weight file."""
     weights = {"inception": tmp_path / "weights.pth"}
     return settings.model_copy(update={"max_queued_jobs": 4, "weights": weights})
 
@@ -200,7 +200,7 @@ def settings(settings: Settings, tmp_path: Path) -> Settings:
 # Scoring.
 
 
-def test_scoring_goes_by_the_jobs_own_protocol(client: TestClient, service: Service) -> None:
+def test_scoring_uses_the_jobs_own_protocol(client: TestClient, service: Service) -> None:
     source = checkpoint(service, config={"evaluation": {"protocol": "digits-v1", "num_samples": 500}})
     response = score(client, source)
     assert response.status_code == 202
@@ -210,7 +210,7 @@ def test_scoring_goes_by_the_jobs_own_protocol(client: TestClient, service: Serv
     assert (evaluation["protocol"], evaluation["num_samples"]) == ("digits-v1", 500)
 
 
-def test_another_protocol_takes_its_own_number_of_samples(client: TestClient, service: Service) -> None:
+def test_another_protocol_uses_its_own_number_of_samples(client: TestClient, service: Service) -> None:
     source = checkpoint(service, config={"evaluation": {"protocol": "digits-v1", "num_samples": 500}})
     body = {"protocol": "inception-2015", "weights": "inception"}
     evaluation = score(client, source, **body).json()["request"]["evaluation"]
@@ -218,7 +218,7 @@ def test_another_protocol_takes_its_own_number_of_samples(client: TestClient, se
     assert evaluation["weights"] == "inception"
 
 
-def test_a_finished_score_shows_its_numbers_and_their_protocol(client: TestClient, service: Service) -> None:
+def test_a_finished_scoring_task_shows_scores_and_protocol(client: TestClient, service: Service) -> None:
     task = score(client, checkpoint(service)).json()["id"]
     scores = {"inception_score": 7.5, "fid": "NaN"}
     fingerprints = {"inception_score": "f", "fid": "e"}
@@ -250,14 +250,14 @@ def test_a_score_of_an_older_version_has_one_fingerprint_for_all(client: TestCli
         ({"download": True}, "/download"),
     ],
 )
-def test_a_bad_score_is_refused_with_a_pointer(
+def test_an_invalid_scoring_request_is_rejected_with_a_pointer(
     client: TestClient, service: Service, body: dict[str, Any], pointer: str
 ) -> None:
     errors = problem(score(client, checkpoint(service), **body), 422, "invalid_request")
     assert pointer in [error["pointer"] for error in errors]
 
 
-def test_a_moving_average_that_is_not_kept_is_not_scored(client: TestClient, service: Service) -> None:
+def test_a_missing_moving_average_is_not_scored(client: TestClient, service: Service) -> None:
     problem(score(client, checkpoint(service), ema=True), 422, "invalid_request")
 
 
@@ -277,7 +277,7 @@ def in_the_background(work: Any, *arguments: Any) -> threading.Thread:
     return thread
 
 
-def test_a_client_that_would_wait_gets_the_finished_task(client: TestClient, service: Service) -> None:
+def test_a_client_that_waits_gets_the_finished_task(client: TestClient, service: Service) -> None:
     source = checkpoint(service)
 
     def finish_soon() -> None:
@@ -301,7 +301,7 @@ def test_a_client_that_would_wait_gets_the_finished_task(client: TestClient, ser
     assert response.headers["location"] == f"/v1/tasks/{response.json()['id']}"
 
 
-def test_a_client_that_waited_in_vain_gets_the_task_as_it_stands(client: TestClient, service: Service) -> None:
+def test_a_client_that_waits_too_briefly_gets_the_current_task(client: TestClient, service: Service) -> None:
     begun = time.monotonic()
     url = f"/v1/checkpoints/{checkpoint(service)}/scores"
     response = client.post(url, json={}, headers={"Prefer": "respond-async, wait=1"})
@@ -314,7 +314,7 @@ async def never(*_arguments: Any) -> None:
 
 
 @pytest.mark.parametrize("prefer", ["respond-async", "wait=", "wait=x", "await=30"])
-def test_a_client_that_would_not_wait_does_not(
+def test_a_client_that_does_not_wait_gets_the_current_task(
     client: TestClient, service: Service, prefer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service.broker, "wait_until_ended", never)
@@ -322,7 +322,7 @@ def test_a_client_that_would_not_wait_does_not(
     assert client.post(url, json={}, headers={"Prefer": prefer}).status_code == 202
 
 
-def test_a_finished_drawing_is_answered_without_waiting(
+def test_a_finished_sampling_task_is_returned_without_waiting(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = checkpoint(service)
@@ -342,7 +342,7 @@ def test_a_waiting_task_is_cancelled_at_once(client: TestClient, service: Servic
     problem(client.post(f"/v1/tasks/{task}/cancel"), 409, "invalid_transition")
 
 
-def test_a_training_job_is_no_task(client: TestClient, service: Service) -> None:
+def test_a_training_job_is_not_a_task(client: TestClient, service: Service) -> None:
     job = client.get(f"/v1/checkpoints/{checkpoint(service)}").json()["job_id"]
     problem(client.get(f"/v1/tasks/{job}"), 404, "not_found")
     problem(client.post(f"/v1/tasks/{job}/cancel"), 404, "not_found")

@@ -1,4 +1,4 @@
-"""Derived pictures show what the grids show, say when it was, and are the same bytes each time."""
+"""Thumbnails and animations show the grids, label them with their steps, and are reproducible byte for byte."""
 
 import json
 import os
@@ -25,20 +25,20 @@ Pixels = Callable[[Path], list[Any]]
 
 @pytest.fixture
 def grid(tmp_path: Path) -> Grid:
-    """Write a picture of one colour, or of the given pixels (H, W, 3); return its path."""
+    """Write a image of one color, or of the given pixels (H, W, 3); return its path."""
 
     def write(name: str, content: Any = RED, size: tuple[int, int] = (96, 96)) -> Path:
         path = tmp_path / name
-        picture = Image.new("RGB", size, content) if isinstance(content, tuple) else Image.fromarray(content)
-        picture.save(path)
+        image = Image.new("RGB", size, content) if isinstance(content, tuple) else Image.fromarray(content)
+        image.save(path)
         return path
 
     return write
 
 
 @pytest.fixture
-def film(grid: Grid) -> list[str]:
-    return [str(grid(f"{number}.png", colour)) for number, colour in enumerate((RED, GREEN, BLUE))]
+def sources(grid: Grid) -> list[str]:
+    return [str(grid(f"{number}.png", color)) for number, color in enumerate((RED, GREEN, BLUE))]
 
 
 def thumbnail(source: Path, output: Path, width: int = 64, **changes: Any) -> dict[str, Any]:
@@ -74,36 +74,36 @@ def refusal(request: Any) -> str:
     """The message with which the command refuses the request."""
     finished = command(request)
     assert (finished.returncode, finished.stdout) == (2, "")
-    said = json.loads(finished.stderr)
-    assert finished.stderr.count("\n") == 1 and list(said) == ["message"]
-    return str(said["message"])
+    message = json.loads(finished.stderr)
+    assert finished.stderr.count("\n") == 1 and list(message) == ["message"]
+    return str(message["message"])
 
 
 def frames(path: Path) -> tuple[list[np.ndarray[Any, Any]], list[int]]:
     """Pixels (H, W, 3) as float and durations in milliseconds of each frame."""
     shown, durations = [], []
-    with Image.open(path) as picture:
-        for number in range(getattr(picture, "n_frames", 1)):
-            picture.seek(number)
-            shown.append(np.asarray(picture.convert("RGB"), dtype=float))
-            durations.append(picture.info["duration"])
+    with Image.open(path) as image:
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            shown.append(np.asarray(image.convert("RGB"), dtype=float))
+            durations.append(image.info["duration"])
     return shown, durations
 
 
 def local_palettes(content: bytes) -> list[bool]:
-    """For each frame of a GIF, whether it brings colours of its own (GIF89a, sections 18 to 25)."""
-    place = 13 + 3 * 2 ** ((content[10] & 7) + 1)
+    """For each frame of a GIF, whether it has a palette of its own (GIF89a, sections 18 to 25)."""
+    position = 13 + 3 * 2 ** ((content[10] & 7) + 1)
     found = []
-    while content[place] != 0x3B:
-        if content[place] == 0x2C:
-            packed = content[place + 9]
+    while content[position] != 0x3B:
+        if content[position] == 0x2C:
+            packed = content[position + 9]
             found.append(bool(packed & 0x80))
-            place += 11 + (3 * 2 ** ((packed & 7) + 1) if packed & 0x80 else 0)
+            position += 11 + (3 * 2 ** ((packed & 7) + 1) if packed & 0x80 else 0)
         else:
-            place += 2
-        while content[place]:
-            place += content[place] + 1
-        place += 1
+            position += 2
+        while content[position]:
+            position += content[position] + 1
+        position += 1
     return found
 
 
@@ -141,17 +141,19 @@ class TestThumbnail:
 
 class TestAnimation:
     @pytest.mark.parametrize("format_", ["webp", "gif"])
-    def test_each_grid_is_a_frame_in_order_above_a_strip(self, film: list[str], tmp_path: Path, format_: str) -> None:
-        render(animation(film, tmp_path / "out", format=format_))
+    def test_each_grid_is_a_frame_in_order_above_a_strip(
+        self, sources: list[str], tmp_path: Path, format_: str
+    ) -> None:
+        render(animation(sources, tmp_path / "out", format=format_))
         shown, _ = frames(tmp_path / "out")
         assert {frame.shape for frame in shown} == {(120, 96, 3)}
-        for frame, colour in zip(shown, (RED, GREEN, BLUE), strict=True):
-            assert frame[2:94, 2:94].mean(axis=(0, 1)) == pytest.approx(colour, abs=6)
+        for frame, color in zip(shown, (RED, GREEN, BLUE), strict=True):
+            assert frame[2:94, 2:94].mean(axis=(0, 1)) == pytest.approx(color, abs=6)
             assert np.median(frame[97:], axis=(0, 1)) == pytest.approx((0, 0, 0), abs=6)
 
     @pytest.mark.parametrize("format_", ["webp", "gif"])
-    def test_it_repeats_for_ever(self, film: list[str], tmp_path: Path, format_: str) -> None:
-        render(animation(film, tmp_path / "out", format=format_))
+    def test_it_repeats_for_ever(self, sources: list[str], tmp_path: Path, format_: str) -> None:
+        render(animation(sources, tmp_path / "out", format=format_))
         with Image.open(tmp_path / "out") as made:
             assert made.format == format_.upper()
             assert made.info["loop"] == 0
@@ -168,20 +170,24 @@ class TestAnimation:
         ],
     )
     def test_frames_keep_the_pace_and_the_last_one_stays(
-        self, film: list[str], tmp_path: Path, format_: str, fps: int, expected: list[int]
+        self, sources: list[str], tmp_path: Path, format_: str, fps: int, expected: list[int]
     ) -> None:
-        render(animation(film, tmp_path / "out", format=format_, fps=fps))
+        render(animation(sources, tmp_path / "out", format=format_, fps=fps))
         assert frames(tmp_path / "out")[1] == [*expected, 1500]
         assert LAST_FRAME_MS == 1500
 
-    def test_rounding_to_hundredths_does_not_make_a_gif_slower_or_faster(self, film: list[str], tmp_path: Path) -> None:
-        render(animation(film * 10, tmp_path / "out.gif", format="gif", fps=30, steps=list(range(30))))
+    def test_rounding_to_hundredths_does_not_make_a_gif_slower_or_faster(
+        self, sources: list[str], tmp_path: Path
+    ) -> None:
+        render(animation(sources * 10, tmp_path / "out.gif", format="gif", fps=30, steps=list(range(30))))
         durations = frames(tmp_path / "out.gif")[1]
         assert len(durations) == 30
         assert sum(durations[:-1]) == pytest.approx(29_000 / 30, abs=5)
 
     @pytest.mark.parametrize("format_", ["webp", "gif"])
-    def test_the_strip_tells_steps_apart_and_the_picture_stays(self, grid: Grid, tmp_path: Path, format_: str) -> None:
+    def test_the_strip_shows_the_step_and_the_image_does_not_change(
+        self, grid: Grid, tmp_path: Path, format_: str
+    ) -> None:
         same = str(grid("a.png", BLUE))
         render(animation([same, same], tmp_path / "out", format=format_, steps=[7, 12_000]))
         (first, second), _ = frames(tmp_path / "out")
@@ -190,7 +196,7 @@ class TestAnimation:
         assert text[0].min() == text[1].min() >= 4
         assert text[1].max() > text[0].max() + 15
 
-    def test_a_grid_narrower_than_its_step_stands_in_the_middle(self, grid: Grid, tmp_path: Path) -> None:
+    def test_a_grid_narrower_than_its_label_is_centered(self, grid: Grid, tmp_path: Path) -> None:
         source = str(grid("a.png", RED, size=(8, 8)))
         render(animation([source], tmp_path / "out", format="gif", steps=[123_456_789]))
         ((frame,), _) = frames(tmp_path / "out")
@@ -205,15 +211,15 @@ class TestAnimation:
         render(animation([source], tmp_path / "out", max_side=100))
         assert frames(tmp_path / "out")[0][0].shape == (50 + 24, 100, 3)
 
-    def test_smaller_grids_are_not_enlarged_to_max_side(self, film: list[str], tmp_path: Path) -> None:
-        render(animation(film, tmp_path / "out", max_side=640))
+    def test_smaller_grids_are_not_enlarged_to_max_side(self, sources: list[str], tmp_path: Path) -> None:
+        render(animation(sources, tmp_path / "out", max_side=640))
         assert frames(tmp_path / "out")[0][0].shape == (120, 96, 3)
 
-    def test_all_frames_of_a_gif_share_one_palette(self, film: list[str], tmp_path: Path) -> None:
-        render(animation(film, tmp_path / "out.gif", format="gif"))
+    def test_all_frames_of_a_gif_share_one_palette(self, sources: list[str], tmp_path: Path) -> None:
+        render(animation(sources, tmp_path / "out.gif", format="gif"))
         assert local_palettes((tmp_path / "out.gif").read_bytes()) == [False, False, False]
 
-    def test_what_stays_does_not_flicker_in_a_gif(self, grid: Grid, tmp_path: Path) -> None:
+    def test_unchanged_pixels_do_not_flicker_in_a_gif(self, grid: Grid, tmp_path: Path) -> None:
         ramp = np.tile(np.arange(96, dtype=np.uint8)[:, None, None], (1, 96, 3)) * np.array([2, 1, 2], dtype=np.uint8)
         changed = ramp.copy()
         changed[:, 60:] = np.random.default_rng(4).integers(0, 256, (96, 36, 3))
@@ -223,7 +229,7 @@ class TestAnimation:
         assert np.array_equal(first[:96, :60], second[:96, :60])
         assert not np.array_equal(first[:96, 60:], second[:96, 60:])
 
-    def test_the_palette_knows_frames_at_both_ends_of_a_long_film(self, grid: Grid, tmp_path: Path) -> None:
+    def test_the_palette_covers_both_ends_of_a_long_animation(self, grid: Grid, tmp_path: Path) -> None:
         greys = [str(grid(f"{level}.png", (level, level, level))) for level in range(60, 160, 3)]
         sources = [*greys, str(grid("end.png", BLUE))]
         render(animation(sources, tmp_path / "out.gif", format="gif"))
@@ -236,10 +242,10 @@ class TestAnimation:
 class TestSameBytes:
     @pytest.mark.parametrize("change", [{"format": "webp"}, {"format": "gif"}])
     def test_an_animation_is_the_same_in_every_process(
-        self, film: list[str], tmp_path: Path, change: dict[str, str]
+        self, sources: list[str], tmp_path: Path, change: dict[str, str]
     ) -> None:
         for name in ("1", "2"):
-            finished = command(animation(film, tmp_path / name, **change), PYTHONHASHSEED=name)
+            finished = command(animation(sources, tmp_path / name, **change), PYTHONHASHSEED=name)
             assert (finished.returncode, finished.stdout, finished.stderr) == (0, "", "")
         assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
@@ -252,7 +258,7 @@ class TestSameBytes:
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("request_", "said"),
+        ("request_", "message"),
         [
             ("no json", "request: expected JSON"),
             ("[]", "request: expected an object, got list"),
@@ -261,12 +267,12 @@ class TestRefusals:
             ('{"kind": "thumbnail"}', "thumbnail: expected the fields kind, output, source, width, got kind"),
         ],
     )
-    def test_what_is_no_request_is_refused(self, request_: str, said: str) -> None:
-        assert said in refusal(request_)
+    def test_an_invalid_request_is_rejected(self, request_: str, message: str) -> None:
+        assert message in refusal(request_)
 
-    def test_a_field_too_many_is_refused(self, grid: Grid, tmp_path: Path) -> None:
-        said = refusal(thumbnail(grid("a.png"), tmp_path / "out.png", quality=3))
-        assert said.endswith("got kind, output, quality, source, width")
+    def test_an_unknown_field_is_rejected(self, grid: Grid, tmp_path: Path) -> None:
+        message = refusal(thumbnail(grid("a.png"), tmp_path / "out.png", quality=3))
+        assert message.endswith("got kind, output, quality, source, width")
 
     @pytest.mark.parametrize("width", [0, 65, -64, True, 64.0, "64", None])
     def test_widths_are_those_on_the_list(self, grid: Grid, tmp_path: Path, width: Any) -> None:
@@ -274,10 +280,10 @@ class TestRefusals:
             render(thumbnail(grid("a.png"), tmp_path / "out.png", width))
 
     @pytest.mark.parametrize(
-        ("change", "said"),
+        ("change", "message"),
         [
             ({"format": "png"}, "format: expected one of webp, gif, got 'png'"),
-            ({"fps": 0}, "fps: expected 1 to 60 frames a second, got 0"),
+            ({"fps": 0}, "fps: expected 1 to 60 frames per second, got 0"),
             ({"fps": 61}, "fps: expected"),
             ({"fps": 2.5}, "fps: expected"),
             ({"fps": True}, "fps: expected"),
@@ -286,7 +292,7 @@ class TestRefusals:
             ({"sources": []}, "sources: expected a list of at least one path"),
             ({"sources": "a.png"}, "sources: expected"),
             ({"sources": ["a.png", 3, "b.png"]}, "sources: expected"),
-            ({"steps": [0, 100]}, "steps: expected 3 rising integers from 0, got [0, 100]"),
+            ({"steps": [0, 100]}, "steps: expected 3 increasing integers from 0, got [0, 100]"),
             ({"steps": [0, 200, 100]}, "steps: expected"),
             ({"steps": [0, 100, 100]}, "steps: expected"),
             ({"steps": [-1, 0, 1]}, "steps: expected"),
@@ -297,16 +303,16 @@ class TestRefusals:
         ],
     )
     def test_a_value_out_of_range_is_named(
-        self, film: list[str], tmp_path: Path, change: dict[str, Any], said: str
+        self, sources: list[str], tmp_path: Path, change: dict[str, Any], message: str
     ) -> None:
         with pytest.raises(CannotRender) as refused:
-            render(animation(film, tmp_path / "out.webp") | change)
-        assert said in str(refused.value)
+            render(animation(sources, tmp_path / "out.webp") | change)
+        assert message in str(refused.value)
 
-    def test_grids_of_two_sizes_are_no_film(self, film: list[str], grid: Grid, tmp_path: Path) -> None:
-        film[2] = str(grid("wide.png", size=(97, 96)))
+    def test_grids_of_different_sizes_are_rejected(self, sources: list[str], grid: Grid, tmp_path: Path) -> None:
+        sources[2] = str(grid("wide.png", size=(97, 96)))
         with pytest.raises(CannotRender, match="got 96 x 96 and 97 x 96 at step 200"):
-            render(animation(film, tmp_path / "out.webp"))
+            render(animation(sources, tmp_path / "out.webp"))
 
     @pytest.mark.parametrize("name", ["a.jpg", "a.gif", "a.bmp", "a.webp", "a.tiff"])
     def test_only_png_is_read_whatever_the_file_is_called(self, grid: Grid, tmp_path: Path, name: str) -> None:
@@ -326,38 +332,38 @@ class TestRefusals:
         source = grid("a.png", rng.integers(0, 256, (16, 16, 3), dtype=np.uint8))
         whole = source.read_bytes()
         refused = 0
-        for place in range(8, len(whole), 3):
-            source.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        for position in range(8, len(whole), 3):
+            source.write_bytes(whole[:position] + bytes([whole[position] ^ 0x5A]) + whole[position + 1 :])
             try:
                 render(thumbnail(source, tmp_path / "out.png"))
             except CannotRender:
                 refused += 1
         assert refused > 50
 
-    def test_a_grid_that_decodes_to_more_than_the_limit_is_refused_before_it_does(self, tmp_path: Path) -> None:
+    def test_a_grid_above_the_pixel_limit_is_rejected_before_decoding(self, tmp_path: Path) -> None:
         def chunk(kind: bytes, content: bytes) -> bytes:
             return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
         header = struct.pack(">IIBBBBB", 8192, 8193, 8, 2, 0, 0, 0)
         png = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
         (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
-        said = refusal(thumbnail(tmp_path / "bomb.png", tmp_path / "out.png"))
-        assert "bomb.png: expected a PNG of at most 67108864 pixels; DecompressionBomb" in said
+        message = refusal(thumbnail(tmp_path / "bomb.png", tmp_path / "out.png"))
+        assert "bomb.png: expected a PNG of at most 67108864 pixels; DecompressionBomb" in message
 
-    def test_messages_name_files_without_their_folders(self, film: list[str], tmp_path: Path) -> None:
-        (tmp_path / "text.png").write_text("no picture")
+    def test_messages_name_files_without_their_folders(self, sources: list[str], tmp_path: Path) -> None:
+        (tmp_path / "text.png").write_text("no image")
         (tmp_path / "file").write_text("no folder")
         for request in (
             thumbnail(tmp_path / "absent.png", tmp_path / "out.png"),
             thumbnail(tmp_path / "text.png", tmp_path / "out.png"),
-            animation([*film, str(tmp_path / "absent.png")], tmp_path / "out.webp"),
-            animation(film, tmp_path / "file" / "out.webp"),
+            animation([*sources, str(tmp_path / "absent.png")], tmp_path / "out.webp"),
+            animation(sources, tmp_path / "file" / "out.webp"),
         ):
-            said = refusal(request)
-            assert str(tmp_path) not in said
-            assert any(name in said for name in ("absent.png", "text.png", "out.webp"))
+            message = refusal(request)
+            assert str(tmp_path) not in message
+            assert any(name in message for name in ("absent.png", "text.png", "out.webp"))
 
-    def test_what_stood_at_the_output_stays_when_there_is_no_new_picture(self, tmp_path: Path) -> None:
+    def test_an_existing_output_stays_if_rendering_fails(self, tmp_path: Path) -> None:
         (tmp_path / "out.png").write_bytes(b"before")
         refusal(thumbnail(tmp_path / "absent.png", tmp_path / "out.png"))
         assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("out.png", b"before")]
@@ -372,7 +378,7 @@ class TestProcess:
         assert set(loaded.stdout.split()) & heavy == set()
         assert {"PIL", "server"} <= set(loaded.stdout.split())
 
-    def test_it_steps_back_behind_training(self, grid: Grid, tmp_path: Path) -> None:
+    def test_it_runs_at_a_lower_priority_than_training(self, grid: Grid, tmp_path: Path) -> None:
         script = "import os, sys, server.images.render; server.images.render.main(); sys.stdout.write(str(os.nice(0)))"
         request = json.dumps(thumbnail(grid("a.png"), tmp_path / "out.png"))
         finished = subprocess.run(

@@ -96,7 +96,7 @@ class TestSchema:
         job_id = submit(store)
         store.close()
         program = (
-            "import sys, pathlib\nfrom server.jobs import store\n"
+            "import sys, pathlib\nfrom server.store import store\n"
             "store._MIGRATIONS = pathlib.Path(sys.argv[2])\nstore.Store(pathlib.Path(sys.argv[1])).migrate()"
         )
         killed = subprocess.run(

@@ -1,4 +1,4 @@
-"""The broker: what streams say, and that they say all of it once."""
+"""The broker: every stream sends every event exactly once."""
 
 import asyncio
 import json
@@ -67,7 +67,7 @@ async def stream(
 
 
 class Reader:
-    """Reads one subscription to its end, or until told."""
+    """Reads one subscription to its end, or until a condition holds."""
 
     def __init__(self, subscription: Subscription) -> None:
         self._chunks = subscription.chunks()
@@ -149,7 +149,7 @@ def test_the_first_message_is_an_id_alone_with_a_jittered_retry(store: Store) ->
     run(scenario())
 
 
-def test_a_stream_goes_on_after_the_last_id(store: Store) -> None:
+def test_a_stream_continues_after_the_last_id(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         report(store, job, 5)
@@ -160,7 +160,7 @@ def test_a_stream_goes_on_after_the_last_id(store: Store) -> None:
     run(scenario())
 
 
-def test_an_id_beyond_the_newest_row_means_the_present(store: Store) -> None:
+def test_an_id_beyond_the_newest_row_starts_at_the_newest_row(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         async with stream(broker, job, after=10**12) as subscription:
@@ -172,7 +172,7 @@ def test_an_id_beyond_the_newest_row_means_the_present(store: Store) -> None:
     run(scenario())
 
 
-def test_an_id_that_was_committed_but_not_yet_published_counts(store: Store) -> None:
+def test_an_id_that_is_committed_but_not_yet_published_is_valid(store: Store) -> None:
     async def scenario() -> None:
         broker, job = Broker(store), submit(store)
         committed: list[Any] = []
@@ -247,7 +247,7 @@ def test_the_same_jobs_in_another_order_are_read_once(store: Store) -> None:
     run(scenario())
 
 
-def test_jobs_that_nobody_follows_any_more_are_forgotten_in_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_channels_are_dropped_oldest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.streams.channels._IDLE_CHANNELS", 2)
 
     async def scenario() -> None:
@@ -267,7 +267,7 @@ def test_jobs_that_nobody_follows_any_more_are_forgotten_in_turn(store: Store, m
     run(scenario())
 
 
-def test_old_pages_are_forgotten_in_turn(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_pages_are_dropped_oldest_first(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("server.streams.channels._CACHED_PAGES", 1)
 
     async def scenario() -> None:
@@ -333,17 +333,17 @@ def test_a_stream_of_an_ended_job_replays_and_ends(store: Store) -> None:
 
 
 @pytest.mark.parametrize("after", [2, 3, 10**6])
-def test_there_is_no_stream_after_the_end_of_an_ended_job(store: Store, after: int) -> None:
+def test_no_stream_is_opened_at_the_end_of_an_ended_job(store: Store, after: int) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         end(store, job)
         assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None
-        assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None  # its place is free
+        assert await broker.open([job], "job_seq", after=after, owner="k", limit=1) is None  # the stream is released
 
     run(scenario())
 
 
-def test_a_retried_jobs_stream_goes_on_past_the_failure(store: Store) -> None:
+def test_the_stream_of_a_retried_job_continues_past_the_failure(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         move(store, job, State.FAILED)
@@ -370,7 +370,7 @@ def test_a_job_retried_before_its_end_was_sent_does_not_end_the_stream(store: St
     run(scenario())
 
 
-def test_several_jobs_come_in_the_journals_order_under_its_numbers(store: Store) -> None:
+def test_a_stream_of_several_jobs_has_the_journals_order_and_numbers(store: Store) -> None:
     async def scenario() -> None:
         broker, one, two, other = broker_of(store), submit(store), submit(store), submit(store)
         report(store, one)
@@ -397,7 +397,7 @@ def test_a_stream_of_several_jobs_ends_with_the_last_of_them(store: Store) -> No
             await asyncio.to_thread(report, store, two)
             await reader.until(lambda r: len(r.ids) == 4)
             pings = reader.text.count(": ping")
-            await reader.until(lambda r: r.text.count(": ping") > pings)  # it goes on
+            await reader.until(lambda r: r.text.count(": ping") > pings)  # it continues
             await asyncio.to_thread(move, store, two, State.FAILED)
             await reader.to_the_end()
         last = reader.messages[-1]
@@ -436,7 +436,7 @@ def test_an_idle_stream_gets_pings(store: Store) -> None:
     run(scenario())
 
 
-def test_a_shutdown_ends_every_stream_with_a_word(store: Store) -> None:
+def test_a_shutdown_ends_every_stream_with_an_announcement(store: Store) -> None:
     async def scenario() -> None:
         broker, jobs = broker_of(store), [submit(store) for _ in range(10)]
         readers = []
@@ -468,7 +468,7 @@ def test_a_shutdown_does_not_wait_for_a_long_replay(store: Store) -> None:
     run(scenario())
 
 
-def test_a_stream_opened_during_a_shutdown_ends_at_once(store: Store) -> None:
+def test_a_stream_opened_during_a_shutdown_ends_immediately(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         broker.shutdown()
@@ -479,11 +479,11 @@ def test_a_stream_opened_during_a_shutdown_ends_at_once(store: Store) -> None:
     run(scenario())
 
 
-def test_a_key_has_so_many_streams_and_gets_its_places_back(store: Store) -> None:
+def test_the_number_of_streams_of_a_key_is_limited(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         opened = [await broker.open([job], "job_seq", after=None, owner="mine", limit=2) for _ in range(2)]
-        with pytest.raises(TooManyStreams, match="2 streams"):
+        with pytest.raises(TooManyStreams, match="at most 2 open streams"):
             await broker.open([job], "job_seq", after=None, owner="mine", limit=2)
         assert await broker.open([job], "job_seq", after=None, owner="another", limit=2) is not None
         assert opened[0] is not None
@@ -496,7 +496,7 @@ def test_a_key_has_so_many_streams_and_gets_its_places_back(store: Store) -> Non
     run(scenario())
 
 
-def test_a_job_that_is_gone_is_not_found_and_takes_no_place(store: Store) -> None:
+def test_a_deleted_job_is_not_found_and_counts_no_stream(store: Store) -> None:
     async def scenario() -> None:
         broker = broker_of(store)
         for _ in range(3):
@@ -520,7 +520,7 @@ def test_a_stream_ends_when_its_job_is_deleted_during_the_replay(store: Store) -
     run(scenario())
 
 
-def test_rows_committed_while_a_stream_opens_come_once(store: Store) -> None:
+def test_rows_committed_while_a_stream_opens_are_sent_once(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         read = store.read
@@ -539,7 +539,7 @@ def test_rows_committed_while_a_stream_opens_come_once(store: Store) -> None:
     run(scenario())
 
 
-def test_a_reader_that_goes_while_a_stream_opens_takes_nothing_from_the_others(store: Store) -> None:
+def test_a_reader_that_disconnects_while_a_stream_opens_does_not_affect_others(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         reading, read = threading.Event(), store.read
@@ -604,7 +604,7 @@ def test_streams_in_several_event_loops_are_all_served(store: Store) -> None:
     assert found == [[1, 2], [1, 2]]
 
 
-def test_a_job_that_nobody_follows_costs_its_writers_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_a_job_without_streams_are_not_encoded(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         broker, followed, other = broker_of(store), submit(store), submit(store)
         async with stream(broker, followed):
@@ -621,7 +621,7 @@ def has(rows: int, reader: Reader) -> bool:
 
 
 class Client:
-    """An ASGI client of one response; `taking` is whether it reads what it is sent."""
+    """An ASGI client of one response; `taking`: whether it reads."""
 
     def __init__(self) -> None:
         self.taking = asyncio.Event()
@@ -656,7 +656,7 @@ async def has_place(broker: Broker, job: str) -> bool:
     return True
 
 
-def test_a_client_that_goes_frees_its_place_at_once(store: Store) -> None:
+def test_a_client_that_disconnects_releases_its_stream(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store), submit(store)
         client, response = await open_response(broker, job)
@@ -670,7 +670,7 @@ def test_a_client_that_goes_frees_its_place_at_once(store: Store) -> None:
     run(scenario())
 
 
-def test_a_client_that_does_not_read_is_cut_off_and_holds_nobody_up(store: Store) -> None:
+def test_a_client_that_does_not_read_is_disconnected_and_delays_no_other(store: Store) -> None:
     async def scenario() -> None:
         broker, job = broker_of(store, stall_seconds=0.1), submit(store)
         client, response = await open_response(broker, job)

@@ -1,4 +1,4 @@
-"""The scheduler with an executor that does as it is told and a clock that the test moves."""
+"""The scheduler with a scripted executor and a clock that the test controls."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ GRACE, TTL = 2.0, 1.0
 
 
 def killed_at(world: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    """One round of a server that is killed at a crash point, and a restart."""
+    """One round of a server that is killed at a crash point, then a restart."""
 
     class Killed(BaseException):
         pass
@@ -36,7 +36,7 @@ def killed_at(world: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
 
 
 class TestStarting:
-    def test_a_queued_job_is_launched_with_all_that_belongs_to_it(self, world: Any) -> None:
+    def test_a_queued_job_is_launched_with_its_full_specification(self, world: Any) -> None:
         job_id = world.submit(wall_seconds_limit=60.0)
         world.tick()
         attempt = world.attempt(job_id)
@@ -50,7 +50,7 @@ class TestStarting:
         assert (row["handle"], row["started_at"]) == ({"attempt_id": attempt}, round(world.now * 1000))
         assert world.state(job_id) is State.STARTING
 
-    def test_no_slot_is_given_twice(self, world: Any) -> None:
+    def test_no_slot_is_assigned_twice(self, world: Any) -> None:
         made = [world.submit() for _ in range(4)]
         world.tick(3)
         assert [world.state(job_id) for job_id in made] == ["starting", "starting", "queued", "queued"]
@@ -69,7 +69,7 @@ class TestStarting:
         world.tick(2)
         assert world.state(job_id) is State.QUEUED
 
-    def test_training_does_not_take_the_slots_of_tasks(self, world: Any) -> None:
+    def test_training_does_not_use_task_slots(self, world: Any) -> None:
         for _ in range(3):
             world.submit()
         world.tick()
@@ -82,7 +82,7 @@ class TestStarting:
         world.tick(2)
         assert (world.state(task), world.state(training)) == (State.RUNNING, State.STARTING)
 
-    def test_a_job_that_cannot_be_launched_is_tried_again_and_then_failed(self, world: Any) -> None:
+    def test_a_job_that_cannot_be_launched_is_retried_and_then_failed(self, world: Any) -> None:
         world.executor.refuses = "no more processes"
         job_id = world.submit()
         for _ in range(6):
@@ -90,7 +90,7 @@ class TestStarting:
             world.passes(60)
         job = world.job(job_id)
         assert (job["state"], job["reason"], job["attempts"]) == ("failed", "retries_exhausted", 6)
-        assert job["message"] == "taken up again 5 times, now launch_failed: no more processes"
+        assert job["message"] == "retried 5 times; the last attempt failed with launch_failed: no more processes"
         assert not any(row["live"] for row in world.attempts(job_id))
 
     def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: Any) -> None:
@@ -103,7 +103,7 @@ class TestStarting:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["lease_epoch"]) == (State.STARTING, 2)
 
-    def test_a_job_that_names_what_the_operator_withdrew_fails_at_once(self, world: Any) -> None:
+    def test_a_job_that_names_what_is_no_longer_offered_fails_without_a_retry(self, world: Any) -> None:
         request = RunConfig.model_validate({"data": {"name": "image_folder", "root": "faces"}}).document()
         job_id = world.submit(request=request)
         world.tick()
@@ -121,7 +121,7 @@ class TestStarting:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["reason"]) == (State.CANCELLED, "deadline_before_start")
 
-    def test_a_deadline_means_nothing_once_started(self, world: Any) -> None:
+    def test_the_deadline_has_no_effect_after_the_start(self, world: Any) -> None:
         job_id = world.submit(start_deadline=round(world.now * 1000) + 5000)
         world.runs(job_id)
         world.passes(6)
@@ -133,7 +133,7 @@ class TestStarting:
 
 
 class TestEnding:
-    def test_what_is_left_to_read_is_read_before_the_attempt_ends(self, world: Any) -> None:
+    def test_remaining_events_are_read_before_the_attempt_ends(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.ends(job_id, outcome=COMPLETED)
@@ -177,7 +177,7 @@ class TestEnding:
         assert job["not_before"] == round(world.now * 1000) + 50
         assert (attempt["signal"], attempt["reason"]) == (9, "worker_killed") and "SIGKILL" in attempt["message"]
 
-    def test_the_backoff_is_waited_for(self, world: Any) -> None:
+    def test_a_retry_waits_for_the_backoff(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.ends(job_id, exit_code=None, signal=9)
@@ -194,7 +194,7 @@ class TestEnding:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["reason"]) == (State.QUEUED, "worker_lost")
 
-    def test_both_budgets_are_kept_apart_to_the_end(self, world: Any) -> None:
+    def test_the_two_retry_limits_are_counted_separately(self, world: Any) -> None:
         job_id = world.submit()
         for crash in range(7):
             world.passes(60)
@@ -205,7 +205,7 @@ class TestEnding:
         assert (job["infrastructure_used"], job["program_used"]) == (5, 1)
         assert (job["state"], job["reason"], job["message"]) == ("failed", "error", "crash 6")
 
-    def test_the_next_attempt_has_the_time_that_is_left(self, world: Any) -> None:
+    def test_the_next_attempt_has_the_remaining_wall_time(self, world: Any) -> None:
         job_id = world.submit(wall_seconds_limit=10.0)
         world.runs(job_id)
         world.passes(7)
@@ -216,7 +216,7 @@ class TestEnding:
         assert world.ends(job_id, exit_code=None, signal=9, cause="timeout") is State.FAILED
         assert (world.job(job_id)["reason"], world.job(job_id)["wall_seconds_used"]) == ("timeout", 37)
 
-    def test_time_that_is_used_up_is_not_negative(self, world: Any) -> None:
+    def test_exhausted_wall_time_is_zero_not_negative(self, world: Any) -> None:
         job_id = world.submit(wall_seconds_limit=10.0)
         world.runs(job_id)
         world.passes(12)
@@ -224,7 +224,7 @@ class TestEnding:
         world.passes(1)
         assert world.executor.launched[world.runs(job_id)].wall_seconds == 0
 
-    def test_a_clock_set_back_gives_no_time(self, world: Any) -> None:
+    def test_wall_time_is_zero_after_the_clock_was_set_back(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.passes(-3600)
@@ -248,7 +248,7 @@ class TestEnding:
 class TestStopping:
     @pytest.mark.parametrize("ask", [queue.cancel, queue.pause])
     @pytest.mark.parametrize(("mode", "signal"), [("graceful", "checkpoint_stop"), ("now", "stop")])
-    def test_the_attempt_is_asked_once_in_the_way_that_was_wanted(
+    def test_the_attempt_receives_one_signal_of_the_requested_kind(
         self, world: Any, ask: Any, mode: str, signal: str
     ) -> None:
         job_id = world.submit()
@@ -257,7 +257,7 @@ class TestStopping:
         world.tick(5)
         assert world.executor.signals == [(attempt, signal)]
 
-    def test_a_harsher_wish_is_passed_on(self, world: Any) -> None:
+    def test_an_immediate_stop_after_a_graceful_one_is_passed_on(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for mode in ("graceful", "now"):
@@ -265,7 +265,7 @@ class TestStopping:
             world.tick(2)
         assert world.signals(attempt) == ["checkpoint_stop", "stop"]
 
-    def test_a_cancel_after_a_pause_does_not_ask_again(self, world: Any) -> None:
+    def test_a_cancel_after_a_pause_sends_no_second_signal(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for ask in (queue.pause, queue.cancel):
@@ -273,7 +273,7 @@ class TestStopping:
             world.tick()
         assert world.signals(attempt) == ["checkpoint_stop"]
 
-    def test_the_state_changes_only_when_the_process_is_gone(self, world: Any) -> None:
+    def test_the_state_changes_only_after_the_process_has_ended(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.pause, job_id)
@@ -282,7 +282,7 @@ class TestStopping:
         assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
         assert world.attempt(job_id) is None
 
-    def test_a_paused_job_goes_on_in_a_new_attempt(self, world: Any) -> None:
+    def test_a_paused_job_resumes_in_a_new_attempt(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.pause, job_id)
@@ -292,13 +292,13 @@ class TestStopping:
         assert (world.state(job_id), world.job(job_id)["attempts"]) == (State.STARTING, 2)
         assert world.job(job_id)["infrastructure_used"] == 0
 
-    def test_work_that_ended_first_counts(self, world: Any) -> None:
+    def test_a_job_that_completed_before_the_cancel_has_succeeded(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.cancel, job_id)
         assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
 
-    def test_what_does_not_stop_is_killed_well_within_ten_seconds_after_the_grace(self, world: Any) -> None:
+    def test_an_attempt_that_does_not_stop_is_killed_within_ten_seconds_after_the_grace(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -309,7 +309,7 @@ class TestStopping:
             world.tick()
         assert GRACE + 4 < world.now - asked < GRACE + 9
 
-    def test_a_kill_that_did_nothing_is_repeated_but_not_at_once(self, world: Any) -> None:
+    def test_a_kill_without_effect_is_repeated_after_a_while(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -331,7 +331,7 @@ class TestStopping:
         assert world.signals(attempts_of[slow]) == ["checkpoint_stop"]
         assert world.signals(attempts_of[fast]) == ["stop", "kill"]
 
-    def test_a_restarted_server_asks_again_and_gives_the_grace_again(self, world: Any) -> None:
+    def test_a_restarted_server_repeats_the_request_and_the_grace(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -341,7 +341,7 @@ class TestStopping:
         world.tick(2)
         assert world.signals(attempt) == ["checkpoint_stop", "checkpoint_stop"]
 
-    def test_a_silent_attempt_is_still_asked(self, world: Any) -> None:
+    def test_an_unresponsive_attempt_still_receives_signals(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -353,7 +353,7 @@ class TestStopping:
         assert world.state(job_id) is State.CANCELLING
 
 
-class TestLosing:
+class TestLostAttempts:
     def test_an_unknown_attempt_is_left_alone_within_the_ttl(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
@@ -363,7 +363,7 @@ class TestLosing:
         world.tick()
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_beyond_it_the_job_is_taken_away_and_the_attempt_killed(self, world: Any) -> None:
+    def test_after_the_ttl_the_job_is_detached_and_the_attempt_killed(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -374,7 +374,7 @@ class TestLosing:
         world.tick()
         assert world.signals(attempt) == ["kill"]
 
-    def test_it_is_queued_only_when_the_attempt_is_gone(self, world: Any) -> None:
+    def test_the_job_is_queued_only_after_the_attempt_has_ended(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -387,9 +387,9 @@ class TestLosing:
         assert (world.state(job_id), world.attempt(job_id)) == (State.QUEUED, None)
         job = world.job(job_id)
         assert (job["infrastructure_used"], job["stop_mode"]) == (1, None)
-        assert job["message"].startswith("the supervisor has not been heard of for")
+        assert job["message"].startswith("the supervisor has not responded for")
 
-    def test_one_that_is_heard_of_again_starts_its_silence_anew(self, world: Any) -> None:
+    def test_a_response_resets_the_silence(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for _ in range(5):
@@ -400,7 +400,7 @@ class TestLosing:
             world.tick()
         assert world.state(job_id) is State.RUNNING
 
-    def test_a_running_attempt_with_a_dead_lease_is_lost_too(self, world: Any) -> None:
+    def test_a_running_attempt_with_an_expired_lease_is_lost(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.runs(attempt, lease_age_seconds=1.5)
@@ -411,7 +411,7 @@ class TestLosing:
         world.tick()
         assert world.state(job_id) is State.RECOVERING
 
-    def test_a_lease_within_its_ttl_never_is(self, world: Any) -> None:
+    def test_an_attempt_with_a_valid_lease_is_never_lost(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for _ in range(50):
@@ -420,7 +420,7 @@ class TestLosing:
             world.passes(10)
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_a_server_or_machine_that_was_away_does_not_blame_the_attempt(self, world: Any) -> None:
+    def test_an_attempt_is_not_lost_because_the_server_or_machine_was_stopped(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.passes(8 * 3600)
@@ -431,7 +431,7 @@ class TestLosing:
         world.tick()
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_what_was_given_up_on_and_had_completed_is_completed(self, world: Any) -> None:
+    def test_a_job_whose_abandoned_attempt_had_completed_has_succeeded(self, world: Any) -> None:
         job_id = world.submit()
         world.executor.silent(world.runs(job_id))
         world.tick()
@@ -440,7 +440,7 @@ class TestLosing:
         assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
 
     @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
-    def test_a_user_may_still_stop_it_meanwhile(self, world: Any, ask: Any, expected: State) -> None:
+    def test_a_user_can_stop_a_recovering_job(self, world: Any, ask: Any, expected: State) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -458,7 +458,7 @@ class TestDisk:
         world.limited(disk_reserve_bytes=100 * 2**20)
         world.free_bytes = 99 * 2**20
 
-    def test_without_the_reserve_nothing_is_started(self, world: Any) -> None:
+    def test_below_the_disk_reserve_nothing_is_started(self, world: Any) -> None:
         self.full(world)
         job_id, task = world.submit(), world.submit("sample")
         world.tick(2)
@@ -467,19 +467,19 @@ class TestDisk:
         world.tick()
         assert world.state(job_id) is State.STARTING
 
-    def test_running_training_saves_and_pauses_with_the_reason(self, world: Any) -> None:
+    def test_running_training_saves_and_pauses(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         self.full(world)
         world.tick(2)
         job = world.job(job_id)
         assert (job["state"], job["reason"]) == ("pausing", "disk_full")
-        assert job["message"] == "99 MiB of disk are free and 100 MiB are kept in reserve"
+        assert job["message"] == "99 MiB of disk space are free; the reserve is 100 MiB"
         assert world.signals(attempt) == ["checkpoint_stop"]
         assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
         assert (world.job(job_id)["reason"], world.job(job_id)["message"]) == ("disk_full", job["message"])
 
-    def test_it_stays_paused_when_there_is_room_again(self, world: Any) -> None:
+    def test_the_job_stays_paused_when_space_is_free_again(self, world: Any) -> None:
         job_id = world.submit()
         world.runs(job_id)
         self.full(world)
@@ -489,7 +489,7 @@ class TestDisk:
         world.tick(3)
         assert world.state(job_id) is State.PAUSED
 
-    def test_tasks_go_on(self, world: Any) -> None:
+    def test_tasks_continue(self, world: Any) -> None:
         task = world.submit("sample")
         world.tick(2)
         self.full(world)
@@ -498,7 +498,7 @@ class TestDisk:
 
 
 class TestRestart:
-    def test_an_adopted_attempt_goes_on_as_if_nothing_had_been(self, world: Any) -> None:
+    def test_an_adopted_attempt_continues_undisturbed(self, world: Any) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.restart()
@@ -508,7 +508,7 @@ class TestRestart:
         assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
 
     @pytest.mark.parametrize("point", ["claim.before_commit", "claim.after_commit", "launch.after_start"])
-    def test_a_server_killed_on_the_way_to_a_launch_launches_once(
+    def test_a_server_killed_during_a_launch_launches_once(
         self, world: Any, monkeypatch: pytest.MonkeyPatch, point: str
     ) -> None:
         job_id = world.submit()
@@ -530,7 +530,7 @@ class TestRestart:
         assert world.states(job_id) == ["queued", "starting", "running", "recovering", "queued"]
 
     @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
-    def test_what_was_claimed_and_then_stopped_by_a_user_is_never_launched(
+    def test_a_claimed_job_that_a_user_stopped_is_never_launched(
         self, world: Any, monkeypatch: pytest.MonkeyPatch, ask: Any, expected: State
     ) -> None:
         job_id = world.submit()
@@ -540,7 +540,9 @@ class TestRestart:
         assert (world.state(job_id), world.attempt(job_id)) == (expected, None)
         assert not world.executor.launched
 
-    def test_a_cancel_between_claim_and_launch_is_in_time(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_cancel_between_claim_and_launch_prevents_the_launch(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         job_id = world.submit()
         write = world.store.write
 
@@ -555,7 +557,7 @@ class TestRestart:
         assert not world.executor.launched
         assert (world.state(job_id), world.attempt(job_id)) == (State.CANCELLED, None)
 
-    def test_what_was_launched_before_is_found_and_asked_to_stop(
+    def test_an_attempt_launched_before_the_restart_is_found_and_stopped(
         self, world: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = world.submit()
@@ -565,12 +567,14 @@ class TestRestart:
         assert world.signals(world.attempt(job_id)) == ["checkpoint_stop"]
         assert world.state(job_id) is State.CANCELLING
 
-    def test_an_attempt_whose_slot_is_gone_is_not_launched(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_attempt_whose_slot_no_longer_exists_is_not_launched(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         job_id = world.submit()
         killed_at(world, monkeypatch, "claim.after_commit")
         world.executor.slots = []
         world.tick()
-        assert (world.state(job_id), world.job(job_id)["message"]) == (State.QUEUED, "there is no slot cpu0 any more")
+        assert (world.state(job_id), world.job(job_id)["message"]) == (State.QUEUED, "slot cpu0 no longer exists")
 
     def test_a_cancelled_queued_job_never_starts(self, world: Any) -> None:
         job_id = world.submit()
@@ -580,19 +584,21 @@ class TestRestart:
 
 
 class TestRounds:
-    def test_trouble_with_one_job_is_kept_from_the_others(self, world: Any) -> None:
+    def test_an_error_with_one_job_does_not_affect_the_others(self, world: Any) -> None:
         bad, good, waiting = world.submit(), world.submit(), world.submit()
         attempt = world.runs(bad)
         world.runs(good)
         world.executor.exits(world.attempt(good), outcome=COMPLETED)
         world.executor._seen.pop(attempt)
-        with pytest.raises(ExceptionGroup) as trouble:
+        with pytest.raises(ExceptionGroup) as raised:
             world.tick()
-        assert [type(error) for error in trouble.value.exceptions] == [KeyError]
-        assert trouble.value.exceptions[0].__notes__ == [f"with {bad}, attempt 1"]
+        assert [type(error) for error in raised.value.exceptions] == [KeyError]
+        assert raised.value.exceptions[0].__notes__ == [f"job {bad}, attempt 1"]
         assert (world.state(good), world.state(waiting)) == (State.SUCCEEDED, State.STARTING)
 
-    def test_a_user_who_is_faster_wins(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_simultaneous_request_of_a_user_takes_precedence(
+        self, world: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -609,7 +615,7 @@ class TestRounds:
             world.tick()
         assert world.state(job_id) is State.CANCELLING
 
-    def test_old_files_and_the_log_are_tidied_each_minute(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_housekeeping_runs_every_minute(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
         monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
         monkeypatch.setattr(world.store, "tidy", lambda: done.append("tidy"))

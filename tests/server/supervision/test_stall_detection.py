@@ -1,4 +1,4 @@
-"""Runs that hang are noticed; runs that are slow, or busy with silent work, are left alone."""
+"""Stalled runs are detected; slow runs, and runs busy with silent work, are left alone."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ STOPPED = {"outcome": "stopped"}
 
 
 class TestStalling:
-    """A run of 20 steps a second that reports every 50 steps: 2.5 s between reports, so 120 s are the threshold."""
+    """A run of 20 steps/s that reports every 50 steps: 2.5 s between reports, so the limit is 120 s."""
 
     def stepping(self, world: Any, **values: Any) -> str:
         job_id = world.submit(total_steps=1000)
@@ -23,7 +23,7 @@ class TestStalling:
         world.tick()
         return str(job_id)
 
-    def test_a_run_that_says_nothing_is_asked_to_save_and_stop(self, world: Any) -> None:
+    def test_a_silent_run_is_asked_to_save_and_stop(self, world: Any) -> None:
         job_id = self.stepping(world)
         world.passes(119)
         world.tick()
@@ -35,7 +35,7 @@ class TestStalling:
         assert job["message"] == "no progress for 121 s at step 100"
         assert world.signals(world.attempt(job_id)) == ["checkpoint_stop"]
 
-    def test_it_is_told_in_the_journal(self, world: Any) -> None:
+    def test_the_stall_is_in_the_journal(self, world: Any) -> None:
         job_id = self.stepping(world)
         world.passes(121)
         world.tick()
@@ -44,7 +44,7 @@ class TestStalling:
             ("job.stalled", {"step": 100, "seconds": 121.0})
         ]
 
-    def test_having_stopped_it_is_queued_again(self, world: Any) -> None:
+    def test_a_stalled_job_is_queued_again_after_it_stopped(self, world: Any) -> None:
         job_id = self.stepping(world)
         world.passes(121)
         world.tick(2)
@@ -52,7 +52,7 @@ class TestStalling:
         job = world.job(job_id)
         assert (job["infrastructure_used"], job["message"]) == (1, "no progress for 121 s at step 100")
 
-    def test_one_that_does_not_even_stop_is_killed(self, world: Any) -> None:
+    def test_a_stalled_run_that_does_not_stop_is_killed(self, world: Any) -> None:
         job_id = self.stepping(world)
         attempt = world.attempt(job_id)
         world.passes(121)
@@ -69,7 +69,7 @@ class TestStalling:
             world.tick()
         assert world.state(job_id) is State.RUNNING
 
-    def test_a_slow_run_is_given_ten_of_its_own_intervals(self, world: Any) -> None:
+    def test_a_slow_run_may_be_silent_for_ten_of_its_intervals(self, world: Any) -> None:
         job_id = self.stepping(world, steps_per_second=0.1)
         world.passes(10 * 500 - 1)
         world.tick()
@@ -83,13 +83,13 @@ class TestStalling:
         [{"step": 0}, {"steps_per_second": None}, {"step": 950}, {"step": 1000}],
         ids=["before the first report", "of unknown speed", "before the final score", "at the final score"],
     )
-    def test_a_run_of_which_nothing_can_be_said_is_left_alone(self, world: Any, values: dict[str, Any]) -> None:
+    def test_a_run_without_a_limit_is_left_alone(self, world: Any, values: dict[str, Any]) -> None:
         job_id = self.stepping(world, **values)
         world.passes(10**6)
         world.tick()
         assert world.state(job_id) is State.RUNNING
 
-    def test_a_resumed_run_has_to_step_first(self, world: Any) -> None:
+    def test_a_resumed_run_has_no_limit_before_its_first_report(self, world: Any) -> None:
         job_id = self.stepping(world)
         resumed = update(tables.attempts).values(resumed_from_step=100)
         world.store.write(lambda connection: connection.execute(resumed))
@@ -102,15 +102,13 @@ class TestStalling:
         [(200, 100, 120), (200, 149, 120), (200, 150, None), (200, 200, None), (200, 201, 120), (75, 50, None),
          (0, 100, 120), (0, 949, 120), (0, 950, None)],
     )  # fmt: skip
-    def test_scoring_is_silent_and_may_take_as_long_as_it_takes(
-        self, every: int, step: int, expected: float | None
-    ) -> None:
+    def test_an_evaluation_may_be_silent_for_any_time(self, every: int, step: int, expected: float | None) -> None:
         request = RunConfig.model_validate({"evaluation": {"every_steps": every}}).document()
         job = {"kind": "train", "state": "running", "steps_per_second": 20.0, "step": step, "total_steps": 1000,
                "request": request}  # fmt: skip
         assert stall_detection.patience_seconds(job, {"resumed_from_step": None}) == expected
 
-    def test_a_run_that_scores_nothing_is_watched_to_its_end(self) -> None:
+    def test_a_run_without_evaluations_is_supervised_to_its_end(self) -> None:
         request = RunConfig.model_validate({"evaluation": {"protocol": "none"}}).document()
         job = {"kind": "train", "state": "running", "steps_per_second": 20.0, "step": 990, "total_steps": 1000,
                "request": request}  # fmt: skip
