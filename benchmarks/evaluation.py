@@ -37,7 +37,7 @@ from gan_mhe import rng
 from gan_mhe.data.datasets import ImageSet, content_sha256
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.evaluation.evaluator import Evaluator, reference_features
-from gan_mhe.evaluation.extractors import load_scorer
+from gan_mhe.evaluation.extractors import load_extractor
 from gan_mhe.evaluation.protocol import pin_protocol
 from gan_mhe.files import sha256_file, write_json
 from gan_mhe.networks.build import build_generator
@@ -129,18 +129,18 @@ class Contest:
 
     def evaluator(self, cache_dir: Path) -> Evaluator:
         """Our evaluator, built as `Evaluator.build` does it but with another weights file than the protocol pins."""
-        scorer = load_scorer(PROTOCOL, self.weights, device=self.device, expected_sha256=self.weights_sha256)
+        extractor = load_extractor(PROTOCOL, self.weights, device=self.device, expected_sha256=self.weights_sha256)
         protocol = pin_protocol(
             PROTOCOL,
-            weights_sha256=scorer.weights_sha256,
+            weights_sha256=extractor.weights_sha256,
             reference_sha256=self.real.content_sha256,
             reference_samples=self.images,
             ema=False,
             num_samples=self.images,
         )
         real = self.real.images
-        reference = reference_features(scorer, real, protocol, cache_dir=cache_dir, device=self.device)
-        return Evaluator(protocol, scorer, reference, tuple(real.shape[1:]), self.device)
+        reference = reference_features(extractor, real, protocol, cache_dir=cache_dir, device=self.device)
+        return Evaluator(protocol, extractor, reference, tuple(real.shape[1:]), self.device)
 
     def score(self, evaluator: Evaluator) -> dict[str, float]:
         """One scheduled evaluation."""
@@ -164,7 +164,7 @@ def measure(repeats: int, *, images: int = 500, device: str = "auto") -> dict[st
     """Times, ratios and the agreement of values, of `images` generated against as many real images of 32 x 32.
 
     repeats: rounds of all four calls in turn, after one that is not counted; device: "cpu", "cuda" or "auto". Raises
-    ScorerError if there are too few images for a score.
+    ExtractorError if there are too few images for a score.
     """
     chosen = torch.device(device if device != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
     seconds: dict[str, list[float]] = {}

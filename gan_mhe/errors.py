@@ -5,7 +5,7 @@ GanMheError                base class; has a stable `code`                      
 ├── DataError              images are missing, corrupt or of the wrong size             data_invalid
 ├── DeviceError            the requested device or precision is not available           device_unavailable
 ├── MemoryLimitError       the run needs more memory than its device has free           out_of_memory
-├── ScorerError            the protocol's feature extractor or data cannot be used      scorer_unavailable
+├── ExtractorError         the protocol's feature extractor or data cannot be used      scorer_unavailable
 ├── ProtocolMismatchError  scores of different protocols in one comparison              protocol_mismatch
 ├── CheckpointError        a checkpoint is damaged or belongs to another configuration  checkpoint_invalid
 ├── RunDirError            a run directory cannot be read, locked or written            run_dir_invalid
@@ -49,7 +49,7 @@ class MemoryLimitError(GanMheError):
     code = "out_of_memory"
 
 
-class ScorerError(GanMheError):
+class ExtractorError(GanMheError):
     """The weights of a feature extractor are missing, differ from the protocol's, or belong to other images."""
 
     code = "scorer_unavailable"

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gan_mhe.config.names import METRICS, TASKS
+from gan_mhe.config.names import TASKS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from gan_mhe.records.events import Event, EventSink, describe
 

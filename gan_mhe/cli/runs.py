@@ -14,8 +14,9 @@ from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step
 from gan_mhe.cli.scores import score_rows
 from gan_mhe.config import compose
 from gan_mhe.config.documents import merge
-from gan_mhe.config.names import METRICS
+from gan_mhe.config.protocols import PROTOCOLS
 from gan_mhe.errors import ConfigError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.variants import VARIANTS
 
@@ -48,7 +49,9 @@ def sample(
 
 def score(
     run: RunPath,
-    protocol: Annotated[str | None, typer.Option(help="Evaluation protocol. Default: that of the run.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(PROTOCOLS)}. Default: that of the run.")
+    ] = None,
     step: Step = None,
     ema: Ema = False,
     set_: Set = None,
@@ -66,8 +69,8 @@ def score(
     if format_ is Format.json:
         out.print_json(json.dumps(scored))
     else:
-        say(f"step {scored['step']}  {scored['protocol']} [{scored['fingerprint'][:12]}]")
-        print_table(("metric", "generator", "real data"), score_rows(scored["scores"], scored["real"]))
+        say(f"step {scored['step']}  {scored['protocol']}")
+        print_table(("metric", "generator", "real data", "fingerprint"), score_rows(scored))
 
 
 def info(run: RunPath) -> None:
@@ -92,7 +95,10 @@ def info(run: RunPath) -> None:
         ("checkpoints", ", ".join(map(str, run_dir.checkpoint_steps())) or "none"),
     ]
     rows += [
-        (f"{event.purpose} {event.step}", "  ".join(f"{name} {event.scores[name]:.4g}" for name in METRICS))
+        (
+            f"{event.purpose} {event.step}",
+            "  ".join(f"{name} {event.scores[name]:.4g}" for name in METRICS if name in event.scores),
+        )
         for event in events
         if isinstance(event, Evaluated)
     ]

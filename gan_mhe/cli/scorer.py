@@ -26,12 +26,12 @@ def scorer_train(
     ] = None,
 ) -> None:
     """Train a classifier on real images and save it for the protocol `classifier:NAME`."""
-    from gan_mhe.run.score import train_and_save_scorer
+    from gan_mhe.run.score import train_and_save_classifier
 
     settings = compose.parse(
         {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
     )
-    path, accuracy = train_and_save_scorer(
+    path, accuracy = train_and_save_classifier(
         name,
         settings,
         width=width,

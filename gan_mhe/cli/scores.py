@@ -28,9 +28,12 @@ def print_result(result: dict[str, Any]) -> None:
     print_table(("metric", "final", "best, rescored", "real data"), rows)
 
 
-def score_rows(scores: dict[str, Any], real: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Rows of metric, score of the generator and score of the real data."""
-    return [(name, _number(value), _number(real.get(name))) for name, value in scores.items()]
+def score_rows(scored: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+    """Rows of metric, score of the generator, score of the real data and abbreviated fingerprint."""
+    return [
+        (name, _number(value), _number(scored["real"].get(name)), scored["fingerprints"][name][:12])
+        for name, value in scored["scores"].items()
+    ]
 
 
 def _number(value: Any) -> str:

@@ -24,10 +24,12 @@ from gan_mhe.comparison.inference import (
     t_interval,
 )
 from gan_mhe.comparison.results import Comparison, Row, RunScore, View
-from gan_mhe.config.names import METRICS, TASKS
+from gan_mhe.config.names import TASKS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError, nearest
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import decode_number
+from gan_mhe.records.result import read_fingerprints
 from gan_mhe.records.run_dir import RunDir
 
 
@@ -59,7 +61,7 @@ def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> R
         comparable_digest=config.digest("comparable"),
         status=result.get("status", "unfinished"),
         protocol=result.get("protocol"),
-        fingerprint=result.get("fingerprint"),
+        fingerprints=read_fingerprints(result),
         metric=result.get("metric") or TASKS[config.task].metric,
         evaluations=result.get("evaluations", 0),
         final=_numbers(final["scores"]) if final else None,
@@ -89,15 +91,15 @@ def compare(
 
     Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
     is not among the variants, a variant with several runs of one seed or with several configurations, or the view
-    `wall_time` of runs without training times; ProtocolMismatchError if the runs were scored under different protocols;
-    RunDirError if no run was scored.
+    `wall_time` of runs without training times; ProtocolMismatchError if the metric was measured under different
+    protocols, or not in all runs; RunDirError if no run was scored.
     """
     _check_names(metric, view)
     scored = [score for score in scores if score.final is not None]
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
-    protocol, fingerprint = _one_protocol(scored)
     metric = metric or _common_metric(scored)
+    protocol, fingerprint = _one_protocol(scored, metric)
     runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
     budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
     if budget_seconds is not None:
@@ -188,8 +190,14 @@ def _interpolated(points: Sequence[tuple[int, float]], step: float) -> float | N
     return low if left == right else low + (high - low) * (step - left) / (right - left)
 
 
-def _one_protocol(scored: Sequence[RunScore]) -> tuple[str, str]:
-    by_fingerprint = {score.fingerprint: score for score in scored}
+def _one_protocol(scored: Sequence[RunScore], metric: str) -> tuple[str, str]:
+    """Name of the protocol, and fingerprint of the metric under it."""
+    without = [score.job for score in scored if score.final is not None and metric not in score.final]
+    if without:
+        raise ProtocolMismatchError(
+            f"{', '.join(without)}: no {metric!r} in the final scores; expected a metric that all runs have"
+        )
+    by_fingerprint = {score.fingerprints.get(metric): score for score in scored}
     if len(by_fingerprint) > 1:
         examples = "; ".join(
             f"{score.job}: {score.protocol} ({str(fingerprint)[:12]})" for fingerprint, score in by_fingerprint.items()
@@ -197,8 +205,8 @@ def _one_protocol(scored: Sequence[RunScore]) -> tuple[str, str]:
         raise ProtocolMismatchError(
             f"the runs were scored under {len(by_fingerprint)} protocols, whose scores do not compare: {examples}"
         )
-    first = scored[0]
-    return str(first.protocol), str(first.fingerprint)
+    [fingerprint] = by_fingerprint
+    return str(scored[0].protocol), str(fingerprint)
 
 
 def _variants(scores: Sequence[RunScore]) -> list[str]:

@@ -25,8 +25,8 @@ class RunScore:
     """`completed`, `stopped` or `diverged`; `unfinished` for a run without result."""
     protocol: str | None
     """Name of the evaluation protocol."""
-    fingerprint: str | None
-    """SHA-256 of everything in the protocol that changes a score."""
+    fingerprints: Mapping[str, str]
+    """SHA-256 of everything in the protocol that changes a score, by the name of the score."""
     metric: str
     """Metric that ranks the run."""
     evaluations: int
@@ -116,7 +116,7 @@ class Comparison:
     protocol: str
     """Name of the evaluation protocol of all runs."""
     fingerprint: str
-    """Fingerprint of that protocol."""
+    """Fingerprint of the metric under that protocol, equal in all runs."""
     rows: tuple[Row, ...]
     """One row per variant, best mean first."""
     real: float | None

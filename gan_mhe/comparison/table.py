@@ -12,7 +12,7 @@ from typing import Any
 
 from gan_mhe.comparison.inference import ALPHA, CONFIDENCE, POWER
 from gan_mhe.comparison.results import Comparison, Row
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import encode_number
 
 HEADINGS = ("variant", "n", "mean", "std", "95 % interval", "best")

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, model_validator
 from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.names import DATASETS, DEFAULT_TASK, LOSSES, LossName, describe
+from gan_mhe.config.protocols import find_protocol
 from gan_mhe.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -90,9 +91,11 @@ class RunConfig(Section):
             )
         if DATASETS[self.data.name].needs_root and self.data.root is None:
             raise ValueError(f"data.root is missing; expected the folder of the {self.data.name}")
-        if self.evaluation.protocol == "digits-v1" and self.data.image_size != 32:
+        protocol = find_protocol(self.evaluation.protocol)
+        if protocol and protocol.image_size not in (None, self.data.image_size):
             raise ValueError(
-                f"evaluation.protocol 'digits-v1' scores 32 pixel images; data.image_size is {self.data.image_size}"
+                f"evaluation.protocol {self.evaluation.protocol!r} scores {protocol.image_size} pixel images; "
+                f"data.image_size is {self.data.image_size}"
             )
         return self
 

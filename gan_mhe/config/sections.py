@@ -9,7 +9,6 @@ from gan_mhe.config.names import (
     DATASETS,
     DISCRIMINATORS,
     GENERATORS,
-    PROTOCOLS,
     DatasetName,
     DiscriminatorName,
     GeneratorName,
@@ -17,6 +16,7 @@ from gan_mhe.config.names import (
     Split,
     describe,
 )
+from gan_mhe.config.protocols import PROTOCOLS, find_protocol, unknown_protocol
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -129,8 +129,9 @@ class SamplingConfig(Section):
 class EvaluationConfig(Section):
     """The scores, measured under a named protocol."""
 
-    protocol: str = "digits-v1"
-    """Evaluation protocol: `digits-v1`, `inception-2015`, `classifier:<name>`, or `none` for no scores."""
+    protocol: Annotated[
+        str, Field(description=f"{', '.join(f'`{name}`' for name in PROTOCOLS)}, or `none` for no scores.")
+    ] = "digits-v1"
     every_steps: Every = 0
     """Generator steps between two evaluations; 0 scores only the final generator."""
     num_samples: Count | None = None
@@ -145,10 +146,8 @@ class EvaluationConfig(Section):
     @field_validator("protocol")
     @classmethod
     def _known_protocol(cls, protocol: str) -> str:
-        if protocol not in PROTOCOLS and not protocol.startswith("classifier:"):
-            raise ValueError(
-                f"unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}, classifier:<name>"
-            )
+        if protocol != "none" and find_protocol(protocol) is None:
+            raise ValueError(unknown_protocol(protocol))
         return protocol
 
 

@@ -1,1 +1,1 @@
-"""Scores of generated images under named, hashed protocols, and the pictures people look at."""
+"""Scores of generated images under named protocols."""

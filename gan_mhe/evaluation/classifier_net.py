@@ -1,4 +1,4 @@
-"""The small classifier that scores `digits-v1` and `classifier:NAME`, and its weights file."""
+"""The small classifier whose features `digits-v1` and `classifier:<name>` use, and its weights file."""
 
 import json
 from collections.abc import Mapping
@@ -10,19 +10,18 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gan_mhe.data.pixels import to_unit_range
-from gan_mhe.errors import ScorerError
+from gan_mhe.errors import ExtractorError
 from gan_mhe.files import canonical_json
 
 FORMAT = "gan-mhe-scorer"
 FORMAT_VERSION = "1"
-SCORER_NET = "scorer-net"
 _BASE_CHANNELS = (64, 128, 256)
 
 
-class ScorerNet(nn.Module):
-    """A plain CNN classifier: three stages of two 3x3 convolutions with batch norm and ReLU, pooling between.
+class ClassifierNet(nn.Module):
+    """A plain CNN: three stages of two 3x3 convolutions with batch norm and ReLU, max pooling between the stages.
 
-    Channels are 64, 128, 256 times `width`. Stage three is averaged over space: these are the features.
+    The stages have 64, 128 and 256 channels times `width`. The features are the spatial mean of the last stage.
     """
 
     def __init__(self, num_classes: int, image_size: int, width: float) -> None:
@@ -46,34 +45,38 @@ class ScorerNet(nn.Module):
         return features_BD, self.head(features_BD)
 
 
-def encode_scorer(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """A ScorerNet's state and its description as one safetensors file; metadata as `train_scorer` makes it."""
-    # One entry holding all as JSON: safetensors writes several in an order that differs between processes, and
-    # equal scorers must be equal files.
+def encode_classifier(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """The content of a weights file: state and metadata of a ClassifierNet, as `train_classifier` returns them."""
+    # One entry with everything as JSON: safetensors writes several entries in an order that differs between processes,
+    # and equal classifiers must give equal files.
     description = canonical_json({**metadata, "format_version": FORMAT_VERSION}).decode()
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     return safetensors.torch.save(contiguous, {FORMAT: description})
 
 
-def decode_scorer(content: bytes, origin: str) -> tuple[ScorerNet, dict[str, Any]]:
-    """The network in eval mode and the metadata of a scorer file; ScorerError when it is something else."""
+def decode_classifier(content: bytes, origin: str) -> tuple[ClassifierNet, dict[str, Any]]:
+    """The network in eval mode and the metadata of a weights file. Raises ExtractorError for any other content.
+
+    origin: what error messages call the file.
+    """
     try:
         tensors = safetensors.torch.load(content)
         metadata = _header_metadata(content)
         if metadata["format_version"] != FORMAT_VERSION:
             raise ValueError(f"format version {metadata['format_version']}")
         with torch.random.fork_rng(devices=[]):  # layers draw initial weights from the global generator
-            net = ScorerNet(len(metadata["class_names"]), metadata["image_size"], metadata["width"])
+            net = ClassifierNet(len(metadata["class_names"]), metadata["image_size"], metadata["width"])
         net.load_state_dict(tensors)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ScorerError(
-            f"{origin}: expected a scorer file ({FORMAT}, version {FORMAT_VERSION}), got something else: {error}"
+        raise ExtractorError(
+            f"{origin}: expected the weights of a classifier ({FORMAT}, version {FORMAT_VERSION}), "
+            f"got something else: {error}"
         ) from error
     return net.eval().requires_grad_(False), metadata
 
 
 def _header_metadata(content: bytes) -> dict[str, Any]:
-    # safetensors reads metadata only from a path, and the path may no longer hold the bytes that were hashed.
+    # safetensors reads metadata only from a path, and the file there may have changed since it was hashed.
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     metadata: dict[str, Any] = json.loads(header["__metadata__"][FORMAT])

@@ -1,13 +1,13 @@
-"""Feature extractors: the small classifier, the 2015 Inception network, and where their weights come from.
+"""Feature extractors: the small classifier and the Inception network of 2015.
 
-A weights file is named by its content: it is hashed, and refused where the protocol pins another hash, before
-anything in it is interpreted. What is missing is said and never replaced by something else.
+A weights file is hashed, and refused if the protocol pins another hash, before any of its content is interpreted.
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO
 
 import torch
@@ -15,24 +15,23 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from gan_mhe.errors import ScorerError
-from gan_mhe.evaluation.classifier_net import SCORER_NET, decode_scorer
+from gan_mhe.config.protocols import protocol_settings
+from gan_mhe.errors import ExtractorError
+from gan_mhe.evaluation.classifier_net import decode_classifier
 from gan_mhe.evaluation.inception import FoldedInception
-from gan_mhe.evaluation.protocol import protocol_settings
-from gan_mhe.evaluation.weights import DIGITS_SHA256, INCEPTION_SHA256
 from gan_mhe.files import sha256_bytes
 
-_BATCH_SIZE = 256  # images made and read at a time; Inception's activations of so many take 5 GB of a GPU
-# On a CPU the activations of so few images stay in the last-level cache, and in blocks that the allocator uses
-# again instead of mapping fresh pages: Inception took up to 2.5 times as long with 64 at once.
+_BATCH_SIZE = 256  # images generated and extracted at once; Inception's activations take 5 GB of GPU memory
+# On a CPU the activations of so few images fit into the last-level cache and into blocks that the allocator reuses
+# instead of mapping fresh pages: Inception took up to 2.5 times as long with 64 images at once.
 _CPU_IMAGES_AT_ONCE = {"inception": 8, "classifier": 64}
 
 
 class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
-    """A ScorerNet as torch-fidelity wants it, usable by `torch_fidelity.calculate_metrics` too.
+    """A ClassifierNet with torch-fidelity's interface, so that `torch_fidelity.calculate_metrics` accepts it too.
 
-    Layers: "features" (penultimate, pooled) and "logits". `feature_extractor_weights_path`: a path, or a file
-    open for reading. Other keywords are calculate_metrics' own and ignored.
+    Layers: "features" (penultimate, pooled) and "logits". feature_extractor_weights_path: a path, or a file open for
+    reading. Other keywords come from calculate_metrics and are ignored.
     """
 
     def __init__(
@@ -45,9 +44,9 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
         super().__init__(name, features_list)
         source = feature_extractor_weights_path
         if source is None:
-            raise ScorerError(f"{name}: expected feature_extractor_weights_path, a scorer file; got none")
+            raise ExtractorError(f"{name}: expected feature_extractor_weights_path, a weights file; got None")
         content = Path(source).read_bytes() if isinstance(source, str | Path) else source.read()
-        self.net, self.metadata = decode_scorer(content, name)
+        self.net, self.metadata = decode_classifier(content, name)
         self.net.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -58,26 +57,26 @@ class ClassifierExtractor(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers on offer."""
+        """Names of the available layers."""
         return "features", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The Inception score reads logits, everything else features."""
+        """The layer that torch-fidelity reads for a metric: logits for the Inception score, else features."""
         return "logits" if metric == "isc" else "features"
 
 
 class InceptionExtractor(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """torch-fidelity's InceptionV3 with its forward pass by `FoldedInception`; usable by calculate_metrics too.
+    """torch-fidelity's InceptionV3 with the forward pass of `FoldedInception`; calculate_metrics accepts it too.
 
-    Layers: "2048" (pooled features) and "logits_unbiased". Arguments are the library's.
+    Layers: "2048" (pooled features) and "logits_unbiased". The arguments are those of the base class.
     """
 
     def __init__(self, name: str, features_list: list[str], **kwargs: Any) -> None:
         super().__init__(name, features_list, **kwargs)
         folded = FoldedInception(self)
         for layer, _ in list(self.named_children()):
-            delattr(self, layer)  # or the device would hold every weight twice
+            delattr(self, layer)  # otherwise the device would hold every weight twice
         self.folded = folded
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -87,7 +86,7 @@ class InceptionExtractor(FeatureExtractorInceptionV3):  # type: ignore[misc]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """Names of the layers on offer."""
+        """Names of the available layers."""
         return "2048", "logits_unbiased"
 
 
@@ -101,54 +100,60 @@ def _in_parts(
 
 
 @dataclass(frozen=True)
-class Scorer:
-    """An extractor in eval mode on its device.
+class Extractor:
+    """A feature extractor with its weights."""
 
-    image_size: the only one it takes, or None for any; batch_size: images to make and to give it at a time.
-    """
-
-    extractor: nn.Module
+    network: nn.Module
+    """torch-fidelity feature extractor in eval mode on its device."""
     weights_sha256: str
+    """Hash of the weights file."""
     image_size: int | None
-    batch_size: int
+    """The only image size that it accepts, in pixels; None for any."""
+    batch_size: int = _BATCH_SIZE
+    """Images to generate and to extract at once."""
 
 
-def load_scorer(name: str, path: Path, *, device: torch.device, expected_sha256: str | None = None) -> Scorer:
+def load_extractor(name: str, path: Path, *, device: torch.device, expected_sha256: str | None = None) -> Extractor:
     """The extractor of protocol `name` with the weights in `path`, in eval mode on `device`.
 
-    `expected_sha256`: what the file's hash must begin with, unset the one the protocol pins
-    (`classifier:<name>` pins none: its fingerprint carries whatever the file is). Raises ScorerError for
-    another file or for one that cannot be read.
+    expected_sha256: what the hash of the file must begin with, None for the one that the protocol pins. Raises
+    ExtractorError if the file has another hash or cannot be read.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ScorerError(f"{path}: cannot read the weights of {name}: {error.strerror or error}") from error
-    sha256 = sha256_bytes(content)
-    pinned = {"digits-v1": DIGITS_SHA256, "inception-2015": INCEPTION_SHA256}.get(name, "")
-    expected = pinned if expected_sha256 is None else expected_sha256
+        raise ExtractorError(f"{path}: cannot read the weights of {name}: {error.strerror or error}") from error
+    settings, sha256 = protocol_settings(name), sha256_bytes(content)
+    expected = settings.weights_sha256 if expected_sha256 is None else expected_sha256
     if not sha256.startswith(expected):
-        raise ScorerError(f"{path}: the weights of {name} have sha256 {expected}..., this file has {sha256}")
-    if protocol_settings(name).extractor == SCORER_NET:
-        classifier = ClassifierExtractor(SCORER_NET, ["features", "logits"], io.BytesIO(content))
-        return Scorer(classifier.to(device), sha256, classifier.net.image_size, _BATCH_SIZE)
-    return Scorer(_inception(content, path).to(device), sha256, None, _BATCH_SIZE)
+        raise ExtractorError(f"{path}: expected the weights of {name}, SHA-256 {expected}...; got SHA-256 {sha256}")
+    network, image_size = EXTRACTORS[settings.extractor](content, path)
+    return Extractor(network.to(device), sha256, image_size)
 
 
-def _inception(content: bytes, path: Path) -> nn.Module:
-    # torch-fidelity unpickles whatever it is given. It is given tensors that were read without pickle's full
-    # powers and written again, and never the file itself.
+def _classifier(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
+    network = ClassifierExtractor(str(path), ["features", "logits"], io.BytesIO(content))
+    return network, network.net.image_size
+
+
+def _inception(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
+    # torch-fidelity unpickles whatever it is given. So it never gets the file, but tensors that were read without the
+    # full powers of pickle and written again.
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         tensors_only = io.BytesIO()
         torch.save(state, tensors_only)
         tensors_only.seek(0)
         with torch.random.fork_rng(devices=[]):
-            extractor: nn.Module = InceptionExtractor(
-                "inception-v3-compat",
-                ["2048", "logits_unbiased"],
-                feature_extractor_weights_path=tensors_only,
+            network = InceptionExtractor(
+                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=tensors_only
             )
-    except Exception as error:  # unpickling foreign bytes raises whatever the bytes provoke
-        raise ScorerError(f"{path}: expected the state of torch-fidelity's InceptionV3: {error}") from error
-    return extractor
+    except Exception as error:  # unpickling foreign bytes can raise anything
+        raise ExtractorError(f"{path}: expected the state of torch-fidelity's InceptionV3: {error}") from error
+    return network, None
+
+
+EXTRACTORS: Mapping[str, Callable[[bytes, Path], tuple[nn.Module, int | None]]] = MappingProxyType(
+    {"scorer-net": _classifier, "inception-v3-compat": _inception}
+)
+"""By kind, as in `ProtocolSettings.extractor`: maps content and path of a weights file to network and image size."""

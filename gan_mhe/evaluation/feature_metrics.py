@@ -1,15 +1,21 @@
-"""Metrics of features in torch, on whatever device the features lie on; nothing here reads a value back in a loop.
+"""The mathematics of the metrics in torch, on the device of the features and without waiting for it.
 
-torch-fidelity's definitions and random draws. Sums that cancel are float64. Every function takes float32 features and
-gives float64 scalars on their device, to be read together at the end.
+Definitions and random draws are torch-fidelity's. Sums with cancellation are float64. Functions take float32 features
+and return float64 scalars on the same device, which the caller reads back all at once.
 """
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from gan_mhe.evaluation.protocol import Protocol
+
+Scalar = Tensor
+"""A float64 tensor without dimensions."""
 
 # Elements of the largest temporary: large enough to fill a GPU, small enough for any memory.
 _COVARIANCE_ROWS = 4096
@@ -19,19 +25,18 @@ _DISTANCE_ELEMENTS = 2**26
 
 @dataclass(frozen=True)
 class RealStatistics:
-    """What depends on the real images alone.
-
-    mean float64 (D,); factor float64 (D, min(M, D)), a matrix F with F F^T the covariance; radii float32 (M,), the
-    distance of each image to its k-th neighbour.
-    """
+    """Statistics of the features of M real images, computed once and reused for every generator."""
 
     mean: Tensor
+    """Mean feature, float64 (D,)."""
     factor: Tensor
+    """A matrix F with F F^T the covariance, float64 (D, min(M, D))."""
     radii: Tensor
+    """Distance of each image to its k-th neighbor, float32 (M,)."""
 
     @classmethod
     def of(cls, real_MD: Tensor, neighbourhood: int) -> "RealStatistics":
-        """The statistics of features (M, D); neighbourhood: the k of `radii`."""
+        """Compute the statistics of features (M, D); neighbourhood: the k of `radii`."""
         radii = neighbour_radii(real_MD, neighbourhood)
         if len(real_MD) < real_MD.shape[1]:
             mean, scaled = _scaled(real_MD)
@@ -42,8 +47,34 @@ class RealStatistics:
         return cls(mean, vectors * eigenvalues.clamp(min=0).sqrt(), radii)
 
     def to(self, device: torch.device) -> "RealStatistics":
-        """The same on `device`."""
+        """A copy on `device`."""
         return RealStatistics(self.mean.to(device), self.factor.to(device), self.radii.to(device))
+
+
+@dataclass(frozen=True)
+class ScoreInputs:
+    """What metrics are computed from. All tensors are float32 on one device; results shared by metrics are cached."""
+
+    logits_NC: Tensor
+    """Logits of the N generated images."""
+    fake_ND: Tensor
+    """Features of the N generated images."""
+    real_MD: Tensor
+    """Features of the M real images."""
+    statistics: RealStatistics
+    """Statistics of `real_MD`."""
+    protocol: Protocol
+    """Settings of the metrics."""
+
+    @cached_property
+    def split_scores(self) -> Tensor:
+        """The Inception score of each split (splits,)."""
+        return inception_scores(self.logits_NC, splits=self.protocol.splits, seed=self.protocol.shuffle_seed)
+
+    @cached_property
+    def precision_recall(self) -> tuple[Scalar, Scalar]:
+        """Precision and recall, which share their distances."""
+        return precision_recall(self.fake_ND, self.real_MD, self.statistics, self.protocol.prc_neighbourhood)
 
 
 def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +96,7 @@ def _scaled(features_ND: Tensor) -> tuple[Tensor, Tensor]:
 def inception_scores(logits_NC: Tensor, *, splits: int, seed: int) -> Tensor:
     """exp of the mean KL(p(y|x) || p(y)) of each split (splits,), after a shuffle by numpy's RandomState(seed).
 
-    Computed as exp(E[sum p log p] - sum q log q) with q = E[p]: a class that no image has counts as zero.
+    Computed as exp(E[sum p log p] - sum q log q) with q = E[p], so a class of zero probability contributes zero.
     """
     order = torch.from_numpy(np.random.RandomState(seed).permutation(len(logits_NC))).to(logits_NC.device)
     bounds = [i * len(order) // splits for i in range(splits + 1)]
@@ -78,11 +109,11 @@ def inception_scores(logits_NC: Tensor, *, splits: int, seed: int) -> Tensor:
     return torch.stack(scores)
 
 
-def frechet_distance(fake_ND: Tensor, real: RealStatistics) -> Tensor:
+def frechet_distance(fake_ND: Tensor, real: RealStatistics) -> Scalar:
     """|m - m_r|^2 + tr(S + S_r - 2 (S S_r)^1/2) (Heusel et al. 2017), both S normalised by N - 1.
 
-    With F F^T = S_r, the eigenvalues of S S_r other than zero are those of F^T S F: symmetric, so real, and cheap. With
-    X^T X = S they are those of (X F)(X F)^T too, which is smaller where images are few.
+    With F F^T = S_r, the nonzero eigenvalues of S S_r are those of F^T S F, which is symmetric, so they are real and
+    cheap. With X^T X = S they are also those of (X F)(X F)^T, which is smaller if there are few images.
     """
     factor = real.factor
     if len(fake_ND) < len(factor):
@@ -93,11 +124,11 @@ def frechet_distance(fake_ND: Tensor, real: RealStatistics) -> Tensor:
         mean, covariance = _moments(fake_ND)
         trace, product = covariance.trace(), factor.T @ covariance @ factor
     overlap = torch.linalg.eigvalsh(product).clamp(min=0).sqrt().sum()
-    distance: Tensor = (mean - real.mean).square().sum() + trace + factor.square().sum() - 2 * overlap
+    distance: Scalar = (mean - real.mean).square().sum() + trace + factor.square().sum() - 2 * overlap
     return distance
 
 
-def kernel_distance(fake_ND: Tensor, real_MD: Tensor, *, subsets: int, size: int, degree: int, seed: int) -> Tensor:
+def kernel_distance(fake_ND: Tensor, real_MD: Tensor, *, subsets: int, size: int, degree: int, seed: int) -> Scalar:
     """Mean unbiased MMD^2 over `subsets` pairs of `size` samples (Binkowski et al. 2018), kernel (x.y/D + 1)^degree.
 
     Subsets are drawn from numpy's RandomState(seed), generated and real in turn.
@@ -124,7 +155,7 @@ def _kernel_sums(x_ND: Tensor, of_x_SK: Tensor, y_MD: Tensor, of_y_SK: Tensor, d
         at_once = max(1, _KERNEL_ELEMENTS // size**2)
         parts = zip(torch.split(of_x_SK, at_once), torch.split(of_y_SK, at_once), strict=True)
         return torch.cat([_kernel(x_ND[i], y_MD[j], degree).sum(dim=(1, 2), dtype=torch.float64) for i, j in parts])
-    # Subsets overlap so much that the kernel of all pairs is less work than theirs one by one.
+    # The subsets overlap so much that the kernel of all pairs of images is less work than that of each subset.
     in_x_SN, in_y_SM = _membership(of_x_SK, len(x_ND)), _membership(of_y_SK, len(y_MD))
     column_sums_SM = torch.zeros_like(in_y_SM)
     rows = max(1, _KERNEL_ELEMENTS // len(y_MD))
@@ -144,16 +175,20 @@ def _membership(chosen_SK: Tensor, count: int) -> Tensor:
 
 
 def neighbour_radii(features_ND: Tensor, neighbourhood: int) -> Tensor:
-    """Distance of each image to its `neighbourhood`-th neighbour (N,), itself not counted; N > neighbourhood."""
+    """Distance of each image to its `neighbourhood`-th neighbor (N,), itself not counted; N > neighbourhood."""
     parts = torch.split(features_ND, max(1, _DISTANCE_ELEMENTS // len(features_ND)))
-    # The first of an image's neighbours is itself.
+    # The nearest feature to each image is its own.
     return torch.cat([torch.cdist(rows, features_ND).kthvalue(neighbourhood + 1).values for rows in parts])
 
 
 def precision_recall(
     fake_ND: Tensor, real_MD: Tensor, real: RealStatistics, neighbourhood: int
-) -> tuple[Tensor, Tensor]:
-    """Shares of generated images within a real one's radius, and the other way round (Kynkaanniemi et al. 2019)."""
+) -> tuple[Scalar, Scalar]:
+    """Precision and recall (Kynkaanniemi et al. 2019).
+
+    Precision is the share of generated images within the radius of a real image, recall the share of real images within
+    the radius of a generated one.
+    """
     fake_radii = neighbour_radii(fake_ND, neighbourhood)
     precise_N = torch.zeros(len(fake_ND), dtype=torch.bool, device=fake_ND.device)
     recalled = []

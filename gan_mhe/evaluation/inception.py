@@ -1,8 +1,8 @@
-"""torch-fidelity's InceptionV3 of 2015 with the same values in half the time: what it computes, otherwise arranged.
+"""torch-fidelity's InceptionV3 of 2015, with the same values in half the time.
 
-Against the library's own forward pass: batch normalisation is folded into the convolutions; 1x1 convolutions that read
-the same input are one convolution; averages are taken after the 1x1 convolution that follows them, on fewer channels
-(both are linear); the resize is separable; memory is channels last. All of it moves values by float32 rounding only.
+Differences to the library's forward pass: batch normalization is folded into the convolutions; 1x1 convolutions of the
+same input are joined; average pooling comes after the 1x1 convolution that follows it, on fewer channels (both are
+linear); the resize is separable; memory is channels last. All of this changes values by float32 rounding only.
 """
 
 from typing import Any, Literal
@@ -11,21 +11,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 299  # pixels, what the network was made for
+SIDE = 299  # pixels of the network's input
 
 Pool = Literal["average", "maximum", "reduction"]
 Step = str | tuple[str, str]
-"""The name of a convolution, or of two that read the same input and whose outputs are joined."""
+"""The name of a convolution, or of two with the same input whose outputs are concatenated."""
 
 
 class FoldedConv(nn.Module):
-    """Convolutions of one shape over one input, each with its batch normalisation (in eval mode) folded in."""
+    """Convolutions of one shape and one input, each with its batch normalization in eval mode folded in."""
 
     weight: Tensor
     bias: Tensor
 
     def __init__(self, *blocks: Any) -> None:
-        """Take the library's BasicConv2d blocks; outputs are joined in their order."""
+        """blocks: the library's BasicConv2d blocks, whose outputs are concatenated in this order."""
         super().__init__()
         weights, biases = zip(*(_folded(block) for block in blocks), strict=True)
         weight = torch.cat(weights).float().contiguous(memory_format=torch.channels_last)
@@ -35,11 +35,11 @@ class FoldedConv(nn.Module):
         self._stride, self._padding = blocks[0].conv.stride, blocks[0].conv.padding
 
     def linear(self, x: Tensor) -> Tensor:
-        """Without the ReLU."""
+        """Convolution and batch normalization."""
         return F.conv2d(x, self.weight, self.bias, self._stride, self._padding)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolution, batch normalisation and ReLU."""
+        """Convolution, batch normalization and ReLU."""
         return self.linear(x).relu_()
 
 
@@ -51,7 +51,7 @@ def _folded(block: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Fork(nn.Module):
-    """Two convolutions of different shapes over one input."""
+    """Two convolutions of different shapes and one input."""
 
     def __init__(self, *blocks: Any) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class _Fork(nn.Module):
 
 
 class MixedBlock(nn.Module):
-    """One Inception block: branches that begin with 1x1 convolutions of the input, and one that pools.
+    """One Inception block: branches that start with 1x1 convolutions of the input, and a pooling branch.
 
-    tails: for each name of `entry`, the steps that follow it. direct: a convolution of the input that comes first.
-    pool: "average" (3x3, padding not counted) before `branch_pool`, "maximum" (3x3, stride 1) before it, or
-    "reduction" (3x3 maximum, stride 2) alone.
+    entry: the 1x1 convolutions. tails: the steps that follow each of them. direct: a convolution of the input without a
+    1x1 convolution before it. pool: "average" (3x3, padding not counted) or "maximum" (3x3, stride 1) before the
+    convolution `branch_pool`, or "reduction" (3x3 maximum, stride 2) without one.
     """
 
     def __init__(
@@ -127,12 +127,12 @@ def _mixed_blocks(network: Any) -> list[MixedBlock]:
 
 
 class FoldedInception(nn.Module):
-    """The whole network with copies of a library instance's weights; the instance is not needed afterwards."""
+    """The whole network, with copies of the weights of a library instance."""
 
     head_weight: Tensor
 
     def __init__(self, network: Any) -> None:
-        """Take a FeatureExtractorInceptionV3 in eval mode, float32."""
+        """network: a FeatureExtractorInceptionV3 in eval mode, float32."""
         super().__init__()
         self.stages = nn.Sequential(
             FoldedConv(network.Conv2d_1a_3x3),
@@ -153,11 +153,11 @@ class FoldedInception(nn.Module):
 
 
 def resized_like_tensorflow(images: Tensor) -> Tensor:
-    """(r - 128) / 128 of uint8 images (B, 3, H, W), r their TensorFlow 1 bilinear resize to 299 x 299; channels last.
+    """(r - 128) / 128 with r the TensorFlow 1 bilinear resize of uint8 images (B, 3, H, W) to 299 x 299; channels last.
 
-    Source position of pixel i is i H / 299, with neither half-pixel centres nor antialiasing. The operations and
-    their order are the library's, so the bits are too; but rows are interpolated first along W, on H rows instead
-    of 299, and differences of neighbours are taken before they are spread.
+    The source position of pixel i is i H / 299, without half-pixel centers or antialiasing. Operations and their order
+    are the library's, so the result is equal bit for bit. It is faster because the resize along W works on H rows
+    instead of 299, and because differences of neighbors are computed before they are gathered.
     """
     x_BHWC = images.permute(0, 2, 3, 1).to(torch.float32, memory_format=torch.contiguous_format)
     for axis in (2, 1):

@@ -1,119 +1,74 @@
-"""Named evaluation protocols: everything that changes a score, as closed data with a fingerprint.
-
-Two scores may be compared only if their fingerprints are equal. No torch here: comparing results needs none.
-"""
+"""A protocol with its weights and real images fixed: every setting that changes a score. Loads no torch."""
 
 import importlib.metadata
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from types import MappingProxyType
+from collections.abc import Collection
+from dataclasses import dataclass
 
-from gan_mhe.errors import ConfigError, ScorerError
+from gan_mhe.config.protocols import protocol_settings
+from gan_mhe.errors import ConfigError, ExtractorError
 from gan_mhe.files import canonical_json, sha256_bytes
 
-CLASSIFIER_PREFIX = "classifier:"
-METRICS = ("inception_score", "inception_score_split_std", "fid", "kid", "precision", "recall")
-
 _MAX_KID_SUBSET_SIZE = 1000
-_CLASSIFIER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # becomes a file name: no dots, no slashes
 
-
-@dataclass(frozen=True)
-class ProtocolSettings:
-    """What a protocol's name alone decides.
-
-    extractor: the feature extractor, `inception-v3-compat` or `scorer-net`; splits: of the Inception score;
-    resize: how images reach the extractor's own size.
-    """
-
-    extractor: str
-    num_samples: int
-    splits: int
-    resize: str
-    kid_subsets: int
-
-
-_UNRESIZED = "none, the extractor is made for the image size"
-
-_SETTINGS: Mapping[str, ProtocolSettings] = MappingProxyType(
-    {
-        # Salimans et al. 2016 and Heusel et al. 2017 as everybody reports them: 50,000 images, the 2015 weights,
-        # TensorFlow 1's bilinear resize without half-pixel centres, logits without bias, 10 splits.
-        "inception-2015": ProtocolSettings(
-            extractor="inception-v3-compat",
-            num_samples=50_000,
-            splits=10,
-            resize="TensorFlow 1 bilinear to 299x299",
-            kid_subsets=100,
-        ),
-        # Fewer KID subsets keep a score of 2,000 images under two seconds on one core.
-        "digits-v1": ProtocolSettings("scorer-net", 2_000, 10, _UNRESIZED, kid_subsets=20),
-        CLASSIFIER_PREFIX: ProtocolSettings("scorer-net", 10_000, 10, _UNRESIZED, kid_subsets=100),
-    }
+# The real images count for the Inception score too: tables show the score of the real images beside it.
+SHARED_SETTINGS = (
+    *("name", "extractor", "weights_sha256", "resize", "torch_fidelity", "precision"),
+    *("reference_sha256", "reference_samples"),
+    *("num_samples", "ema", "latents", "quantisation", "generator_mode"),
 )
-
-
-def protocol_settings(name: str) -> ProtocolSettings:
-    """The settings of the protocol called `name`; ConfigError when there is none."""
-    if name.startswith(CLASSIFIER_PREFIX):
-        if _CLASSIFIER_NAME.fullmatch(classifier_name(name)):
-            return _SETTINGS[CLASSIFIER_PREFIX]
-    elif name in _SETTINGS:
-        return _SETTINGS[name]
-    known = ", ".join(key for key in _SETTINGS if key != CLASSIFIER_PREFIX)
-    raise ConfigError(
-        f"evaluation.protocol: unknown protocol {name!r}; expected one of {known}, or {CLASSIFIER_PREFIX}<name> "
-        "with a name of letters, digits, '-' and '_'"
-    )
-
-
-def classifier_name(name: str) -> str:
-    """The <name> of `classifier:<name>`."""
-    return name.removeprefix(CLASSIFIER_PREFIX)
+"""Fields of `Protocol` that change every score."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that changes a score, save the generator and the seed of its latents.
-
-    weights_sha256: of the extractor's weights file; reference_sha256: content of the real images; shuffle_seed:
-    of the order in which samples are cut into splits, and of the KID subsets; kid_degree: of the polynomial
-    kernel (x.y/D + 1)^degree; prc_neighbourhood: which nearest neighbour bounds a ball.
-    """
+    """Every setting that changes a score, except the generator and the seed of its latents."""
 
     name: str
+    """Name of the protocol in the configuration."""
     extractor: str
+    """Kind of the feature extractor."""
     weights_sha256: str
+    """Hash of the extractor's weights file."""
     reference_sha256: str
+    """Hash of the real images."""
     reference_samples: int
+    """Number of real images."""
     num_samples: int
+    """Number of generated images."""
     splits: int
+    """Parts of the samples that the Inception score is averaged over."""
     resize: str
+    """How images reach the extractor's input size."""
     kid_subsets: int
+    """Pairs of subsets that KID is averaged over."""
     kid_subset_size: int
+    """Images in such a subset."""
     ema: bool
+    """Whether the moving average of the generator is scored."""
     torch_fidelity: str
+    """Version of torch-fidelity."""
     shuffle_seed: int = 2020
+    """Seed of the order in which samples are split, and of the KID subsets."""
     kid_degree: int = 3
+    """Degree of KID's kernel (x.y/D + 1)^degree."""
     prc_neighbourhood: int = 3
+    """Precision and recall compare distances with that to the neighbor of this rank."""
     latents: str = "numpy RandomState, standard normal, float32"
+    """How latents are drawn."""
     quantisation: str = "floor(127.5x+128) clamped to 0..255"
+    """How images x in [-1, 1] become uint8."""
     precision: str = "float32, TF32 off, autocast off"
+    """Arithmetic of the generator and the extractor."""
     generator_mode: str = "eval, running statistics"
-    metrics: tuple[str, ...] = METRICS
+    """Mode of the generator."""
 
-    def fingerprint(self) -> str:
-        """Hexadecimal SHA-256 of all fields as canonical JSON."""
-        return sha256_bytes(canonical_json(asdict(self)))
+    def fingerprint(self, metric: str, settings: Collection[str]) -> str:
+        """Hexadecimal SHA-256 of the name of a metric and the settings that change it.
 
-    def describe(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.name} [{self.fingerprint()[:8]}]: {self.num_samples:,} samples in {self.splits} splits, "
-            f"{self.extractor} {self.weights_sha256[:8]}, against {self.reference_samples:,} real images "
-            f"{self.reference_sha256[:8]}, EMA {'on' if self.ema else 'off'}, {self.precision}"
-        )
+        settings: fields that change this metric besides `SHARED_SETTINGS`.
+        """
+        values = {name: getattr(self, name) for name in (*SHARED_SETTINGS, *settings)}
+        return sha256_bytes(canonical_json({"metric": metric, "protocol": values}))
 
 
 def pin_protocol(
@@ -125,18 +80,18 @@ def pin_protocol(
     ema: bool,
     num_samples: int | None = None,
 ) -> Protocol:
-    """The named protocol with its extractor's weights and its real images pinned by content.
+    """The protocol `name` for one weights file and one set of real images, both given by their hashes.
 
-    `num_samples` replaces the protocol's own number, which makes it another protocol; KID subsets shrink to
-    what both sides hold. Raises ConfigError for an unknown name or fewer samples than splits, ScorerError when
-    there are too few real images to be scored themselves.
+    num_samples: replaces the protocol's own number and so changes all fingerprints. KID subsets are at most as large as
+    either set of images. Raises ConfigError for an unknown name or fewer samples than splits, ExtractorError for too
+    few real images.
     """
     settings = protocol_settings(name)
     count = settings.num_samples if num_samples is None else num_samples
     if count < settings.splits:
         raise ConfigError(
-            f"evaluation.num_samples: {name} cuts samples into {settings.splits} splits and needs at least "
-            f"as many; got {count}"
+            f"evaluation.num_samples: expected at least {settings.splits}, because {name} divides the samples into "
+            f"{settings.splits} splits; got {count}"
         )
     protocol = Protocol(
         name=name,
@@ -152,8 +107,10 @@ def pin_protocol(
         ema=ema,
         torch_fidelity=importlib.metadata.version("torch-fidelity"),
     )
-    # Each half of the real images needs a neighbour of the given rank for every image.
+    # The real images are also scored themselves, one half against the other.
     needed = max(protocol.splits, 2 * (protocol.prc_neighbourhood + 1))
     if reference_samples < needed:
-        raise ScorerError(f"{name}: expected at least {needed} real images, got {reference_samples}")
+        raise ExtractorError(
+            f"evaluation.protocol {name}: expected at least {needed} real images, got {reference_samples}"
+        )
     return protocol

@@ -1,4 +1,4 @@
-"""Training of the small classifier that `digits-v1` and `classifier:<name>` protocols score with."""
+"""Training of the small classifier whose features the protocols `digits-v1` and `classifier:<name>` use."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan_mhe import rng
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.errors import DataError
-from gan_mhe.evaluation.classifier_net import ScorerNet, encode_scorer
+from gan_mhe.evaluation.classifier_net import ClassifierNet, encode_classifier
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes
 
 BATCH_SIZE = 128
@@ -20,15 +20,15 @@ MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 HELD_OUT_FRACTION = 0.2
 SHIFT_FRACTION = 0.125  # of the image side: four pixels of 32
-LARGEST_NOISE = 48.0  # standard deviation in grey levels of 0..255
+LARGEST_NOISE = 48.0  # standard deviation in gray levels of 0..255
 
 _MIN_IMAGE_SIZE = 8
 
 Progress = Callable[[int, float], None]
-"""Called after each epoch with the number of epochs done and the mean training loss of that epoch."""
+"""Called after each epoch with the number of finished epochs and the mean training loss of the last one."""
 
 
-def train_scorer(
+def train_classifier(
     images: ImageSet,
     *,
     width: float,
@@ -37,19 +37,18 @@ def train_scorer(
     device: torch.device,
     progress: Progress | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Train a ScorerNet on 80 % of each class and measure it on the rest; its state (CPU) and description.
+    """Train a ClassifierNet on 80 % of each class and test it on the rest; return its state (CPU) and its metadata.
 
-    Cross-entropy without label smoothing (the Inception score rewards confidence), SGD with Nesterov momentum,
-    learning rate up and down in straight lines; random shifts and noise as the only augmentation, for mirrored
-    digits are other digits. Without the noise a scorer judges a generator's texture instead of its shapes: at 40
-    grey levels it took more than half of the real digits for a 3. A function of the arguments; bit for bit so on
-    one CPU with one number of threads.
+    Cross-entropy without label smoothing (the Inception score rewards confidence); SGD with Nesterov momentum; linear
+    warm-up and decay of the learning rate; random shifts and noise as augmentation, but no mirroring, because a
+    mirrored digit is another digit. Without noise in training the classifier reacts to texture instead of shapes: with
+    noise of 40 gray levels it classified more than half of the real digits as 3. The result is a function of the
+    arguments, bit for bit on one CPU with one number of threads.
 
-    The description, ready for JSON: class_names, image_size, width; held_out_accuracy in 0..1 and
-    held_out_images; training_set and training_set_sha256 (name and content of `images`); recipe (all
-    constants) and recipe_sha256.
+    The metadata are JSON values: class_names, image_size, width; held_out_accuracy in 0..1 and held_out_images;
+    training_set and training_set_sha256 (name and content of `images`); recipe (all hyperparameters) and recipe_sha256.
 
-    Raises DataError for images without labels, smaller than 8 pixels, or a class of fewer than two images.
+    Raises DataError for images without labels or smaller than 8 pixels, and for a class of fewer than two images.
     """
     labels = _checked_labels(images)
     train_indices, held_out_indices = _stratified_split(labels, seed)
@@ -57,7 +56,7 @@ def train_scorer(
     pixels, targets = images.images.to(device), labels.to(device)
     _fit(net, pixels, targets, train_indices.to(device), epochs=epochs, seed=seed, progress=progress)
     accuracy = _accuracy(net, pixels, targets, held_out_indices.to(device))
-    recipe = _recipe(width=width, epochs=epochs, seed=seed)
+    hyperparameters = _hyperparameters(width=width, epochs=epochs, seed=seed)
     metadata = {
         "class_names": list(images.class_names),
         "image_size": images.images.shape[-1],
@@ -66,20 +65,20 @@ def train_scorer(
         "held_out_images": len(held_out_indices),
         "training_set": images.name,
         "training_set_sha256": images.content_sha256,
-        "recipe": recipe,
-        "recipe_sha256": sha256_bytes(canonical_json(recipe)),
+        "recipe": hyperparameters,
+        "recipe_sha256": sha256_bytes(canonical_json(hyperparameters)),
     }
     return {name: tensor.cpu() for name, tensor in net.state_dict().items()}, metadata
 
 
-def save_scorer(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
-    """Write what `train_scorer` made as a scorer file, atomically; the file's SHA-256."""
-    content = encode_scorer(tensors, metadata)
+def save_classifier(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
+    """Write a trained classifier to a weights file, atomically; return the SHA-256 of the file."""
+    content = encode_classifier(tensors, metadata)
     atomic_write(path, content)
     return sha256_bytes(content)
 
 
-def _recipe(**chosen: float) -> dict[str, float]:
+def _hyperparameters(**chosen: float) -> dict[str, float]:
     return {
         **chosen,
         "batch_size": BATCH_SIZE,
@@ -95,20 +94,21 @@ def _recipe(**chosen: float) -> dict[str, float]:
 
 def _checked_labels(images: ImageSet) -> Tensor:
     if images.labels is None:
-        raise DataError(f"a scorer learns from labelled images; {images.name} has no labels")
+        raise DataError(f"a classifier needs labeled images; {images.name} has no labels")
     if images.images.shape[-1] < _MIN_IMAGE_SIZE:
         raise DataError(
-            f"a scorer needs images of at least {_MIN_IMAGE_SIZE} pixels, {images.name} has {images.images.shape[-1]}"
+            f"a classifier needs images of at least {_MIN_IMAGE_SIZE} pixels, {images.name} has "
+            f"{images.images.shape[-1]}"
         )
     counts = torch.bincount(images.labels, minlength=len(images.class_names))
     if counts.min() < 2:
         rarest = images.class_names[int(counts.argmin())]
-        raise DataError(f"a scorer needs two images of each class; {images.name} has fewer of {rarest!r}")
+        raise DataError(f"a classifier needs two images of each class; {images.name} has fewer of {rarest!r}")
     return images.labels
 
 
 def _stratified_split(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices to train on and to hold out; each class gives the same share, and at least one image to either."""
+    """Indices of training and held-out images: the same share of each class, at least one image in either."""
     generator = rng.generator("cpu", seed, "scorer/split")
     train: list[Tensor] = []
     held_out: list[Tensor] = []
@@ -121,10 +121,10 @@ def _stratified_split(labels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return torch.cat(train), torch.cat(held_out)
 
 
-def _initial_net(num_classes: int, image_size: int, width: float, seed: int) -> ScorerNet:
-    """He et al. 2015 normal weights, zero bias, drawn from the seed and not from torch's global generator."""
+def _initial_net(num_classes: int, image_size: int, width: float, seed: int) -> ClassifierNet:
+    """A network with normal weights as in He et al. 2015 and zero bias, a function of the seed."""
     with torch.random.fork_rng(devices=[]):
-        net = ScorerNet(num_classes, image_size, width)
+        net = ClassifierNet(num_classes, image_size, width)
     generator = rng.generator("cpu", seed, "scorer/init")
     for module in net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -134,7 +134,7 @@ def _initial_net(num_classes: int, image_size: int, width: float, seed: int) -> 
 
 
 def _fit(
-    net: ScorerNet,
+    net: ClassifierNet,
     pixels: Tensor,
     targets: Tensor,
     indices: Tensor,
@@ -167,8 +167,8 @@ def _fit(
     net.eval()
 
 
-def _optimizer(net: ScorerNet) -> torch.optim.Optimizer:
-    # Decaying the head or the norms' scales would only lower the confidence that the Inception score rewards.
+def _optimizer(net: ClassifierNet) -> torch.optim.Optimizer:
+    # Weight decay of the head or the norm scales would only lower the confidence that the Inception score rewards.
     decayed = [parameter for parameter in net.body.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in net.body.parameters() if parameter.ndim == 1] + [*net.head.parameters()]
     groups = [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
@@ -176,12 +176,12 @@ def _optimizer(net: ScorerNet) -> torch.optim.Optimizer:
 
 
 def _learning_rate(elapsed: float) -> float:
-    """Up to the peak during the warm-up, then down to zero, in straight lines; `elapsed` in 0..1."""
+    """Linear warm-up to the peak, then linear decay to zero; `elapsed` in 0..1."""
     return PEAK_LEARNING_RATE * min(elapsed / WARMUP_FRACTION, (1 - elapsed) / (1 - WARMUP_FRACTION))
 
 
 def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image (B, C, H, W) moved by its own whole pixels, edge pixels repeated into the gap."""
+    """Images (B, C, H, W), each shifted by its own whole number of pixels; edge pixels fill the gap."""
     batch, _, height, width = images.shape
     reach = round(SHIFT_FRACTION * height)
     offsets_2B = torch.randint(-reach, reach + 1, (2, batch, 1), generator=generator).to(images.device)
@@ -191,14 +191,14 @@ def _shift(images: Tensor, generator: torch.Generator) -> Tensor:
     return images[sample_B, :, rows_BH[:, :, None], columns_BW[:, None, :]].permute(0, 3, 1, 2)
 
 
-def _accuracy(net: ScorerNet, pixels: Tensor, targets: Tensor, indices: Tensor) -> float:
+def _accuracy(net: ClassifierNet, pixels: Tensor, targets: Tensor, indices: Tensor) -> float:
     with torch.no_grad():
         correct = [(net(pixels[part])[1].argmax(dim=1) == targets[part]) for part in torch.split(indices, 500)]
     return torch.cat(correct).float().mean().item()
 
 
 def _add_noise(images_uint8: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise of a strength drawn for each image from U[0, LARGEST_NOISE], rounded back to uint8."""
+    """Images with normal noise, rounded to uint8; its strength is uniform in [0, LARGEST_NOISE] for each image."""
     strength = LARGEST_NOISE * torch.rand(len(images_uint8), 1, 1, 1, generator=generator)
     noise = strength * torch.randn(images_uint8.shape, generator=generator)
     return (images_uint8 + noise.to(images_uint8.device)).round().clamp(0, 255).to(torch.uint8)

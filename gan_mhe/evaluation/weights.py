@@ -1,55 +1,60 @@
-"""Where an extractor's weights come from, and the hashes they must have."""
+"""Finding the weights file of a protocol's extractor, or downloading it."""
 
 import urllib.error
 from pathlib import Path
 
 import torch
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-from gan_mhe.errors import ScorerError
-from gan_mhe.evaluation.classifier_net import SCORER_NET
-from gan_mhe.evaluation.protocol import classifier_name, protocol_settings
-
-# The shipped scorer: train_scorer on the digits with width 0.1875, 100 epochs, seed 0. Training it on another
-# processor gives other last bits, hence another hash and other fingerprints: the file is shipped, not made.
-DIGITS_SHA256 = "ceb29dcfa245304846075799e3d4a0546cc73e3bdbf4d18c8526ce33646e33d8"
-INCEPTION_SHA256 = "6726825d"  # the eight leading digits that torch-fidelity's file name promises
+from gan_mhe.config.protocols import ProtocolSettings, classifier_name, protocol_settings
+from gan_mhe.errors import ExtractorError
 
 
 def locate_weights(name: str, *, weights: Path | None, download: bool, cache_dir: Path) -> Path:
-    """The weights file of protocol `name`: `weights` if given, else its usual place.
+    """The weights file of protocol `name`: `weights` if given, else the default path.
 
-    The shipped scorer lies in this package, Inception in torch hub's cache (fetched there, its hash checked,
-    only if `download`), `classifier:<name>` in `cache_dir`/scorers/<name>.safetensors. Raises ScorerError
-    where there is no such file.
+    The default is in this package, in torch hub's cache, or `cache_dir`/scorers/<name>.safetensors, as the protocol's
+    settings say. Weights with a URL are downloaded to the hub's cache if they are missing and `download` is set.
+    Raises ExtractorError if the file does not exist or cannot be downloaded.
     """
     settings = protocol_settings(name)
-    if name == "digits-v1":
-        place = Path(__file__).parent / "weights" / "digits-v1.safetensors"
-        ways = "install the package again, or set evaluation.weights to a copy of the file"
-    elif settings.extractor == SCORER_NET:
-        place = cache_dir / "scorers" / f"{classifier_name(name)}.safetensors"
-        ways = "train it there with `gan-mhe scorer train`, or set evaluation.weights to a scorer file"
-    else:
-        place = Path(torch.hub.get_dir()) / "checkpoints" / URL_INCEPTION_V3.rpartition("/")[2]
-        ways = f"set evaluation.weights to a copy of {URL_INCEPTION_V3}, or evaluation.download = true"
-        if weights is None and download and not place.exists():
-            _download_inception(place)
-    chosen = place if weights is None else weights
+    if weights is None and settings.weights_url and download:
+        _download(settings.weights_url, settings.weights_sha256)
+    path, advice = _default(name, settings, cache_dir)
+    chosen = path if weights is None else weights
     if not chosen.is_file():
-        raise ScorerError(
+        raise ExtractorError(
             f"evaluation.protocol {name}: the weights of its {settings.extractor} are missing, "
-            f"there is no file {chosen}; {ways}"
+            f"there is no file {chosen}; {advice}"
         )
     return chosen
 
 
-def _download_inception(place: Path) -> None:
+def _default(name: str, settings: ProtocolSettings, cache_dir: Path) -> tuple[Path, str]:
+    """The default path of the weights, and advice to the user if there is no file."""
+    if settings.weights_file:
+        path = Path(__file__).parent / "weights" / settings.weights_file
+        return path, "reinstall the package, or set evaluation.weights to a copy of the file"
+    if settings.weights_url:
+        advice = f"set evaluation.weights to a copy of {settings.weights_url}, or evaluation.download = true"
+        return _hub_path(settings.weights_url), advice
+    path = cache_dir / "scorers" / f"{classifier_name(name)}.safetensors"
+    return path, "train it with `gan-mhe scorer train`, or set evaluation.weights to the weights of a classifier"
+
+
+def _hub_path(url: str) -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _download(url: str, sha256: str) -> None:
+    """Download a file to torch hub's cache unless it is there, and check the leading digits of its hash."""
+    path = _hub_path(url)
+    if path.exists():
+        return
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(place), INCEPTION_SHA256, progress=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), sha256, progress=False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise ScorerError(
-            f"evaluation.download: cannot fetch {URL_INCEPTION_V3} to {place}: {error}; "
+        raise ExtractorError(
+            f"evaluation.download: cannot download {url} to {path}: {error}; "
             "set evaluation.weights to a copy of the file"
         ) from error

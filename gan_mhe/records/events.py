@@ -77,14 +77,17 @@ class CheckpointRejected:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores at one step. purpose: `scheduled`, `final` or `best_rescored`."""
+    """Scores at one step. purpose: `scheduled`, `final` or `best_rescored`.
+
+    fingerprints: by score; two scores of one name compare only if their fingerprints are equal.
+    """
 
     type: ClassVar[str] = "evaluated"
     step: int
     purpose: str
     scores: Mapping[str, float]
     protocol: str
-    fingerprint: str
+    fingerprints: Mapping[str, str]
     seconds: float
 
 
@@ -165,6 +168,8 @@ def decode(document: Mapping[str, Any]) -> Event:
     cls = _TYPES.get(document.get("type", ""))
     if cls is None:
         raise ValueError(f"unknown event type {document.get('type')!r}; expected one of {', '.join(_TYPES)}")
+    if cls is Evaluated:
+        document = _with_fingerprints(document)
     names = [field.name for field in fields(cls)]
     missing = [f.name for f in fields(cls) if f.name not in document and f.default is MISSING]
     if missing:
@@ -172,6 +177,14 @@ def decode(document: Mapping[str, Any]) -> Event:
     values = {name: document[name] for name in names if name in document}
     numbers = {f.name for f in fields(cls) if f.type in (float, Mapping[str, float])}
     return cls(**{k: _decode_value(decode_number(v)) if k in numbers else v for k, v in values.items()})
+
+
+def _with_fingerprints(document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An `evaluated` event of an older version, which has one fingerprint for all scores, in the present form."""
+    scores, fingerprint = document.get("scores"), document.get("fingerprint")
+    if "fingerprints" in document or fingerprint is None or not isinstance(scores, Mapping):
+        return document
+    return {**document, "fingerprints": dict.fromkeys(scores, fingerprint)}
 
 
 def effective(events: Iterable[Event]) -> Iterator[Event]:

@@ -14,7 +14,7 @@ class Score:
     step: int
     """Generator step at which the state was scored."""
     scores: Mapping[str, float]
-    """Score by metric (`gan_mhe.config.names.METRICS`)."""
+    """Score by metric (`gan_mhe.evaluation.metrics.METRICS`)."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class RunResult:
     """Digest of the configuration (`RunConfig.digest`)."""
     protocol: str | None
     """Name of the evaluation protocol; None if the run is not scored."""
-    fingerprint: str | None
-    """Fingerprint of the evaluation protocol; None if the run is not scored."""
+    fingerprints: Mapping[str, str]
+    """Fingerprint of each score by its name; empty if the run is not scored."""
     metric: str
     """Metric that ranks the run and that `best` was chosen by."""
     final: Score | None
@@ -73,7 +73,25 @@ class RunResult:
         """Inverse of `document`."""
         values = decode(document)
         scores = {key: Score(**values[key]) if values[key] else None for key in ("final", "best")}
-        return cls(**values | scores | {"curve": read_curve(values)})
+        values |= {"fingerprints": read_fingerprints(values), "curve": read_curve(values)}
+        values.pop("fingerprint", None)
+        return cls(**values | scores)
+
+
+def read_fingerprints(result: Mapping[str, Any]) -> dict[str, str]:
+    """The fingerprint of each score by name. Older results have one fingerprint, which counts for each of their scores.
+
+    result: the document of a run's result, or of a checkpoint's score. Raises TypeError if a fingerprint is not text.
+    """
+    fingerprints, shared = result.get("fingerprints"), result.get("fingerprint")
+    if fingerprints is None:
+        scored = [result, result.get("final"), result.get("best"), *result.get("curve", ())]
+        names = [name for score in scored if score for name in score.get("scores", ())]
+        fingerprints = {} if shared is None else dict.fromkeys(names, shared)
+    wrong = [value for value in fingerprints.values() if not isinstance(value, str)]
+    if wrong:
+        raise TypeError(f"fingerprints: expected text, got {wrong[0]!r}")
+    return dict(fingerprints)
 
 
 def read_curve(values: Mapping[str, Any]) -> tuple[Score, ...]:

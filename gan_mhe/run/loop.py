@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, StorageError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import atomic_write, remove_temporaries, sha256_bytes, write_json
 from gan_mhe.records import checkpoint as checkpoints
 from gan_mhe.records.checkpoint import Checkpoint
@@ -221,12 +221,12 @@ class _Run:
         return better
 
     def _score(self, purpose: str) -> Score:
-        assert self.task.protocol is not None and self.task.fingerprint is not None
+        assert self.task.protocol is not None
         began = time.monotonic()
         score = Score(self.step, self.task.evaluate(fresh=purpose == "best_rescored"))
         seconds = time.monotonic() - began
         self.recorder.emit(
-            Evaluated(self.step, purpose, score.scores, self.task.protocol, self.task.fingerprint, seconds)
+            Evaluated(self.step, purpose, score.scores, self.task.protocol, self.task.fingerprints, seconds)
         )
         return score
 
@@ -276,7 +276,7 @@ class _Run:
             seed=self.config.seed,
             digest=self.config.digest(),
             protocol=self.task.protocol,
-            fingerprint=self.task.fingerprint,
+            fingerprints=self.task.fingerprints,
             metric=self.task.metric,
             final=final,
             best=best,

@@ -1,4 +1,4 @@
-"""Scoring outside a training run: a checkpoint under a chosen protocol, and the making of scorers."""
+"""Scores of a checkpoint under a chosen protocol, and the training of classifiers for `classifier:<name>`."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.documents import flatten, merge
+from gan_mhe.config.protocols import CLASSIFIER_PREFIX, protocol_settings
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
-from gan_mhe.evaluation.protocol import protocol_settings
-from gan_mhe.evaluation.train_classifier import save_scorer, train_scorer
+from gan_mhe.evaluation.train_classifier import save_classifier, train_classifier
 from gan_mhe.files import default_cache_dir
 from gan_mhe.records import checkpoint
 from gan_mhe.records.events import encode_number
@@ -23,14 +23,16 @@ from gan_mhe.training.precision import resolve_device
 def score_checkpoint(
     run: RunDir, *, step: int | None, overrides: Mapping[str, Any], digest: str | None = None
 ) -> dict[str, Any]:
-    """Score one checkpoint with fresh latents; `overrides` may change evaluation and execution, not what the run is.
+    """Score one checkpoint with fresh latents.
 
-    `digest`, when given, must be the checkpoint's: CheckpointError else. Returns step, protocol, fingerprint, scores
-    and the real data's scores as JSON values.
+    step: of the checkpoint, None for the newest; overrides: changes to the `evaluation` section and to keys that say
+    where a run is executed; digest: what the checkpoint's digest must be. Returns `step`, `protocol`, `fingerprints`,
+    `scores` and the scores of the real images as `real`, all as JSON values. Raises ConfigError for other overrides or
+    without a protocol, CheckpointError if there is no such checkpoint or it has another digest.
     """
     others = [key for key in flatten(overrides) if not key.startswith("evaluation.") and key not in EXECUTION_KEYS]
     if others:
-        raise ConfigError(f"scoring can change evaluation keys only; got {', '.join(others)}")
+        raise ConfigError(f"a score can change evaluation keys only; got {', '.join(others)}")
     saved = run.read_config()
     config = parse_stored(merge(saved.document(), overrides))
     if config.evaluation.protocol == "none":
@@ -41,13 +43,13 @@ def score_checkpoint(
     return {
         "step": chosen,
         "protocol": task.protocol,
-        "fingerprint": task.fingerprint,
+        "fingerprints": task.fingerprints,
         "scores": {name: encode_number(value) for name, value in task.evaluate(fresh=True).items()},
         "real": {name: encode_number(value) for name, value in task.real_scores().items()},
     }
 
 
-def train_and_save_scorer(
+def train_and_save_classifier(
     name: str,
     config: RunConfig,
     *,
@@ -58,11 +60,15 @@ def train_and_save_scorer(
     out: Path | None,
     progress: Callable[[int, float], None],
 ) -> tuple[Path, float]:
-    """Train a classifier on the configuration's data and write its weights file; the path and held-out accuracy."""
-    protocol_settings(f"classifier:{name}")  # refuses a name that no configuration could use
+    """Train the classifier of the protocol `classifier:<name>` on the data of `config` and write its weights file.
+
+    out: the weights file, None for the path where the protocol finds it. Returns the path and the accuracy on held-out
+    images in 0..1. Raises ConfigError for a name that no protocol can have, before training.
+    """
+    protocol_settings(f"{CLASSIFIER_PREFIX}{name}")
     path = out or default_cache_dir() / "scorers" / f"{name}.safetensors"
-    tensors, metadata = train_scorer(
+    tensors, metadata = train_classifier(
         load_images(config), width=width, epochs=epochs, seed=seed, device=resolve_device(device), progress=progress
     )
-    save_scorer(path, tensors, metadata)
+    save_classifier(path, tensors, metadata)
     return path, float(metadata["held_out_accuracy"])

@@ -16,10 +16,11 @@ from gan_mhe.comparison.compare import read_score
 from gan_mhe.comparison.results import RunScore
 from gan_mhe.config import compose, documents
 from gan_mhe.config.documents import merge, unflatten
-from gan_mhe.config.names import DEFAULT_TASK, METRICS, TASKS
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import NonNegative, Positive, Section
 from gan_mhe.errors import ConfigError, RunDirError, nearest
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import canonical_json, write_json
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.variants import VARIANTS

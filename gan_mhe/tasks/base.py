@@ -17,11 +17,11 @@ class Task(Protocol):
     images_per_step: int
     """Real images that a step uses."""
     metric: str
-    """Metric that ranks states, a key of `gan_mhe.config.names.METRICS`."""
+    """Metric that ranks states, a key of `gan_mhe.evaluation.metrics.METRICS`."""
     protocol: str | None
     """Name of the evaluation protocol; None if the run is not scored."""
-    fingerprint: str | None
-    """Fingerprint of the evaluation protocol; None if the run is not scored."""
+    fingerprints: Mapping[str, str]
+    """Fingerprint of each score by its name; empty if the run is not scored."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import DivergedError
 from gan_mhe.evaluation.evaluator import Evaluator
+from gan_mhe.evaluation.metrics import fingerprints
 from gan_mhe.files import default_cache_dir
 from gan_mhe.images import grids, latents
 from gan_mhe.rng import derive_seed
@@ -37,7 +38,7 @@ def load_images(config: RunConfig) -> ImageSet:
 
 
 def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -> Evaluator | None:
-    """The configuration's evaluator, or None for protocol `none`. ScorerError if its weights are missing."""
+    """The configuration's evaluator, or None for protocol `none`. ExtractorError if its weights are missing."""
     if config.evaluation.protocol == "none":
         return None
     return Evaluator.build(
@@ -60,7 +61,7 @@ class GanTask:
     def __init__(self, config: RunConfig, *, to_train: bool = False) -> None:
         """Load the data and the evaluator, and build the networks; see `gan_mhe.tasks.base.TaskConstructor`.
 
-        Raises here, before training, if data (DataError), weights (ScorerError), the device (DeviceError) or, with
+        Raises here, before training, if data (DataError), weights (ExtractorError), the device (DeviceError) or, with
         `to_train`, memory (MemoryLimitError) is missing.
         """
         self._config = config
@@ -72,7 +73,7 @@ class GanTask:
         self.trainer = Trainer(config, images.images, device)
         self.images_per_step = SUMMARIES["gan"].images_per_step(config)
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
-        self.fingerprint = self._evaluator.protocol.fingerprint() if self._evaluator else None
+        self.fingerprints: Mapping[str, str] = fingerprints(self._evaluator.protocol) if self._evaluator else {}
         self._latents = latents.fixed_latents(
             config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)
         )

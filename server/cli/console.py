@@ -8,7 +8,7 @@ from typing import Any, Self
 from rich.console import Console
 
 from gan_mhe.cli.console import PlainSink, RunLine, progress_bars
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from server.client import Client, Event, Job
 

@@ -13,8 +13,8 @@ import typer
 from gan_mhe.cli.console import out, print_columns, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
 from gan_mhe.config import compose, documents
-from gan_mhe.config.names import METRICS
 from gan_mhe.errors import ConfigError, nearest
+from gan_mhe.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from server.client import Cell, Client, Job, Mode

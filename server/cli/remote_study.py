@@ -199,7 +199,7 @@ def _result(job: Job, events: Sequence[RunEvent]) -> RunResult:
         seed=_seed(job),
         digest=job.config_digest.removeprefix("sha256:"),
         protocol=scores.protocol if scores else None,
-        fingerprint=scores.fingerprint if scores else None,
+        fingerprints=dict(scores.fingerprints) if scores else {},
         metric=job.metric.name if job.metric else TASKS[DEFAULT_TASK].metric,
         final=_score(scores.final) if scores else None,
         best=_score(scores.best) if scores else None,

@@ -30,13 +30,17 @@ class Score(_Record):
 
 
 class Scores(_Record):
-    """Scores of a run. real: scores of the real images. Only scores with equal fingerprints are comparable."""
+    """Scores of a run. real: scores of the real images; fingerprint: of the job's metric; fingerprints: by score.
+
+    Two values of a score are comparable only if their fingerprints are equal.
+    """
 
     final: Score | None
     best: Score | None
     real: Mapping[str, float] | None
     protocol: str | None
     fingerprint: str | None
+    fingerprints: Mapping[str, str] = {}
 
 
 class PrimaryMetric(_Record):
@@ -158,6 +162,7 @@ class TaskResult(_Record):
     real: Mapping[str, float] | None = None
     protocol: str | None = None
     fingerprint: str | None = None
+    fingerprints: Mapping[str, str] | None = None
 
 
 class Task(_Record):

@@ -37,7 +37,7 @@ from server.store.store import Store
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARKER = "import.json"
 _MAX_MESSAGE = 300
-_RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol", "fingerprint"})
+_RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol"})
 _UNFINISHED = "the imported run is not finished; resume the job to continue it"
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, select, update
 
-from gan_mhe.files import sha256_bytes
+from gan_mhe.files import canonical_json, sha256_bytes
 from gan_mhe.records.events import (
     CheckpointRejected,
     CheckpointSaved,
@@ -102,11 +102,17 @@ def _checked(event: Event) -> Event:
     for field, value in asdict(event).items():
         if isinstance(value, int) and not 0 <= value < _MAX_STEP:
             raise ValueError(f"{field}: expected 0 or more and less than 2**53, got {value}")
-        for text in value if isinstance(value, dict) else [value] if isinstance(value, str) else []:
+        for text in _texts(value):
             text.encode()  # raises for a lone surrogate, which JSON can express and no column can hold
             if len(text) > _MAX_NAME and field != "message":
                 raise ValueError(f"{field}: expected at most {_MAX_NAME} characters, got {len(text)}")
     return event
+
+
+def _texts(value: Any) -> list[str]:
+    """The texts in the value of a field: itself, or the names and values of a table."""
+    parts = [*value, *value.values()] if isinstance(value, dict) else [value]
+    return [part for part in parts if isinstance(part, str)]
 
 
 class Ingest:
@@ -274,7 +280,8 @@ class Ingest:
             "attempt": self._number,
             "scores": document["scores"],
             "protocol": event.protocol,
-            "fingerprint": event.fingerprint,
+            # One hash of all fingerprints: equal rows have equal ones for every score.
+            "fingerprint": sha256_bytes(canonical_json(document["fingerprints"])),
             "seconds": document["seconds"],
         }
         artifacts.add_evaluation(self._connection, row)

@@ -16,10 +16,10 @@ from sqlalchemy import Connection
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
 from gan_mhe.config.names import DATASETS
+from gan_mhe.config.protocols import protocol_settings
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
-from gan_mhe.evaluation.protocol import protocol_settings
 from server.clock import now_ms, rfc3339
 from server.errors import FieldError, InsufficientStorage, InvalidRequest, QueueFull, pointer
 from server.executors.base import Executor
@@ -209,19 +209,18 @@ def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
         refusals.append(("evaluation.download", "downloads_not_allowed", "the operator does not allow downloads"))
     if evaluation.protocol == "none":
         return refusals
-    try:
-        splits = protocol_settings(evaluation.protocol).splits
-    except ConfigError as error:
-        return [
-            *refusals,
-            ("evaluation.protocol", "unknown_protocol", str(error).removeprefix("evaluation.protocol: ")),
-        ]
-    if evaluation.num_samples is not None and evaluation.num_samples < splits:
-        message = f"expected at least {splits}, one per split of {evaluation.protocol}; got {evaluation.num_samples}"
+    protocol = protocol_settings(evaluation.protocol)
+    if evaluation.num_samples is not None and evaluation.num_samples < protocol.splits:
+        message = (
+            f"expected at least {protocol.splits}, one per split of {evaluation.protocol}; got {evaluation.num_samples}"
+        )
         refusals.append(("evaluation.num_samples", "too_few", message))
-    if evaluation.protocol == "inception-2015" and weights is None and not evaluation.download:
+    if protocol.weights_url and weights is None and not evaluation.download:
         known = ", ".join(sorted(settings.weights)) or "the operator offers none"
-        message = f"inception-2015 needs the 2015 Inception weights; expected the name of a file ({known})"
+        message = (
+            f"{evaluation.protocol} needs weights that the package does not contain; "
+            f"expected the name of a file ({known})"
+        )
         refusals.append(("evaluation.weights", "weights_missing", message))
     return refusals
 

@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Integer as SqlInteger
 
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from server.store import tables
 from server.store.rows import JobRow, MetricSummaryRow, fetch_all
 from server.store.sqlite import upsert

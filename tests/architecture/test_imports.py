@@ -12,6 +12,8 @@ MODULES = [
     "gan_mhe.comparison.compare",
     "gan_mhe.config.compose",
     "gan_mhe.config.run_config",
+    "gan_mhe.config.protocols",
+    "gan_mhe.evaluation.metrics",
     "gan_mhe.evaluation.protocol",
     "gan_mhe.records.events",
     "tools.configuration_page",

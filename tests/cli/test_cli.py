@@ -181,10 +181,11 @@ def test_sample_checks_the_output_name_before_it_computes(
 
 def test_score_prints_a_table_or_json_of_the_same_numbers(gan_mhe: Command, run: str) -> None:
     table, document = gan_mhe("score", run), json.loads(gan_mhe("score", run, "--format", "json").out)
-    assert table.out.startswith(f"step 2  digits-v1 [{document['fingerprint'][:12]}]\n")
-    row = re.search(r"^fid +([\d.]+) ", table.out, re.MULTILINE)
+    assert table.out.startswith("step 2  digits-v1\n")
+    row = re.search(r"^fid +([\d.]+) .* ([0-9a-f]{12})$", table.out, re.MULTILINE)
     assert row is not None and float(row[1]) == pytest.approx(document["scores"]["fid"], rel=1e-3)
-    assert set(document) == {"step", "protocol", "fingerprint", "scores", "real"}
+    assert row[2] == document["fingerprints"]["fid"][:12]
+    assert set(document) == {"step", "protocol", "fingerprints", "scores", "real"}
 
 
 def test_score_follows_the_runs_own_choice_of_generator(gan_mhe: Command) -> None:
@@ -192,7 +193,7 @@ def test_score_follows_the_runs_own_choice_of_generator(gan_mhe: Command) -> Non
     gan_mhe("train", "digits_cnn", "--run-dir", "averaged", keys=keys)
     stored = RunDir(Path("averaged")).read_result()
     document = json.loads(gan_mhe("score", "averaged", "--format", "json").out)
-    assert stored is not None and document["fingerprint"] == stored["fingerprint"]
+    assert stored is not None and document["fingerprints"] == stored["fingerprints"]
 
 
 def test_score_refuses_a_format_it_does_not_have(gan_mhe: Command, run: str) -> None:

@@ -14,7 +14,7 @@ STORY: list[events.Event] = [
     events.SampleGrid(0, "samples/step_00000000.png", "0" * 64),
     events.Scalars(2, {"d_loss": 1.25, "g_loss": 0.5, "energy/conv0": 0.1}),
     events.Progress(2, 4, 10.0, 640.0, 0.2),
-    events.Evaluated(2, "scheduled", {"inception_score": 7.125}, "digits-v1", "f" * 64, 0.1),
+    events.Evaluated(2, "scheduled", {"inception_score": 7.125}, "digits-v1", {"inception_score": "f" * 64}, 0.1),
     events.CheckpointSaved(2, "checkpoints/step_00000002", "0" * 64),
     events.Finished(4, "stopped", ""),
 ]

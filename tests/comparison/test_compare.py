@@ -21,14 +21,15 @@ from gan_mhe.comparison.inference import bootstrap_interval
 from gan_mhe.comparison.results import Comparison, Row, RunScore, View
 from gan_mhe.comparison.table import HEADINGS, as_csv, as_json, as_markdown, as_rows, footnote, headings, table_cells
 from gan_mhe.config.compose import parse
-from gan_mhe.config.names import METRICS
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
 from gan_mhe.records.events import decode_number
 from gan_mhe.records.run_dir import RunDir
 from tests.support.looped import looped
 
 SCORES = st.lists(st.floats(0.5, 100.0), min_size=2, max_size=8)
+OTHER = dict.fromkeys(METRICS, "0" * 64)
 PINNED_KEYS = {"variant", "n", "mean", "std", "ci_low", "ci_high", "best_mean", "protocol", "jobs"}
 
 
@@ -41,7 +42,7 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
         "comparable_digest": "comparable",
         "status": "completed",
         "protocol": "digits-v1",
-        "fingerprint": "f" * 64,
+        "fingerprints": dict.fromkeys(METRICS, "f" * 64),
         "metric": "inception_score",
         "evaluations": 4,
         "final": dict.fromkeys(METRICS, score),
@@ -52,8 +53,8 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
 
 
 def unscored(variant: str, seed: int, status: str = "diverged") -> RunScore:
-    nothing: dict[str, Any] = dict.fromkeys(("protocol", "fingerprint", "final", "best", "real"))
-    return scored(variant, seed, 0.0, status=status, evaluations=0, **nothing)
+    nothing: dict[str, Any] = dict.fromkeys(("protocol", "final", "best", "real"))
+    return scored(variant, seed, 0.0, status=status, evaluations=0, fingerprints={}, **nothing)
 
 
 def of_scores(scores: Mapping[str, list[float]], metric: str = "inception_score") -> dict[str, Row]:
@@ -417,7 +418,7 @@ class TestHonesty:
     def test_different_protocols_are_refused_with_both_named(self) -> None:
         runs = [
             scored("mhe", 0, 7.0),
-            scored("none", 0, 6.0, protocol="inception-2015", fingerprint="0" * 64),
+            scored("none", 0, 6.0, protocol="inception-2015", fingerprints=OTHER),
         ]
         with pytest.raises(ProtocolMismatchError) as refused:
             compare(runs)
@@ -426,7 +427,20 @@ class TestHonesty:
 
     def test_one_name_with_two_fingerprints_is_two_protocols(self) -> None:
         with pytest.raises(ProtocolMismatchError, match="under 2 protocols"):
-            compare([scored("mhe", 0, 7.0), scored("none", 0, 6.0, fingerprint="0" * 64)])
+            compare([scored("mhe", 0, 7.0), scored("none", 0, 6.0, fingerprints=OTHER)])
+
+    def test_only_the_fingerprint_of_the_compared_metric_counts(self) -> None:
+        mixed = [scored("mhe", 0, 7.0), scored("none", 0, 6.0, fingerprints={**OTHER, "fid": "f" * 64})]
+        assert compare(mixed, metric="fid").fingerprint == "f" * 64
+        with pytest.raises(ProtocolMismatchError, match="under 2 protocols"):
+            compare(mixed, metric="kid")
+
+    def test_runs_scored_before_a_metric_was_added_compare_by_the_others(self) -> None:
+        before = {"inception_score": 6.0, "fid": 6.0}
+        old = scored("none", 0, 6.0, final=before, best=before, fingerprints=dict.fromkeys(before, "f" * 64))
+        assert len(compare([scored("mhe", 0, 7.0), old], metric="fid").rows) == 2
+        with pytest.raises(ProtocolMismatchError, match="runs/none/seed_0: no 'kid' in the final scores"):
+            compare([scored("mhe", 0, 7.0), old], metric="kid")
 
     def test_a_run_without_score_does_not_count_as_another_protocol(self) -> None:
         assert compare([scored("mhe", 0, 7.0), unscored("mhe", 1)]).protocol == "digits-v1"
@@ -795,7 +809,7 @@ class TestReading:
                 "variant": "mhe_sn",
                 "seed": 4,
                 "protocol": "digits-v1",
-                "fingerprint": "ab",
+                "fingerprints": {"inception_score": "ab", "fid": "cd"},
                 "evaluations": 4,
                 "final": final,
                 "best": None,
@@ -807,8 +821,21 @@ class TestReading:
     def test_a_finished_run_is_read_from_its_result(self, tmp_path: Path) -> None:
         score = read_score(self.begin(tmp_path, status="completed"))
         assert (score.job, score.variant, score.seed, score.status) == (str(tmp_path), "mhe_sn", 4, "completed")
-        assert (score.protocol, score.fingerprint, score.evaluations, score.best) == ("digits-v1", "ab", 4, None)
+        assert (score.protocol, score.evaluations, score.best) == ("digits-v1", 4, None)
         assert (score.steps, score.train_seconds, score.curve) == (0, 0.0, ())
+
+    def test_each_score_has_its_own_fingerprint(self, tmp_path: Path) -> None:
+        assert read_score(self.begin(tmp_path, status="completed")).fingerprints == {
+            "inception_score": "ab",
+            "fid": "cd",
+        }
+
+    def test_the_one_fingerprint_of_an_older_result_counts_for_each_of_its_scores(self, tmp_path: Path) -> None:
+        run = self.begin(tmp_path, status="completed")
+        document = run.read_result() or {}
+        del document["fingerprints"]
+        write_json(run.result, document | {"fingerprint": "ab"})
+        assert read_score(run).fingerprints == {"inception_score": "ab", "fid": "ab"}
 
     def test_steps_seconds_and_curve_are_read(self, tmp_path: Path) -> None:
         curve = [{"step": 500, "scores": {"fid": "Infinity"}}, {"step": 1000, "scores": {"fid": 30.0}}]

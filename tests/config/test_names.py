@@ -1,6 +1,5 @@
-"""The tables of names: one entry each, the same names where they are implemented, and the direction of a score."""
+"""The tables of names: one entry each, and the same names where they are implemented."""
 
-import math
 from collections.abc import Collection
 from typing import Any
 
@@ -9,11 +8,11 @@ import pytest
 from gan_mhe import tasks
 from gan_mhe.config import names
 from gan_mhe.config.compose import parse
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.data import datasets
 from gan_mhe.errors import ConfigError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.networks import build, layers
 from gan_mhe.training import losses
 
@@ -68,39 +67,8 @@ def test_a_bundled_data_set_needs_neither_folder_nor_download(name: str, tmp_pat
     assert len(loaded.images) and not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "better", "worse"),
-    [
-        ("inception_score", 9.0, 5.0),
-        ("precision", 0.9, 0.2),
-        ("recall", 0.9, 0.2),
-        ("fid", 10.0, 80.0),
-        ("kid", 0.01, 0.3),
-    ],
-)
-def test_each_metric_knows_its_direction(name: str, better: float, worse: float) -> None:
-    assert METRICS[name].better(better, worse)
-    assert not METRICS[name].better(worse, better)
-
-
-def test_the_directions_of_all_metrics_are_tested() -> None:
-    assert set(METRICS) == {"inception_score", "precision", "recall", "fid", "kid"}
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_an_equal_score_is_not_better(name: str) -> None:
-    assert not METRICS[name].better(1.0, 1.0)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_anything_but_nan_is_better_than_nothing(name: str) -> None:
-    assert METRICS[name].better(0.0, None)
-    assert not METRICS[name].better(math.nan, None)
-
-
-@pytest.mark.parametrize("name", METRICS)
-def test_nan_is_never_better(name: str) -> None:
-    assert not METRICS[name].better(math.nan, 1.0)
+def test_every_task_ranks_by_a_metric_that_exists() -> None:
+    assert [name for name, facts in names.TASKS.items() if facts.metric not in METRICS] == []
 
 
 @pytest.mark.parametrize("task", names.TASKS.values())

@@ -16,11 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from gan_mhe.config.compose import parse
 from gan_mhe.config.documents import flatten, merge
-from gan_mhe.config.names import PROTOCOLS
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
-from gan_mhe.evaluation import protocol as protocols
-from gan_mhe.evaluation.protocol import protocol_settings
 from gan_mhe.variants import VARIANTS
 from tests.support.looped import looped
 
@@ -341,24 +338,6 @@ class TestRefusals:
     )
     def test_what_only_looks_like_a_contradiction_is_accepted(self, document: dict[str, Any]) -> None:
         assert isinstance(parse(document), RunConfig)
-
-
-class TestProtocolNames:
-    def test_the_evaluation_knows_the_same_names(self) -> None:
-        evaluated = {name for name in protocols._SETTINGS if name != protocols.CLASSIFIER_PREFIX}
-        assert set(PROTOCOLS) == evaluated | {"none"}
-
-    @pytest.mark.parametrize("name", [*PROTOCOLS, "classifier:mine"])
-    def test_a_name_that_the_configuration_takes_has_settings(self, name: str) -> None:
-        assert parse({"evaluation": {"protocol": name}}).evaluation.protocol == name
-        assert name == "none" or protocol_settings(name).num_samples > 0
-
-    @pytest.mark.parametrize("name", ["inception", "digits-v2", "", "classifier"])
-    def test_another_name_is_refused_by_both(self, name: str) -> None:
-        with pytest.raises(ConfigError, match=rf"^evaluation.protocol: unknown protocol '{name}'; expected one of"):
-            parse({"evaluation": {"protocol": name}})
-        with pytest.raises(ConfigError, match=rf"^evaluation.protocol: unknown protocol '{name}'; expected one of"):
-            protocol_settings(name)
 
 
 class TestResume:

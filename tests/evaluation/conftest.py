@@ -1,4 +1,4 @@
-"""Small scorers and image sets that the evaluation tests share."""
+"""Small classifiers and image sets that the evaluation tests share."""
 
 import math
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from gan_mhe.data.datasets import ImageSet, content_sha256, load
-from gan_mhe.evaluation.classifier_net import ScorerNet, encode_scorer
+from gan_mhe.evaluation.classifier_net import ClassifierNet, encode_classifier
 from gan_mhe.evaluation.evaluator import Evaluator
 
 CPU = torch.device("cpu")
@@ -31,15 +31,15 @@ def make_images() -> Callable[..., ImageSet]:
 
 
 @pytest.fixture(scope="session")
-def make_scorer_file(
+def make_classifier_file(
     tmp_path_factory: pytest.TempPathFactory, make_images: Callable[..., ImageSet]
 ) -> Callable[..., Path]:
-    """A scorer file with random weights whose outputs differ well between images; a function of the seed."""
+    """A weights file of a classifier with random weights whose outputs differ well between images."""
 
     def make(seed: int = 0, side: int = 16) -> Path:
         generator = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
-            net = ScorerNet(4, side, 0.1).eval()
+            net = ClassifierNet(4, side, 0.1).eval()
         for parameter in net.parameters():
             if parameter.ndim > 1:
                 scale = (2 / parameter[0].numel()) ** 0.5
@@ -49,9 +49,9 @@ def make_scorer_file(
             logits = net(make_images(200, seed=99, side=side).images)[1]
             net.head.weight.data *= 3 / logits.std(dim=0)[:, None]
             net.head.bias.data -= logits.mean(dim=0) * 3 / logits.std(dim=0)
-        path = tmp_path_factory.mktemp("scorer") / f"tiny-{seed}.safetensors"
+        path = tmp_path_factory.mktemp("classifier") / f"tiny-{seed}.safetensors"
         metadata = {"class_names": ["a", "b", "c", "d"], "image_size": side, "width": 0.1}
-        path.write_bytes(encode_scorer(net.state_dict(), metadata))
+        path.write_bytes(encode_classifier(net.state_dict(), metadata))
         return path
 
     return make
@@ -59,7 +59,7 @@ def make_scorer_file(
 
 @pytest.fixture
 def make_evaluator(
-    make_images: Callable[..., ImageSet], make_scorer_file: Callable[..., Path], tmp_path: Path
+    make_images: Callable[..., ImageSet], make_classifier_file: Callable[..., Path], tmp_path: Path
 ) -> Callable[..., Evaluator]:
     """An evaluator of `classifier:tiny` with 40 samples; keywords replace what `build` is given."""
 
@@ -68,7 +68,7 @@ def make_evaluator(
             "images": make_images(),
             "num_samples": 40,
             "ema": False,
-            "weights": make_scorer_file(),
+            "weights": make_classifier_file(),
             "download": False,
             "cache_dir": tmp_path,
             "device": CPU,
@@ -128,7 +128,7 @@ def digits() -> ImageSet:
 
 @pytest.fixture(scope="session")
 def digits_evaluator(digits: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
-    """digits-v1 with the shipped scorer and 500 samples."""
+    """digits-v1 with the shipped classifier and 500 samples."""
     return Evaluator.build(
         "digits-v1",
         images=digits,

@@ -16,15 +16,16 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8, to_unit_range
-from gan_mhe.errors import ConfigError, ScorerError
+from gan_mhe.errors import ConfigError, ExtractorError
 from gan_mhe.evaluation import evaluator as evaluator_module
 from gan_mhe.evaluation.evaluator import Evaluator, reference_key
 from gan_mhe.evaluation.extractors import ClassifierExtractor
-from gan_mhe.evaluation.protocol import METRICS
+from gan_mhe.evaluation.metrics import fingerprints
 
 Generate = Callable[[Tensor], Tensor]
 MakeEvaluator = Callable[..., Evaluator]
 CPU = torch.device("cpu")
+SCORES = ("inception_score", "inception_score_split_std", "fid", "kid", "precision", "recall")
 
 
 def play(images: Tensor) -> Generate:
@@ -44,9 +45,9 @@ def score(evaluator: Evaluator, generate: Generate, seed: int = 1) -> dict[str, 
     return evaluator.score(generate, latent_dim=8, latent_seed=seed)
 
 
-def test_a_score_has_exactly_the_protocol_s_metrics(make_evaluator: MakeEvaluator, generate: Generate) -> None:
+def test_an_evaluation_has_the_six_scores(make_evaluator: MakeEvaluator, generate: Generate) -> None:
     found = score(make_evaluator(), generate)
-    assert tuple(found) == METRICS
+    assert tuple(found) == SCORES
     assert all(math.isfinite(value) for value in found.values())
 
 
@@ -60,7 +61,7 @@ def test_a_score_equals_the_library_s_for_the_same_generator(
     make_evaluator: MakeEvaluator,
     generate: Generate,
     make_images: Callable[..., ImageSet],
-    make_scorer_file: Callable[..., Path],
+    make_classifier_file: Callable[..., Path],
 ) -> None:
     class Quantised(nn.Module):
         def forward(self, latents: Tensor) -> Tensor:
@@ -81,7 +82,7 @@ def test_a_score_equals_the_library_s_for_the_same_generator(
             input1_model_num_samples=40,
             input2=Real(),
             feature_extractor=name,
-            feature_extractor_weights_path=str(make_scorer_file()),
+            feature_extractor_weights_path=str(make_classifier_file()),
             cuda=False,
             isc=True,
             fid=True,
@@ -170,13 +171,13 @@ def test_a_generator_of_non_finite_images_has_no_score(make_evaluator: MakeEvalu
         return images
 
     found = score(make_evaluator(), broken)
-    assert tuple(found) == METRICS
+    assert tuple(found) == SCORES
     assert all(math.isnan(value) for value in found.values())
 
 
 @pytest.fixture
 def break_extractor(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Makes every scorer give `value` as the first image's first feature from now on."""
+    """Makes every classifier return `value` as the first image's first feature from now on."""
 
     def break_it(value: float) -> None:
         forward = ClassifierExtractor.forward
@@ -198,7 +199,7 @@ def test_images_of_non_finite_features_have_no_score(
     evaluator = make_evaluator()
     break_extractor(value)
     found = score(evaluator, generate)
-    assert tuple(found) == METRICS
+    assert tuple(found) == SCORES
     assert all(math.isnan(each) for each in found.values())
 
 
@@ -206,7 +207,7 @@ def test_real_images_of_non_finite_features_are_refused_and_not_cached(
     make_evaluator: MakeEvaluator, break_extractor: Callable[[float], None], tmp_path: Path
 ) -> None:
     break_extractor(math.nan)
-    with pytest.raises(ScorerError, match=r"evaluation\.protocol classifier:tiny: expected finite features"):
+    with pytest.raises(ExtractorError, match=r"evaluation\.protocol classifier:tiny: expected finite features"):
         make_evaluator()
     assert not (tmp_path / "reference").exists()
 
@@ -215,14 +216,14 @@ def test_real_images_of_non_finite_features_are_refused_and_not_cached(
 def test_images_of_another_shape_than_the_real_ones_are_refused(
     make_evaluator: MakeEvaluator, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ScorerError, match=r"expected \(40, 3, 16, 16\)"):
+    with pytest.raises(ExtractorError, match=r"expected images of shape \(40, 3, 16, 16\)"):
         score(make_evaluator(), lambda latents: torch.zeros(len(latents), *shape))
 
 
-def test_a_scorer_made_for_another_size_is_refused(
+def test_a_classifier_for_another_image_size_is_refused(
     make_evaluator: MakeEvaluator, make_images: Callable[..., ImageSet]
 ) -> None:
-    with pytest.raises(ScorerError, match="made for images of 16 pixels; blobs has 96"):
+    with pytest.raises(ExtractorError, match=r"expected images of 16 pixels.*blobs has 96"):
         make_evaluator(images=make_images(side=96))
 
 
@@ -233,7 +234,7 @@ def test_the_protocol_records_what_was_given(
     protocol = evaluator.protocol
     assert (protocol.name, protocol.ema, protocol.num_samples) == ("classifier:tiny", True, 77)
     assert (protocol.reference_sha256, protocol.reference_samples) == (make_images().content_sha256, 40)
-    assert protocol.fingerprint() != make_evaluator(ema=False, num_samples=77).protocol.fingerprint()
+    assert fingerprints(protocol)["fid"] != fingerprints(make_evaluator(num_samples=77).protocol)["fid"]
 
 
 def test_an_unknown_protocol_is_refused_before_anything_is_looked_for(
@@ -256,13 +257,13 @@ def test_an_unknown_protocol_is_refused_before_anything_is_looked_for(
 def extractions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one whenever features are worked out."""
     calls: list[int] = []
-    extract = evaluator_module.fidelity.extract
+    extract = evaluator_module.scores.extract
 
     def counted(*arguments: Any) -> dict[str, Tensor]:
         calls.append(1)
         return extract(*arguments)
 
-    monkeypatch.setattr(evaluator_module.fidelity, "extract", counted)
+    monkeypatch.setattr(evaluator_module.scores, "extract", counted)
     return calls
 
 
@@ -285,14 +286,14 @@ def test_real_features_are_worked_out_once_and_read_the_next_time(
 def test_other_images_or_other_weights_never_get_stale_features(
     make_evaluator: MakeEvaluator,
     make_images: Callable[..., ImageSet],
-    make_scorer_file: Callable[..., Path],
+    make_classifier_file: Callable[..., Path],
     generate: Generate,
     tmp_path: Path,
 ) -> None:
     changes: tuple[dict[str, object], ...] = (
         {},
         {"images": make_images(seed=1)},  # under the same data set name
-        {"weights": make_scorer_file(seed=1)},
+        {"weights": make_classifier_file(seed=1)},
     )
     shared = [score(make_evaluator(**change), generate) for change in changes]
     alone = [

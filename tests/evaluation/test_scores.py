@@ -1,4 +1,4 @@
-"""Metrics against torch-fidelity's own front door, against known values, and immune to its traps."""
+"""Scores against torch-fidelity's own entry point and against known values, and without its side effects."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -16,7 +16,9 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.evaluation import scores
-from gan_mhe.evaluation.extractors import ClassifierExtractor, load_scorer
+from gan_mhe.evaluation.extractors import ClassifierExtractor, load_extractor
+from gan_mhe.evaluation.feature_metrics import ScoreInputs
+from gan_mhe.evaluation.metrics import score_computations
 from gan_mhe.evaluation.protocol import Protocol, pin_protocol
 from gan_mhe.files import sha256_file
 
@@ -41,6 +43,25 @@ def protocol_for(count: int, real: int, **changes: Any) -> Protocol:
         num_samples=count,
     )
     return dataclasses.replace(pinned, **changes)
+
+
+def every_score(fake: dict[str, Tensor], real_MD: Tensor, protocol: Protocol) -> dict[str, float]:
+    statistics = scores.real_statistics(real_MD, protocol)
+    return scores.compute_scores(ScoreInputs(fake["logits"], fake["features"], real_MD, statistics, protocol))
+
+
+def inception_scores(logits_NC: Tensor, protocol: Protocol) -> dict[str, float]:
+    """The scores that read the generated images alone."""
+    features = torch.randn(len(logits_NC), 4, generator=torch.Generator().manual_seed(0))
+    inputs = ScoreInputs(logits_NC, features, features, scores.real_statistics(features, protocol), protocol)
+    return scores.compute_scores(inputs, score_computations(compares=False))
+
+
+def distances(fake_ND: Tensor, real_MD: Tensor, protocol: Protocol) -> dict[str, float]:
+    """The scores that compare generated with real images."""
+    statistics = scores.real_statistics(real_MD, protocol)
+    inputs = ScoreInputs(torch.zeros(len(fake_ND), 4), fake_ND, real_MD, statistics, protocol)
+    return scores.compute_scores(inputs, score_computations(compares=True))
 
 
 class Bytes(Dataset[Tensor]):
@@ -86,21 +107,21 @@ def assert_parity(ours: dict[str, float], library: dict[str, float]) -> None:
 
 @pytest.fixture
 def registered() -> Iterator[str]:
-    name = "gan-mhe-scorer-under-test"
+    name = "gan-mhe-classifier-under-test"
     torch_fidelity.register_feature_extractor(name, ClassifierExtractor)
     yield name
     del FEATURE_EXTRACTORS_REGISTRY[name]
 
 
 def test_classifier_metrics_equal_the_library_s(
-    registered: str, make_images: Callable[..., ImageSet], make_scorer_file: Callable[..., Path]
+    registered: str, make_images: Callable[..., ImageSet], make_classifier_file: Callable[..., Path]
 ) -> None:
     fake, real = make_images(100, seed=1).images, make_images(128, seed=2).images // 2
-    weights = make_scorer_file()
-    scorer = load_scorer("classifier:tiny", weights, device=CPU)
+    weights = make_classifier_file()
+    extractor = load_extractor("classifier:tiny", weights, device=CPU)
     protocol = protocol_for(100, 128, kid_subset_size=50)
-    features = [scores.extract(scorer.extractor, images.split(64), CPU) for images in (fake, real)]
-    ours = scores.metrics_from_features(features[0], features[1], protocol)
+    features = [scores.extract(extractor.network, images.split(64), CPU) for images in (fake, real)]
+    ours = every_score(features[0], features[1]["features"], protocol)
     library = library_metrics(registered, weights, fake, real, protocol)
     assert library["inception_score"] > 1.2 and library["fid"] > 0.1  # or parity would say nothing
     assert_parity(ours, library)
@@ -111,12 +132,12 @@ def test_inception_metrics_equal_the_library_s_with_all_four_on_one_weights_file
     inception_weights: Path, make_images: Callable[..., ImageSet]
 ) -> None:
     fake, real = make_images(12, seed=1, side=32).images, make_images(10, seed=2, side=32).images // 2
-    scorer = load_scorer(
+    extractor = load_extractor(
         "inception-2015", inception_weights, device=CPU, expected_sha256=sha256_file(inception_weights)
     )
     protocol = protocol_for(12, 10, splits=2, kid_subset_size=8)
-    features = [scores.extract(scorer.extractor, images.split(64), CPU) for images in (fake, real)]
-    ours = scores.metrics_from_features(features[0], features[1], protocol)
+    features = [scores.extract(extractor.network, images.split(64), CPU) for images in (fake, real)]
+    ours = every_score(features[0], features[1]["features"], protocol)
     library = library_metrics("inception-v3-compat", inception_weights, fake, real, protocol)
     assert library["inception_score"] > 1.05 and library["fid"] > 0.1
     assert_parity(ours, library)
@@ -124,7 +145,7 @@ def test_inception_metrics_equal_the_library_s_with_all_four_on_one_weights_file
 
 def test_identical_predictions_have_an_inception_score_of_one() -> None:
     logits = torch.randn(10, generator=torch.Generator().manual_seed(0)).expand(100, 10)
-    found = scores.inception_score(logits, protocol_for(100, 100))
+    found = inception_scores(logits, protocol_for(100, 100))
     assert found["inception_score"] == pytest.approx(1.0, abs=1e-12)
     assert found["inception_score_split_std"] == pytest.approx(0.0, abs=1e-12)
 
@@ -132,14 +153,14 @@ def test_identical_predictions_have_an_inception_score_of_one() -> None:
 @pytest.mark.parametrize("classes", [2, 10, 37])
 def test_balanced_certain_predictions_have_the_number_of_classes_as_inception_score(classes: int) -> None:
     logits = 500.0 * torch.eye(classes).repeat(5, 1)
-    found = scores.inception_score(logits, protocol_for(5 * classes, 100, splits=1))
+    found = inception_scores(logits, protocol_for(5 * classes, 100, splits=1))
     assert found["inception_score"] == pytest.approx(classes, rel=1e-12)
 
 
 def test_samples_are_shuffled_before_they_are_cut_into_splits() -> None:
     sorted_by_class = 500.0 * torch.eye(10).repeat_interleave(100, dim=0)
     # Unshuffled, each of the ten splits would hold one class only and score 1.
-    assert scores.inception_score(sorted_by_class, protocol_for(1000, 100))["inception_score"] > 9
+    assert inception_scores(sorted_by_class, protocol_for(1000, 100))["inception_score"] > 9
 
 
 def test_fid_equals_the_frechet_distance_by_matrix_square_root() -> None:
@@ -150,13 +171,13 @@ def test_fid_equals_the_frechet_distance_by_matrix_square_root() -> None:
     covariance = [np.cov(x.double().numpy(), rowvar=False) for x in (fake, real)]
     root = scipy.linalg.sqrtm(covariance[0] @ covariance[1]).real
     expected = np.sum((mean[0] - mean[1]) ** 2) + np.trace(covariance[0] + covariance[1] - 2 * root)
-    found = scores.distances(fake, real, protocol_for(300, 400, kid_subset_size=100))
+    found = distances(fake, real, protocol_for(300, 400, kid_subset_size=100))
     assert found["fid"] == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_a_set_is_at_distance_zero_from_itself() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    found = scores.distances(features, features, protocol_for(200, 200, kid_subset_size=200))
+    found = distances(features, features, protocol_for(200, 200, kid_subset_size=200))
     assert found["fid"] == pytest.approx(0.0, abs=1e-4)
     assert found["precision"] == 1.0
     assert found["recall"] == 1.0
@@ -164,7 +185,7 @@ def test_a_set_is_at_distance_zero_from_itself() -> None:
 
 def test_far_sets_have_neither_precision_nor_recall() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
-    found = scores.distances(features, features + 100, protocol_for(200, 200))
+    found = distances(features, features + 100, protocol_for(200, 200))
     assert (found["precision"], found["recall"]) == (0.0, 0.0)
     assert found["fid"] == pytest.approx(8 * 100**2, rel=1e-4)
 
@@ -173,26 +194,15 @@ def test_precision_is_of_the_generated_and_recall_of_the_real_images() -> None:
     generator = torch.Generator().manual_seed(0)
     real = torch.cat([torch.randn(200, 4, generator=generator), torch.randn(200, 4, generator=generator) + 100])
     fake = torch.randn(200, 4, generator=generator)  # good images of one of two modes
-    found = scores.distances(fake, real, protocol_for(200, 400, kid_subset_size=100))
+    found = distances(fake, real, protocol_for(200, 400, kid_subset_size=100))
     assert found["precision"] > 0.8
     assert found["recall"] == pytest.approx(0.45, abs=0.05)
 
 
-def test_known_statistics_give_the_same_metrics_as_those_worked_out_here() -> None:
-    generator = torch.Generator().manual_seed(0)
-    fake = {"features": torch.randn(60, 8, generator=generator), "logits": torch.randn(60, 4, generator=generator)}
-    real = {"features": torch.randn(80, 8, generator=generator)}
-    protocol = protocol_for(60, 80)
-    given = scores.metrics_from_features(
-        fake, real, protocol, statistics=scores.real_statistics(real["features"], protocol)
-    )
-    assert given == scores.metrics_from_features(fake, real, protocol)
-
-
 def test_features_do_not_depend_on_the_batch_size(
-    make_images: Callable[..., ImageSet], make_scorer_file: Callable[..., Path]
+    make_images: Callable[..., ImageSet], make_classifier_file: Callable[..., Path]
 ) -> None:
-    extractor = load_scorer("classifier:tiny", make_scorer_file(), device=CPU).extractor
+    extractor = load_extractor("classifier:tiny", make_classifier_file(), device=CPU).network
     images = make_images(37).images
     whole = scores.extract(extractor, [images], CPU)
     for size in (1, 5, 16):
@@ -202,10 +212,10 @@ def test_features_do_not_depend_on_the_batch_size(
 
 
 def test_features_are_float32_without_gradients(
-    make_images: Callable[..., ImageSet], make_scorer_file: Callable[..., Path]
+    make_images: Callable[..., ImageSet], make_classifier_file: Callable[..., Path]
 ) -> None:
     """The library accepts float64 and works in float32; here float32 is what the protocol says, and is."""
-    extractor = load_scorer("classifier:tiny", make_scorer_file(), device=CPU).extractor
+    extractor = load_extractor("classifier:tiny", make_classifier_file(), device=CPU).network
     found = scores.extract(extractor, [make_images(4).images], CPU)
     assert {tensor.dtype for tensor in found.values()} == {torch.float32}
     assert not any(tensor.requires_grad for tensor in found.values())
@@ -213,9 +223,9 @@ def test_features_are_float32_without_gradients(
 
 
 def test_ambient_autocast_does_not_reach_the_features(
-    make_images: Callable[..., ImageSet], make_scorer_file: Callable[..., Path]
+    make_images: Callable[..., ImageSet], make_classifier_file: Callable[..., Path]
 ) -> None:
-    extractor = load_scorer("classifier:tiny", make_scorer_file(), device=CPU).extractor
+    extractor = load_extractor("classifier:tiny", make_classifier_file(), device=CPU).network
     images = make_images(8).images
     expected = scores.extract(extractor, [images], CPU)["features"]
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -9,8 +9,14 @@ import torch
 
 from gan_mhe.data.datasets import ImageSet, content_sha256
 from gan_mhe.errors import DataError
-from gan_mhe.evaluation.extractors import load_scorer
-from gan_mhe.evaluation.train_classifier import _learning_rate, _shift, _stratified_split, save_scorer, train_scorer
+from gan_mhe.evaluation.extractors import load_extractor
+from gan_mhe.evaluation.train_classifier import (
+    _learning_rate,
+    _shift,
+    _stratified_split,
+    save_classifier,
+    train_classifier,
+)
 
 CPU = torch.device("cpu")
 
@@ -28,7 +34,7 @@ def bars() -> ImageSet:
 
 def test_training_learns_classes_it_can_tell_apart_on_images_it_has_not_seen(bars: ImageSet) -> None:
     losses: list[tuple[int, float]] = []
-    _, metadata = train_scorer(
+    _, metadata = train_classifier(
         bars, width=0.1, epochs=25, seed=0, device=CPU, progress=lambda epoch, loss: losses.append((epoch, loss))
     )
     assert metadata["held_out_accuracy"] >= 0.9
@@ -39,31 +45,31 @@ def test_training_learns_classes_it_can_tell_apart_on_images_it_has_not_seen(bar
 
 def test_training_is_a_function_of_its_arguments_and_leaves_the_global_generator_alone(bars: ImageSet) -> None:
     before = torch.random.get_rng_state()
-    first, metadata = train_scorer(bars, width=0.1, epochs=2, seed=3, device=CPU)
+    first, metadata = train_classifier(bars, width=0.1, epochs=2, seed=3, device=CPU)
     torch.rand(7)
-    second, again = train_scorer(bars, width=0.1, epochs=2, seed=3, device=CPU)
-    other, _ = train_scorer(bars, width=0.1, epochs=2, seed=4, device=CPU)
+    second, again = train_classifier(bars, width=0.1, epochs=2, seed=3, device=CPU)
+    other, _ = train_classifier(bars, width=0.1, epochs=2, seed=4, device=CPU)
     assert metadata == again
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])
     torch.random.set_rng_state(before)
-    train_scorer(bars, width=0.1, epochs=1, seed=3, device=CPU)
+    train_classifier(bars, width=0.1, epochs=1, seed=3, device=CPU)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_a_saved_scorer_is_loaded_as_it_was_trained(bars: ImageSet, tmp_path: Path) -> None:
-    tensors, metadata = train_scorer(bars, width=0.1, epochs=1, seed=0, device=CPU)
+def test_a_saved_classifier_is_loaded_as_it_was_trained(bars: ImageSet, tmp_path: Path) -> None:
+    tensors, metadata = train_classifier(bars, width=0.1, epochs=1, seed=0, device=CPU)
     path = tmp_path / "scorers" / "bars.safetensors"
-    sha256 = save_scorer(path, tensors, metadata)
-    scorer = load_scorer("classifier:bars", path, device=CPU)
-    assert (scorer.weights_sha256, scorer.image_size) == (sha256, 8)
-    state = scorer.extractor.net.state_dict()  # type: ignore[union-attr,operator]
+    sha256 = save_classifier(path, tensors, metadata)
+    extractor = load_extractor("classifier:bars", path, device=CPU)
+    assert (extractor.weights_sha256, extractor.image_size) == (sha256, 8)
+    state = extractor.network.net.state_dict()  # type: ignore[union-attr,operator]
     assert all(torch.equal(state[name], tensors[name]) for name in tensors)
 
 
 def test_another_recipe_has_another_digest(bars: ImageSet) -> None:
     digests = {
-        train_scorer(bars, width=width, epochs=1, seed=seed, device=CPU)[1]["recipe_sha256"]
+        train_classifier(bars, width=width, epochs=1, seed=seed, device=CPU)[1]["recipe_sha256"]
         for width, seed in [(0.1, 0), (0.2, 0), (0.1, 1)]
     }
     assert len(digests) == 3
@@ -93,16 +99,16 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
 
 def test_images_without_labels_are_refused(bars: ImageSet) -> None:
     with pytest.raises(DataError, match="bars has no labels"):
-        train_scorer(dataclasses.replace(bars, labels=None), width=0.1, epochs=1, seed=0, device=CPU)
+        train_classifier(dataclasses.replace(bars, labels=None), width=0.1, epochs=1, seed=0, device=CPU)
 
 
 def test_images_too_small_for_two_poolings_are_refused(bars: ImageSet) -> None:
     small = dataclasses.replace(bars, images=bars.images[:, :, :4, :4])
     with pytest.raises(DataError, match="at least 8 pixels, bars has 4"):
-        train_scorer(small, width=0.1, epochs=1, seed=0, device=CPU)
+        train_classifier(small, width=0.1, epochs=1, seed=0, device=CPU)
 
 
 def test_a_class_of_one_image_is_refused(bars: ImageSet) -> None:
     lonely = dataclasses.replace(bars, class_names=(*bars.class_names, "lonely"))
     with pytest.raises(DataError, match="fewer of 'lonely'"):
-        train_scorer(lonely, width=0.1, epochs=1, seed=0, device=CPU)
+        train_classifier(lonely, width=0.1, epochs=1, seed=0, device=CPU)

@@ -37,6 +37,7 @@ STRATEGIES: Mapping[Any, st.SearchStrategy[Any]] = {
     str: st.text() | st.sampled_from(["NaN", "Infinity", "-Infinity"]),
     float: st.floats(),
     Mapping[str, float]: st.dictionaries(st.text(), st.floats(), max_size=4),
+    Mapping[str, str]: st.dictionaries(st.text(), st.text(), max_size=4),
 }
 EXAMPLES = (
     Started(0, 100, resumed=False),
@@ -44,7 +45,7 @@ EXAMPLES = (
     Scalars(50, {"d_loss": 1.25, "mhe/layer_1": 0.5}),
     SampleGrid(50, "samples/step_00000050.png", "ab"),
     CheckpointSaved(50, "checkpoints/step_00000050", "cd"),
-    Evaluated(50, "final", {"inception_score": 7.5, "fid": math.nan}, "digits-v1", "ef", 1.5),
+    Evaluated(50, "final", {"inception_score": 7.5, "fid": math.nan}, "digits-v1", {"fid": "ef"}, 1.5),
     CheckpointRejected(4, 8, "manifest.json is damaged"),
     Notice(0, "the penalty skips layer 7"),
     Finished(100, "completed", ""),
@@ -174,7 +175,7 @@ class TestEffective:
         assert list(effective(said)) == [said[0], said[2]]
 
     def test_going_on_voids_the_rescored_best_of_the_shorter_run(self) -> None:
-        scores = ({"inception_score": 7.0}, "digits-v1", "f" * 64, 0.5)
+        scores = ({"inception_score": 7.0}, "digits-v1", {"inception_score": "f" * 64}, 0.5)
         said = [
             Started(0, 10, resumed=False),
             Evaluated(10, "final", *scores),
@@ -213,3 +214,18 @@ class TestEffective:
         ]
         steps = [event.step for event in effective(said)]
         assert steps == sorted(steps)
+
+
+OLDER = {"type": "evaluated", "step": 5, "purpose": "final", "scores": {"fid": "NaN", "kid": 0.5}}
+
+
+class TestOlderJournals:
+    def test_one_fingerprint_counts_for_each_score(self) -> None:
+        event = decode({**OLDER, "protocol": "digits-v1", "fingerprint": "ab", "seconds": 1.0})
+        assert isinstance(event, Evaluated)
+        assert event.fingerprints == {"fid": "ab", "kid": "ab"}
+
+    @pytest.mark.parametrize("damage", [{}, {"fingerprint": None}, {"fingerprint": "ab", "scores": None}])
+    def test_an_event_without_fingerprints_is_refused(self, damage: dict[str, Any]) -> None:
+        with pytest.raises(ValueError, match="event 'evaluated' lacks fingerprints"):
+            decode({**OLDER, "protocol": "digits-v1", "seconds": 1.0, **damage})

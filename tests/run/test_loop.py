@@ -102,7 +102,7 @@ def plain(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def scripted_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float], float], None]:
-    """Replace the scorer: one Inception score an evaluation, another for fresh latents."""
+    """Replace the evaluator: one Inception score an evaluation, another for fresh latents."""
 
     def script(scheduled: list[float], fresh_score: float) -> None:
         scores: Iterator[float] = iter(scheduled)
@@ -211,6 +211,13 @@ def test_a_curve_that_lacks_evaluations_is_none(scored: Run) -> None:
     assert RunResult.from_document(document).curve == ()
 
 
+def test_the_one_fingerprint_of_an_older_result_counts_for_each_score(scored: Run) -> None:
+    document = json.loads(scored.place.result.read_text())
+    names = list(document.pop("fingerprints"))
+    read = RunResult.from_document({**document, "fingerprint": "ab"})
+    assert read == replace(scored.result, fingerprints=dict.fromkeys(names, "ab"))
+
+
 def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> None:
     document = {key: value for key, value in scored.result.document().items() if key != "peak_memory_bytes"}
     assert RunResult.from_document(document) == replace(scored.result, peak_memory_bytes=None)
@@ -250,11 +257,12 @@ def test_the_best_generator_is_scored_again_with_fresh_latents(scored: Run) -> N
     assert chosen.scores["fid"] == pytest.approx(rescored[0].scores["fid"], rel=0.2)
 
 
-def test_a_result_names_protocol_fingerprint_and_the_score_of_real_data(scored: Run) -> None:
+def test_a_result_names_protocol_fingerprints_and_the_score_of_real_data(scored: Run) -> None:
     result = scored.result
     evaluated = [event for event in scored.heard if isinstance(event, Evaluated)]
     assert {event.protocol for event in evaluated} == {result.protocol} == {"digits-v1"}
-    assert {event.fingerprint for event in evaluated} == {result.fingerprint}
+    assert result.final is not None and result.fingerprints.keys() == result.final.scores.keys()
+    assert all(event.fingerprints == result.fingerprints for event in evaluated)
     assert result.evaluations == 3
     assert result.real is not None and 9 < result.real["inception_score"] <= 10
 
@@ -312,7 +320,8 @@ def test_without_keep_best_a_pruned_best_generator_is_reported_as_unknown(
 def test_without_a_protocol_nothing_is_scored(plain: Run) -> None:
     assert not any(isinstance(event, Evaluated) for event in plain.heard)
     result = plain.result
-    assert (result.protocol, result.fingerprint, result.final, result.best, result.real) == (None,) * 5
+    assert (result.protocol, result.final, result.best, result.real) == (None,) * 4
+    assert result.fingerprints == {}
 
 
 # --- stopping and continuing

@@ -1,4 +1,4 @@
-"""Scores of checkpoints outside a run, and the making of scorers."""
+"""Scores of checkpoints outside a run, and the training of classifiers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,10 @@ from gan_mhe.errors import CheckpointError, ConfigError
 from gan_mhe.records.result import RunResult
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
-from gan_mhe.run.score import score_checkpoint, train_and_save_scorer
+from gan_mhe.run.score import score_checkpoint, train_and_save_classifier
 
 Configure = Callable[..., RunConfig]
-TINY_SCORER: dict[str, Any] = {"width": 0.05, "epochs": 1, "seed": 0, "device": "cpu"}
+TINY_CLASSIFIER: dict[str, Any] = {"width": 0.05, "epochs": 1, "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_a_checkpoint_scores_the_same_every_time_and_as_the_run_rescored_it(scor
     assert first == score_checkpoint(run, step=result.best.step, overrides={})
     assert first["scores"] == result.best.scores
     assert first["real"] == result.real
-    assert (first["protocol"], first["fingerprint"]) == (result.protocol, result.fingerprint)
+    assert (first["protocol"], first["fingerprints"]) == (result.protocol, result.fingerprints)
 
 
 def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[RunDir, RunResult]) -> None:
@@ -56,14 +56,15 @@ def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[Ru
 
 def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, RunResult]) -> None:
     run, result = scored
-    assert score_checkpoint(run, step=None, overrides=evaluation(num_samples=50))["fingerprint"] != result.fingerprint
+    fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=50))["fingerprints"]
+    assert not set(fewer.values()) & set(result.fingerprints.values())
 
 
 def test_the_moving_average_has_another_fingerprint_and_score(scored: tuple[RunDir, RunResult]) -> None:
     run, _ = scored
     plain = score_checkpoint(run, step=None, overrides={})
     average = score_checkpoint(run, step=None, overrides=evaluation(ema=True))
-    assert average["fingerprint"] != plain["fingerprint"]
+    assert not set(average["fingerprints"].values()) & set(plain["fingerprints"].values())
     assert average["scores"] != plain["scores"]
 
 
@@ -107,10 +108,10 @@ def test_a_moving_average_that_the_run_does_not_keep_is_refused(unscored: RunDir
         score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1", ema=True))
 
 
-def test_a_trained_scorer_is_found_by_its_name(unscored: RunDir, cache_dir: Path) -> None:
+def test_a_trained_classifier_is_found_by_its_name(unscored: RunDir, cache_dir: Path) -> None:
     losses: list[tuple[int, float]] = []
-    path, accuracy = train_and_save_scorer(
-        "blobs", unscored.read_config(), **TINY_SCORER, out=None, progress=lambda *news: losses.append(news)
+    path, accuracy = train_and_save_classifier(
+        "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=None, progress=lambda *news: losses.append(news)
     )
     assert path == cache_dir / "scorers" / "blobs.safetensors"
     assert 0 <= accuracy <= 1
@@ -120,24 +121,24 @@ def test_a_trained_scorer_is_found_by_its_name(unscored: RunDir, cache_dir: Path
     path.unlink()
 
 
-def test_a_scorer_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:
-    path, _ = train_and_save_scorer(
-        "blobs", unscored.read_config(), **TINY_SCORER, out=tmp_path / "mine.safetensors", progress=lambda *_: None
+def test_a_classifier_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:
+    path, _ = train_and_save_classifier(
+        "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=tmp_path / "mine.safetensors", progress=lambda *_: None
     )
     keys = evaluation(protocol="classifier:blobs", weights=str(path))
     assert score_checkpoint(unscored, step=None, overrides=keys)["protocol"] == "classifier:blobs"
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../up", "a b"])
-def test_a_scorer_name_that_no_protocol_could_use_is_refused_before_training(
+def test_a_classifier_name_that_no_protocol_could_use_is_refused_before_training(
     unscored: RunDir, tmp_path: Path, name: str
 ) -> None:
     epochs: list[int] = []
     with pytest.raises(ConfigError, match="classifier"):
-        train_and_save_scorer(
+        train_and_save_classifier(
             name,
             unscored.read_config(),
-            **TINY_SCORER,
+            **TINY_CLASSIFIER,
             out=tmp_path / "x.safetensors",
             progress=lambda epoch, _: epochs.append(epoch),
         )

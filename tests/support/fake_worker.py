@@ -33,16 +33,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, DivergedError, GanMheError, StorageError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import atomic_directory, atomic_write, canonical_json, sha256_bytes, write_json
 from gan_mhe.records import events
 from gan_mhe.records.recorder import Recorder
 from gan_mhe.records.run_dir import RunDir
 
 STOPPED_CODE = 75
-FINGERPRINT = sha256_bytes(b"fake protocol")
+FINGERPRINTS = {name: sha256_bytes(f"fake {name}".encode()) for name in METRICS}
 REAL = {"inception_score": 9.7, "fid": 1.0, "kid": 0.0, "precision": 1.0, "recall": 1.0}
 # What the variants are worth here, so that a comparison has something to show.
 WORTH = {"none": 0.0, "spectral_norm": 1.0, "mhe": 1.2, "mhe_sn": 1.4}
@@ -222,7 +222,8 @@ class Training:
 
     def _say_score(self, purpose: str, score: Mapping[str, Any]) -> None:
         protocol = self.config.evaluation.protocol
-        self.recorder.emit(events.Evaluated(score["step"], purpose, score["scores"], protocol, FINGERPRINT, 0.0))
+        said = events.Evaluated(score["step"], purpose, score["scores"], protocol, FINGERPRINTS, 0.0)
+        self.recorder.emit(said)
 
     def _save(self) -> None:
         path = self.place.checkpoint(self.step)
@@ -251,7 +252,7 @@ class Training:
             "seed": self.config.seed,
             "digest": self.config.digest(),
             "protocol": self.config.evaluation.protocol if scored else None,
-            "fingerprint": FINGERPRINT if scored else None,
+            "fingerprints": FINGERPRINTS if scored else {},
             "metric": "inception_score",
             "final": self.notes["final"] if status == "completed" else None,
             "best": self.notes["best"] if status == "completed" else None,
@@ -347,7 +348,7 @@ def _score_task(request: Mapping[str, Any]) -> dict[str, Any]:
     config = place.read_config()
     protocol = request["overrides"].get("evaluation", {}).get("protocol", config.evaluation.protocol)
     found = scores(config, request["step"])
-    return {"step": request["step"], "protocol": protocol, "fingerprint": FINGERPRINT, "scores": found, "real": REAL}
+    return {"step": request["step"], "protocol": protocol, "fingerprints": FINGERPRINTS, "scores": found, "real": REAL}
 
 
 def _work(request: Mapping[str, Any]) -> tuple[str, int | None, dict[str, Any]]:

@@ -15,7 +15,7 @@ from server.queue.queue import NewJob
 from server.queue.states import State
 from server.settings import Settings
 from server.store import journal, sqlite, tables
-from server.store.rows import Row
+from server.store.rows import JobRow
 from server.store.store import Store
 from server.supervision.scheduler import Scheduler
 from tests.support.fake_executor import FakeExecutor
@@ -82,7 +82,7 @@ class World:
         new = NewJob(**{"project": "p", "request": request, "request_sha256": "0", "kind": kind, **attributes})
         return str(self.store.write(lambda connection: queue.create(connection, new, state))["id"])
 
-    def job(self, job_id: str) -> Row:
+    def job(self, job_id: str) -> JobRow:
         return self.store.read(lambda connection: queue.get(connection, job_id))
 
     def state(self, job_id: str) -> State:
@@ -93,7 +93,7 @@ class World:
         row = self.store.read(lambda connection: queue.live_attempt(connection, job_id))
         return None if row is None else str(row["id"])
 
-    def does(self, what: Callable[..., Row], job_id: str, *arguments: Any, **options: Any) -> Row:
+    def does(self, what: Callable[..., JobRow], job_id: str, *arguments: Any, **options: Any) -> JobRow:
         """What a user asks for: one of queue.cancel, pause, resume, retry."""
         return self.store.write(
             lambda connection: what(connection, queue.get(connection, job_id), *arguments, **options)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from gan_mhe.comparison.inference import POWER
 from gan_mhe.comparison.results import Row
 from gan_mhe.comparison.table import without_score
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.data import COMPLETED, RunReport, StudyReport, is_significant
 
 _WITHOUT_MESSAGE = ("missing", "unfinished")

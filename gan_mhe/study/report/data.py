@@ -9,9 +9,9 @@ from typing import Any
 from gan_mhe.comparison.compare import compare, read_score
 from gan_mhe.comparison.inference import ALPHA, mean
 from gan_mhe.comparison.results import Comparison, Row, RunScore
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import Evaluated, Event, Finished, Scalars, effective
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.study.definition import Arm, Study, StudyRun, run_directory, runs

@@ -19,7 +19,7 @@ def document(report: StudyReport) -> dict[str, Any]:
     contents: dict[str, Any] = {
         "study": report.study.model_dump(mode="json"),
         "protocol": protocol(report),
-        "runs": [_run(run) for run in report.runs()],
+        "runs": [_run(run, report.study.metric) for run in report.runs()],
         "comparison": _comparison(report.by_steps),
         "comparison_at_equal_wall_time": _comparison(report.by_time),
         "arms": {arm.arm.name: _arm(arm, report.reference()) for arm in report.arms},
@@ -60,7 +60,7 @@ def changes(arm: ArmReport, reference: ArmReport) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _run(run: RunReport) -> dict[str, Any]:
+def _run(run: RunReport, metric: str) -> dict[str, Any]:
     score = run.score
     return {
         "arm": run.arm,
@@ -74,7 +74,7 @@ def _run(run: RunReport) -> dict[str, Any]:
         "final": score.final if score else None,
         "best": score.best if score else None,
         "evaluations": score.evaluations if score else None,
-        "fingerprint": score.fingerprint if score else None,
+        "fingerprint": score.fingerprints.get(metric) if score else None,
         "curve": [asdict(point) for point in run.curve],
         "gradient_ratio": means(run.ratios),
         "strength": means(run.strengths),

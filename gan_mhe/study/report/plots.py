@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from gan_mhe.comparison.results import Row
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.data import ArmReport, Spread, StudyReport, is_significant
 
 _WIDTH = 6.5  # inches

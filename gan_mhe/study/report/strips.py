@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.data import ArmReport, RunReport, StudyReport
 
 MOST_IMAGES = 10

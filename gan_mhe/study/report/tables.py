@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gan_mhe.comparison.results import Comparison, Row
-from gan_mhe.config.names import METRICS
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.answer import interval, number, probability
 from gan_mhe.study.report.data import StudyReport
 

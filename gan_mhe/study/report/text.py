@@ -6,8 +6,8 @@ from typing import Any
 from gan_mhe.comparison.inference import ALPHA, POWER
 from gan_mhe.comparison.results import Comparison
 from gan_mhe.comparison.table import equal_time
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.summaries import SUMMARIES
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report import tables
 from gan_mhe.study.report.answer import answer, code, incompleteness, number
 from gan_mhe.study.report.data import StudyReport

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
+from gan_mhe.config.protocols import PROTOCOLS
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.evaluation.protocol import CLASSIFIER_PREFIX, protocol_settings
 from gan_mhe.variants import VARIANTS
 from server.errors import NotFound
 from server.http.dependencies import ReadJobs, ServiceDep
@@ -116,17 +116,12 @@ def get_preset(name: Annotated[str, Path(max_length=100)], _principal: ReadJobs,
 @router.get("/protocols", response_model=Protocols, summary="List the evaluation protocols")
 def list_protocols(_principal: ReadJobs) -> dict[str, Any]:
     """List the evaluation protocols. Scores of different protocols cannot be compared."""
-    examples = {
-        "digits-v1": "digits-v1",
-        "inception-2015": "inception-2015",
-        f"{CLASSIFIER_PREFIX}<name>": "classifier:x",
+    shown = ("extractor", "num_samples", "splits", "resize")
+    return {
+        "data": [
+            {"name": name} | {key: getattr(settings, key) for key in shown} for name, settings in PROTOCOLS.items()
+        ]
     }
-    entries = []
-    for shown, name in examples.items():
-        settings = protocol_settings(name)
-        names = ("extractor", "num_samples", "splits", "resize")
-        entries.append({"name": shown} | {key: getattr(settings, key) for key in names})
-    return {"data": entries}
 
 
 @router.get("/data", response_model=DataSets, summary="List the data sets")

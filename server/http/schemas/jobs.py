@@ -1,9 +1,11 @@
 """Schemas of jobs. They never contain paths of the server."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.queue import job_list
 from server.queue.states import TERMINAL, State
@@ -62,7 +64,18 @@ class Scores(BaseModel):
     best: Score | None
     real: dict[str, Number] | None = Field(description="Scores of the real images.")
     protocol: str | None
-    fingerprint: str | None = Field(description="Scores are comparable only if their fingerprints are equal.")
+    fingerprint: str | None = Field(description="Fingerprint of `metric`.")
+    fingerprints: dict[str, str] = Field(
+        description="Fingerprint of each score by name. Scores are comparable only if their fingerprints are equal."
+    )
+
+    @classmethod
+    def of(cls, result: Mapping[str, Any]) -> Self:
+        """The scores in the document of a run's result."""
+        fingerprints = read_fingerprints(result)
+        values = {name: result.get(name) for name in ("metric", "final", "best", "real", "protocol")}
+        fingerprint = fingerprints.get(result["metric"])
+        return cls.model_validate({**values, "fingerprint": fingerprint, "fingerprints": fingerprints})
 
 
 class PrimaryMetric(BaseModel):
@@ -145,7 +158,7 @@ class Job(BaseModel):
             "executor": None if attempt is None else attempt["executor"],
             "slot": None if attempt is None else attempt["slot"],
             "metric": metric,
-            "scores": None if result is None else {name: result.get(name) for name in Scores.model_fields},
+            "scores": None if result is None else Scores.of(result),
             "links": _links(row),
         }
         return cls.model_validate(values)

@@ -5,6 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
+from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.http.schemas.jobs import Number
 from server.queue.states import TERMINAL, State
@@ -24,7 +26,11 @@ class TaskResult(BaseModel):
     scores: dict[str, Number] | None = None
     real: dict[str, Number] | None = Field(default=None, description="Scores of the real images.")
     protocol: str | None = None
-    fingerprint: str | None = Field(default=None, description="Scores are comparable only if fingerprints are equal.")
+    fingerprint: str | None = Field(default=None, description="Fingerprint of the score that ranks runs.")
+    fingerprints: dict[str, str] | None = Field(
+        default=None,
+        description="Fingerprint of each score by name. Scores are comparable only if their fingerprints are equal.",
+    )
 
 
 class Task(BaseModel):
@@ -69,5 +75,9 @@ class Task(BaseModel):
 def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
     if result is None:
         return None
-    url = {"url": f"/v1/blobs/{result['sha256']}"} if "sha256" in result else {}
-    return TaskResult(**{**result, **url})
+    if "sha256" in result:
+        return TaskResult(**{**result, "url": f"/v1/blobs/{result['sha256']}"})
+    fingerprints = read_fingerprints(result)
+    return TaskResult(
+        **{**result, "fingerprints": fingerprints, "fingerprint": fingerprints.get(TASKS[DEFAULT_TASK].metric)},
+    )

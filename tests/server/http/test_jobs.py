@@ -367,19 +367,36 @@ def test_a_finished_job_shows_scores_attempt_and_times(client: TestClient, servi
     job = submit(client)
     run_attempt(service, executor)
     result = {"metric": "inception_score", "final": {"step": 20, "scores": {"inception_score": 7.0, "fid": "NaN"}}}
-    result |= {"best": None, "real": {"inception_score": 9.7}, "protocol": "digits-v1", "fingerprint": "f" * 64}
+    result |= {"best": None, "real": {"inception_score": 9.7}, "protocol": "digits-v1"}
+    result |= {"fingerprints": {"inception_score": "f" * 64, "fid": "e" * 64}}
     move(service, job["id"], State.RUNNING)
     move(service, job["id"], State.SUCCEEDED, result=result, exit_code=0)
     shown = client.get(f"/v1/jobs/{job['id']}").json()
     assert (shown["state"], shown["terminal"], shown["exit_code"]) == ("succeeded", True, 0)
     assert shown["scores"]["final"] == {"step": 20, "scores": {"inception_score": 7.0, "fid": "NaN"}}
     assert shown["scores"]["real"] == {"inception_score": 9.7}
+    assert shown["scores"]["fingerprints"] == {"inception_score": "f" * 64, "fid": "e" * 64}
+    assert shown["scores"]["fingerprint"] == "f" * 64
     assert (shown["attempt"]["number"], shown["executor"], shown["slot"]) == (1, "fake", "cpu0")
     assert shown["started_at"] <= shown["finished_at"]
     assert shown["retry"] == {
         "used": {"infrastructure": 0, "program": 0},
         "limit": {"infrastructure": 5, "program": 1},
     }
+
+
+def test_a_result_of_an_older_version_has_one_fingerprint_for_all_scores(
+    client: TestClient, service: Service, executor: Any
+) -> None:
+    job = submit(client)
+    run_attempt(service, executor)
+    result = {"metric": "inception_score", "final": {"step": 20, "scores": {"inception_score": 7.0, "fid": 2.0}}}
+    result |= {"best": None, "real": None, "protocol": "digits-v1", "fingerprint": "f" * 64}
+    move(service, job["id"], State.RUNNING)
+    move(service, job["id"], State.SUCCEEDED, result=result, exit_code=0)
+    shown = client.get(f"/v1/jobs/{job['id']}").json()["scores"]
+    assert shown["fingerprint"] == "f" * 64
+    assert shown["fingerprints"] == {"inception_score": "f" * 64, "fid": "f" * 64}
 
 
 def test_an_unknown_job_is_not_found(client: TestClient) -> None:

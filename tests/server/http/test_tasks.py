@@ -221,10 +221,20 @@ def test_another_protocol_uses_its_own_number_of_samples(client: TestClient, ser
 def test_a_finished_scoring_task_shows_scores_and_protocol(client: TestClient, service: Service) -> None:
     task = score(client, checkpoint(service)).json()["id"]
     scores = {"inception_score": 7.5, "fid": "NaN"}
+    fingerprints = {"inception_score": "f", "fid": "e"}
+    finish(service, task, {"step": 20, "protocol": "digits-v1", "fingerprints": fingerprints, "scores": scores})
+    result = client.get(f"/v1/tasks/{task}").json()["result"]
+    assert (result["scores"], result["protocol"]) == (scores, "digits-v1")
+    assert (result["fingerprints"], result["fingerprint"]) == (fingerprints, "f")
+    assert result["url"] is None
+
+
+def test_a_score_of_an_older_version_has_one_fingerprint_for_all(client: TestClient, service: Service) -> None:
+    task = score(client, checkpoint(service)).json()["id"]
+    scores = {"inception_score": 7.5, "fid": "NaN"}
     finish(service, task, {"step": 20, "protocol": "digits-v1", "fingerprint": "f", "scores": scores, "real": None})
     result = client.get(f"/v1/tasks/{task}").json()["result"]
-    assert (result["scores"], result["protocol"], result["fingerprint"]) == (scores, "digits-v1", "f")
-    assert result["url"] is None
+    assert (result["fingerprint"], result["fingerprints"]) == ("f", {"inception_score": "f", "fid": "f"})
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def result(status: str) -> dict[str, Any]:
         "seed": 3,
         "digest": "d" * 64,
         "protocol": "digits-v1",
-        "fingerprint": "f" * 64,
+        "fingerprints": {"inception_score": "f" * 64},
         "metric": "inception_score",
         "final": final,
         "best": final,
@@ -84,7 +84,7 @@ def put(settings: Settings) -> Put:
             Scalars(12, {"d_loss": 1.0}),
             Started(10, 20, resumed=True),
             Scalars(12, {"d_loss": 2.0}),
-            Evaluated(20, "final", {"inception_score": 7.5}, "digits-v1", "f" * 64, 1.0),
+            Evaluated(20, "final", {"inception_score": 7.5}, "digits-v1", {"inception_score": "f" * 64}, 1.0),
             Finished(20, status or "failed", ""),
         ]
         with Recorder(run, []) as recorder:

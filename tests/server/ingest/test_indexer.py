@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ from server.store.rows import JobRow
 from server.store.store import Store
 
 SLOT = Slot("cpu0", "cpu", "train")
+EVALUATED = (
+    b'{"seq": 1, "type": "evaluated", "step": 1, "purpose": "final", "scores": {"a": 1}, "protocol": "p", '
+    b'"seconds": 1, "fingerprints": {%s}}'
+)
 property_test = hypothesis_settings(
     deadline=None, derandomize=True, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -148,7 +153,8 @@ def started(step: int = 0, total: int = 100) -> Started:
 
 
 def scores(step: int, score: float, purpose: str = "scheduled") -> Evaluated:
-    return Evaluated(step, purpose, {"inception_score": score, "fid": 1 / score}, "digits-v1", "f" * 64, 1.5)
+    values = {"inception_score": score, "fid": 1 / score}
+    return Evaluated(step, purpose, values, "digits-v1", dict.fromkeys(values, "f" * 64), 1.5)
 
 
 # One event after the other.
@@ -385,8 +391,25 @@ class TestEvaluated:
             ("fid", 0.25),
         }
 
+    def test_of_an_older_run_has_one_fingerprint_for_all_scores(self, job: Job, reader: Indexer) -> None:
+        document = encode(scores(50, 4.0))
+        del document["fingerprints"]
+        job.says(started())
+        job.appends(json.dumps({"seq": 1, "time": "", **document, "fingerprint": "f" * 64}).encode() + b"\n")
+        reader.poll()
+        said = job.journal("evaluation.completed")[0]
+        assert said["fingerprints"] == {"inception_score": "f" * 64, "fid": "f" * 64}
+
+    def test_is_a_row_whose_fingerprint_covers_those_of_all_scores(self, job: Job, reader: Indexer) -> None:
+        same, other = scores(10, 4.0), replace(scores(20, 4.0), fingerprints={"inception_score": "e", "fid": "f"})
+        job.says(same, replace(same, step=15), other)
+        reader.poll()
+        first, second, third = (row["fingerprint"] for row in job.rows(tables.evaluations))
+        assert first == second != third
+        assert len(first) == 64
+
     def test_with_nan_says_so_by_name(self, job: Job, reader: Indexer) -> None:
-        job.says(Evaluated(5, "final", {"fid": math.nan}, "digits-v1", "f" * 64, 1.0))
+        job.says(Evaluated(5, "final", {"fid": math.nan}, "digits-v1", {"fid": "f" * 64}, 1.0))
         reader.poll()
         assert job.rows(tables.evaluations)[0]["scores"] == {"fid": "NaN"}
 
@@ -768,6 +791,9 @@ class TestDamage:
             b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a": "high"}}',
             b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a\\ud800": 1}}',
             b'{"seq": 1, "type": "scalars", "step": 1, "values": {"' + b"a" * 300 + b'": 1}}',
+            EVALUATED % b'"a": 5',
+            EVALUATED % b'"a": "\\ud800"',
+            EVALUATED % (b'"a": "' + b"a" * 300 + b'"'),
             b'{"seq": "1", "type": "notice", "step": 1, "message": ""}',
             b'{"seq": true, "type": "notice", "step": 1, "message": ""}',
             b'{"type": "notice", "step": 1, "message": ""}',

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from gan_mhe.config.names import METRICS
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import JsonLines, write_json
 from gan_mhe.records.events import Evaluated, Event, Finished, Scalars, Started, encode, encode_number
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.study.definition import Study, run_directory, runs
 
-FINGERPRINT = "f" * 64
+FINGERPRINTS = dict.fromkeys(METRICS, "f" * 64)
 STEPS = 600
 EVALUATIONS = 6
 TILE = 64
@@ -68,7 +68,7 @@ class Made:
             "status": "completed",
             "step": STEPS,
             "protocol": None if score is None else "digits-v1",
-            "fingerprint": None if score is None else FINGERPRINT,
+            "fingerprints": {} if score is None else FINGERPRINTS,
             "final": scores,
             "best": scores,
             "evaluations": 0 if score is None else EVALUATIONS,
@@ -93,7 +93,7 @@ class Made:
             if score is not None:
                 now = score * (1 - math.exp(-4 * number / EVALUATIONS)) / (1 - math.exp(-4))
                 purpose = "final" if step == STEPS else "scheduled"
-                said.append(Evaluated(step, purpose, _numbers(now), "digits-v1", FINGERPRINT, 1.0))
+                said.append(Evaluated(step, purpose, _numbers(now), "digits-v1", FINGERPRINTS, 1.0))
         return [*said, Finished(STEPS, "completed", "")]
 
     def _scalars(self, arm: str, seed: int, step: int) -> dict[str, float]:

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import stats
 
 from gan_mhe.errors import ProtocolMismatchError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
 from gan_mhe.records.events import Evaluated, Finished, Scalars, Started
 from gan_mhe.study.report import write_report
@@ -122,7 +123,10 @@ class TestNumbers:
     def test_a_best_generator_scored_again_is_no_point_of_the_curve(self, make: Any) -> None:
         made = make(["none"], seeds=(0,))
         scores = {"inception_score": 5.0}
-        events = [Evaluated(100, purpose, scores, "digits-v1", "f", 1.0) for purpose in ("scheduled", "best_rescored")]
+        events = [
+            Evaluated(100, purpose, scores, "digits-v1", {"fid": "f"}, 1.0)
+            for purpose in ("scheduled", "best_rescored")
+        ]
         made.begin("none", 0, events)
         assert [point["n"] for point in document(read(made))["arms"]["none"]["curve"]] == [1]
 
@@ -300,7 +304,7 @@ class TestGaps:
 
     def test_runs_of_different_protocols_are_refused(self, make: Any) -> None:
         made = fill(make(["none"]), BETTER)
-        made.end("none", 2, 7.0, fingerprint="0" * 64)
+        made.end("none", 2, 7.0, fingerprints=dict.fromkeys(METRICS, "0" * 64))
         with pytest.raises(ProtocolMismatchError):
             write_report(made.study, made.root)
         assert not (made.root / "report").exists()
