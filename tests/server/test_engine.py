@@ -40,7 +40,7 @@ class TestHeartbeat:
     def test_a_server_on_another_machine_is_respected(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
         world.passes(14)
-        with pytest.raises(StartRefused, match="in use by a server on elsewhere, heard of 14 s ago"):
+        with pytest.raises(StartRefused, match="in use by a server on elsewhere, last seen 14 s ago"):
             world.store.read(heartbeat.check)
 
     def test_its_silence_of_fifteen_seconds_is_taken_for_its_end(

@@ -324,7 +324,7 @@ class TestImportable:
 
 class TestCrash:
     CODE = (
-        "import sys; from server.jobs import importer; from server.ingest.indexer import Indexer; "
+        "import sys; from server.ingest import importer; from server.ingest.indexer import Indexer; "
         "from server.store.store import Store; from server.settings import Settings; "
         "settings = Settings(data_dir=sys.argv[1]); store = Store(settings.database); "
         "importer.import_run(store, settings, Indexer(store, settings), name='run-1', project='p', labels={})"
