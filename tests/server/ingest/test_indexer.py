@@ -720,7 +720,7 @@ def left(job: Job) -> dict[str, Any]:
         "points": points,
         "summaries": {row["name"]: row["step"] for row in job.rows(tables.metric_summary)},
         "scores": {(row["step"], row["purpose"]) for row in job.rows(tables.evaluations)},
-        "checkpoints": [row["step"] for row in available],
+        "checkpoints": sorted(row["step"] for row in available),
     }
 
 
@@ -837,7 +837,7 @@ class TestDamage:
         assert job.row()["events_seq"] == 50_001
         assert len(notices(job)) == 4
         assert all(len(notice) < 1000 for notice in notices(job))
-        assert "more such problems" in notices(job)[0]
+        assert "more problems" in notices(job)[0]
 
     def test_a_line_longer_than_a_chunk_is_read(
         self, job: Job, reader: Indexer, monkeypatch: pytest.MonkeyPatch
