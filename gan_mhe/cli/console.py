@@ -86,15 +86,15 @@ _TOPICS = ("state", "rate", "losses", "score")
 
 
 def _live_scalars(values: Mapping[str, float]) -> str:
-    """Such as "D 1.25 G 0.50": the scalars that the run's task shows; empty if a report has none of them."""
+    """The scalars that the run's task shows, such as "D 1.25 G 0.50"; empty if they are not among `values`."""
     shown = [task.live_scalars for task in TASKS.values() if values.keys() >= {*task.live_scalars.values()}]
     return " ".join(f"{label} {values[name]:.2f}" for label, name in shown[0].items()) if shown else ""
 
 
 def _ranking_score(scores: Mapping[str, float]) -> str:
-    """Such as "Inception score 7.52": the metric by which the run's task ranks."""
-    metric = next(task.metric for task in TASKS.values() if task.metric in scores)
-    return f"{METRICS[metric].title} {scores[metric]:.{METRICS[metric].decimals}f}"
+    """The score that ranks the run, such as "Inception score 7.52"; empty if no task ranks by one of the scores."""
+    metrics = [task.metric for task in TASKS.values() if task.metric in scores]
+    return f"{METRICS[metrics[0]].title} {scores[metrics[0]]:.{METRICS[metrics[0]].decimals}f}" if metrics else ""
 
 
 def progress_bars(console: Console) -> Progress:

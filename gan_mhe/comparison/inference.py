@@ -28,7 +28,7 @@ _TIES = 1e-12  # relative; sums of the same numbers in another order differ by l
 
 
 class Standing(NamedTuple):
-    """How a variant ranks."""
+    """The rank of a variant."""
 
     mean_rank: float
     """Mean over seeds; 1 is the best, and ties share their ranks."""
@@ -66,17 +66,17 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
     """
     if len(values) < 3:
         return None, None
-    centre, scale = mean(values), std(values)
-    if math.isnan(centre) or scale == 0:
-        return centre, centre
+    center, scale = mean(values), std(values)
+    if math.isnan(center) or scale == 0:
+        return center, center
     from scipy.stats import bootstrap
 
     # Standardized, because BCa is dominated by rounding errors if the spread is tiny compared to the mean.
-    standard = [(value - centre) / scale for value in values]
+    standard = [(value - center) / scale for value in values]
     found = bootstrap(
         (standard,), _rounded_mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="BCa", rng=_generator()
     ).confidence_interval
-    return float(centre + scale * found.low), float(centre + scale * found.high)
+    return float(center + scale * found.low), float(center + scale * found.high)
 
 
 def _rounded_mean(values: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -92,10 +92,10 @@ def paired_t(differences: Sequence[float]) -> float | None:
     """
     if len(differences) < 2:
         return None
-    centre, scale = mean(differences), std(differences)
+    center, scale = mean(differences), std(differences)
     if scale == 0:
-        return 1.0 if centre == 0 else 0.0
-    return float(2 * stdtr(len(differences) - 1, -abs(centre) / (scale / len(differences) ** 0.5)))
+        return 1.0 if center == 0 else 0.0
+    return float(2 * stdtr(len(differences) - 1, -abs(center) / (scale / len(differences) ** 0.5)))
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ View = Literal["steps", "wall_time"]
 
 @dataclass(frozen=True)
 class RunScore:
-    """What a comparison needs from one run. Scores are None where the run did not get that far."""
+    """The facts about one run that a comparison needs. Scores are None where the run did not get that far."""
 
     job: str
     """Run directory, or job id at a service."""

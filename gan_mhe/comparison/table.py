@@ -141,7 +141,7 @@ def _cells(row: Row, decimals: int) -> tuple[str, ...]:
 
 
 def _difference_cell(row: Row, decimals: int) -> str:
-    """Such as "+0.31 (0.02 to 0.60), 5 pairs"; empty for the reference itself."""
+    """A cell such as "+0.31 (0.02 to 0.60), 5 pairs"; empty for the reference itself."""
     if row.pairs is None:
         return ""
     if row.difference is None:
@@ -206,7 +206,7 @@ def _about_view(comparison: Comparison) -> list[str]:
 
 
 def equal_time(seconds: float, kind: str) -> str:
-    """How the view `wall_time` compares. kind: what a row is, such as "variant"."""
+    """An explanation of the view `wall_time`. kind: what a row is, such as "variant"."""
     return (
         f"Equal training time: each {kind} is compared at the step that it reaches in {seconds:.4g} s, the training "
         f"time of the fastest {kind}, given its median time per step over seeds. Scores between evaluations are "
@@ -221,7 +221,7 @@ def _about_missing_scores(comparison: Comparison) -> list[str]:
 
 
 def without_score(row: Row, name: str, rest: str = "unfinished") -> str:
-    """Such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are over the other seeds.".
+    """A sentence such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are over the other seeds.".
 
     rest: why the seeds that did not diverge have no score.
     """

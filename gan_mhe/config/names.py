@@ -15,12 +15,12 @@ class Choice:
     """One value of a setting."""
 
     description: str
-    """What it is or where it comes from, in a few words."""
+    """Its content or source in a few words."""
 
 
 @dataclass(frozen=True)
 class Dataset(Choice):
-    """What is known of a data set without reading it."""
+    """The facts about a data set that need no torch."""
 
     splits: tuple[str, ...] = ("train", "test")
     """Values of `data.split` that it has."""
@@ -77,7 +77,7 @@ DISCRIMINATORS: Mapping[str, Choice] = MappingProxyType(
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task without running it."""
+    """The facts about a task that need no torch."""
 
     metric: str
     """Metric that ranks its runs and chooses the best checkpoint of a run."""

@@ -55,7 +55,7 @@ class RunConfig(Section):
     """The complete configuration of one run. Equal digests compute the same."""
 
     task: ClassVar[str] = DEFAULT_TASK
-    """What the run trains, a key of `gan_mhe.config.names.TASKS`; there is one so far."""
+    """Key of `gan_mhe.config.names.TASKS`; there is only one task so far."""
     variant: str = "none"
     """Named variant (`gan-mhe variants`); keys written in the same document override its own."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
@@ -156,7 +156,7 @@ DIGESTS: Mapping[DigestKind, Callable[[Identity], Identity]] = MappingProxyType(
         "resumable": _resumable,
     }
 )
-"""What each kind of digest covers of a configuration's identity.
+"""The part of a configuration's identity that each kind of digest covers.
 
 config: all of it; runs with equal digests compute the same, wherever they are executed. without_seed: all but the
 seed; runs with equal digests are seeds of one arm. comparable: what the arms of a fair comparison share: data,

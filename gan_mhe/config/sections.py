@@ -52,7 +52,7 @@ class DataConfig(Section):
     image_size: ImageSize = 32
     """Side of the square images in pixels."""
     resize: Literal["error", "crop"] = "error"
-    """How images of another size are treated: `error` refuses them, `crop` center-crops and resizes them."""
+    """Treatment of images of another size: `error` refuses them, `crop` center-crops and resizes them."""
     download: bool = False
     """Whether torchvision may download a missing data set."""
     flip: bool = False
@@ -110,7 +110,7 @@ class TrainingConfig(Section):
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """Precision of the networks; energies, norms, penalties and losses are computed in float32 or above."""
     engine: Literal["auto", "eager", "compiled", "cuda_graph"] = "auto"
-    """How a step is executed: `eager`, `compiled` by torch.compile, or captured in a `cuda_graph`; `auto` chooses."""
+    """Execution of a step: `eager`, `compiled` by torch.compile, or captured in a `cuda_graph`; `auto` chooses."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Device: `cpu`, `cuda`, `cuda:N`, or `auto` for the first CUDA device if there is one and the CPU if not."""
     report_every_steps: Count = 50

@@ -1,4 +1,4 @@
-"""What each task's configuration amounts to: its cost, and its lines in a report. Loads no torch."""
+"""Sums up configurations by task: their cost and their lines in a report. Loads no torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -57,4 +57,4 @@ def _gan_lines(config: RunConfig) -> tuple[str, ...]:
 SUMMARIES: Mapping[str, Summary] = MappingProxyType(
     {"gan": Summary(images_per_step=_gan_images_per_step, work=_gan_work, facts=_gan_facts, lines=_gan_lines)}
 )
-"""By task (`gan_mhe.config.names.TASKS`)."""
+"""The summary functions of each task of `gan_mhe.config.names.TASKS`."""

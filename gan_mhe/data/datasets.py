@@ -223,4 +223,4 @@ DATASETS: Mapping[str, Reader] = MappingProxyType(
         "synthetic": _read_synthetic,
     }
 )
-"""How each data set of `gan_mhe.config.names.DATASETS` is read."""
+"""The readers of the data sets of `gan_mhe.config.names.DATASETS`."""

@@ -150,7 +150,7 @@ class _BadFile:
     size: tuple[int, int] | None
     """Its wrong size; None if something else is wrong."""
     reason: str
-    """What else is wrong."""
+    """Description of what else is wrong."""
 
 
 def _decode_all(base: Path, paths: Sequence[str], image_size: int, resize: str) -> Bytes:

@@ -1,1 +1,1 @@
-"""Generators and discriminators: tensors to tensors, ignorant of losses, penalties, data and config."""
+"""Generators and discriminators. They know nothing about losses, penalties, data or configuration."""

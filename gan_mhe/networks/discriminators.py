@@ -1,7 +1,6 @@
-"""Discriminators: (B, C, H, W) float images in [-1, 1] to (B,) logits, high for real.
+"""Discriminators: (B, C, H, W) float images in [-1, 1] to (B,) logits, high for real images.
 
-None of them normalises anything by itself; each place between a convolution and its activation holds a
-`NormSlot`.
+They contain no normalization, but a `NormSlot` between each convolution and its activation.
 """
 
 from collections import OrderedDict
@@ -11,20 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
+from gan_mhe.networks.initializers import initialize_glorot, initialize_truncated_normal
 from gan_mhe.networks.layers import ConvBlock, FirstResBlock, NormSlot, ResBlock, check_image_size, scaled
 
 
 class ConvRow(NamedTuple):
-    """One convolution of a table: its name in logs, output channels at width 1, kernel side and stride."""
+    """One convolution of a table."""
 
     name: str
+    """Name of the layer in metrics."""
     channels: int
+    """Output channels at width 1."""
     kernel: int
+    """Side of the square kernel."""
     stride: int
 
 
-# Miyato et al. 2018, Table 3: channels double at the 3x3 convolutions.
+# Miyato et al. 2018, Table 3: the channels double at the 3x3 convolutions.
 MIYATO_TABLE = (
     ConvRow("c0_0", 64, 3, 1),
     ConvRow("c0_1", 64, 4, 2),
@@ -35,7 +37,7 @@ MIYATO_TABLE = (
     ConvRow("c3_0", 512, 3, 1),
 )
 
-# The authors' code of Liu et al. 2018 (MHE): channels double already at the 4x4 convolutions.
+# The authors' code of Liu et al. 2018 (MHE): the channels double at the 4x4 convolutions.
 OFFICIAL_TABLE = (
     ConvRow("c0_0", 64, 3, 1),
     ConvRow("c0_1", 128, 4, 2),
@@ -48,7 +50,7 @@ OFFICIAL_TABLE = (
 
 
 class _CnnDiscriminator(nn.Sequential):
-    """The convolutions of a table, each with leaky ReLU, then a dense layer on the flattened feature map."""
+    """The convolutions of a table, each with leaky ReLU, and a dense layer on the flattened feature map."""
 
     def __init__(
         self, table: tuple[ConvRow, ...], *, dense_bias: bool, image_size: int, width: float, channels: int
@@ -71,16 +73,15 @@ class _CnnDiscriminator(nn.Sequential):
             h = layer(h)
         return h.squeeze(1)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: truncated normal, as the authors' code of MHE does."""
-        initialise_truncated_normal(self, generator, width=self._width)
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights from a truncated normal distribution, as in the authors' code of MHE."""
+        initialize_truncated_normal(self, generator, width=self._width)
 
 
 class MiyatoDiscriminator(_CnnDiscriminator):
-    """The CNN discriminator of Miyato et al. 2018, Table 3.
+    """The CNN discriminator of Miyato et al. 2018, Table 3: 2,935,873 parameters at 32 pixels and width 1.
 
-    At 32 pixels and width 1 it has 2,935,873 parameters (2.94 M).
-    width multiplies every hidden channel count. Raises ConfigError for sizes out of range.
+    width: factor on every hidden channel count. Raises ConfigError for sizes out of range.
     """
 
     def __init__(self, *, image_size: int = 32, width: float = 1.0, channels: int = 3) -> None:
@@ -88,10 +89,9 @@ class MiyatoDiscriminator(_CnnDiscriminator):
 
 
 class OfficialDiscriminator(_CnnDiscriminator):
-    """The wider CNN discriminator of the authors' code of MHE; its dense layer has no bias.
+    """The wider CNN discriminator of the authors' code of MHE: 5,860,864 parameters at 32 pixels and width 1.
 
-    At 32 pixels and width 1 it has 5,860,864 parameters.
-    width multiplies every hidden channel count. Raises ConfigError for sizes out of range.
+    Its dense layer has no bias. width: factor on every hidden channel count. Raises ConfigError for sizes out of range.
     """
 
     def __init__(self, *, image_size: int = 32, width: float = 1.0, channels: int = 3) -> None:
@@ -101,9 +101,8 @@ class OfficialDiscriminator(_CnnDiscriminator):
 class ResNetDiscriminator(nn.Module):
     """The residual discriminator of Miyato et al. 2018, Table 4: 1,053,824 parameters at width 1.
 
-    Two residual blocks that halve the size, two that keep it, ReLU, sum over all pixels, dense layer without
-    bias (as in the SN-GAN code).
-    width multiplies the hidden channel count. Raises ConfigError for sizes out of range.
+    Two residual blocks that halve the size, two that keep it, ReLU, sum over all pixels, and a dense layer without bias
+    (as in the SN-GAN code). width: factor on the hidden channel count. Raises ConfigError for sizes out of range.
     """
 
     def __init__(self, *, image_size: int = 32, width: float = 1.0, channels: int = 3) -> None:
@@ -123,6 +122,6 @@ class ResNetDiscriminator(nn.Module):
         logits: Tensor = self.dense(pooled_BC)
         return logits.squeeze(1)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: Glorot uniform, as the SN-GAN code does."""
-        initialise_glorot(self, generator)
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights from the Glorot uniform distribution, as in the SN-GAN code."""
+        initialize_glorot(self, generator)

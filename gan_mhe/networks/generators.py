@@ -5,17 +5,17 @@ from collections import OrderedDict
 import torch
 from torch import nn
 
-from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
+from gan_mhe.networks.initializers import initialize_glorot, initialize_truncated_normal
 from gan_mhe.networks.layers import BATCH_NORM_EPS, UpResBlock, check_image_size, check_latent_dim, conv3x3, scaled
 
 
 class CnnGenerator(nn.Sequential):
     """The DCGAN-like generator of Miyato et al. 2018, Table 3, with the details of the authors' code of MHE.
 
-    Dense without bias to (image_size/8)² x 512, batch norm over those outputs before they become a feature
-    map, ReLU; three transposed 4x4/2 convolutions to 256, 128, 64, each with batch norm and ReLU; 3x3
-    convolution, tanh. At 32 pixels and width 1 it has 3,820,547 parameters.
-    width multiplies every hidden channel count. Raises ConfigError for sizes out of range.
+    Dense layer without bias to (image_size/8)² x 512, batch norm over these outputs before they are reshaped to a
+    feature map, ReLU; three transposed 4x4/2 convolutions to 256, 128 and 64 channels, each with batch norm and ReLU;
+    3x3 convolution, tanh. 3,820,547 parameters at 32 pixels and width 1. width: factor on every hidden channel count.
+    Raises ConfigError for sizes out of range.
     """
 
     def __init__(self, *, image_size: int = 32, latent_dim: int = 128, width: float = 1.0, channels: int = 3) -> None:
@@ -34,23 +34,22 @@ class CnnGenerator(nn.Sequential):
             layers[f"norm{index}"] = nn.BatchNorm2d(hidden, eps=BATCH_NORM_EPS)
             layers[f"relu{index}"] = nn.ReLU()
             previous = hidden
-        # The code transposes this convolution as well; at stride 1 that only relabels its weights.
+        # In the authors' code this convolution is transposed too; at stride 1 that only permutes its weights.
         layers["image"] = conv3x3(previous, channels)
         layers["tanh"] = nn.Tanh()
         super().__init__(layers)
         self._width = width
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: truncated normal, as the authors' code does."""
-        initialise_truncated_normal(self, generator, width=self._width)
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights from a truncated normal distribution, as in the authors' code of MHE."""
+        initialize_truncated_normal(self, generator, width=self._width)
 
 
 class ResNetGenerator(nn.Sequential):
-    """The residual generator of Miyato et al. 2018, Table 4.
+    """The residual generator of Miyato et al. 2018, Table 4: 4,276,739 parameters at 32 pixels and width 1.
 
-    Dense to (image_size/8)² x 256, three residual blocks that double the size, batch norm, ReLU, 3x3
-    convolution, tanh. At 32 pixels and width 1 it has 4,276,739 parameters.
-    width multiplies every hidden channel count. Raises ConfigError for sizes out of range.
+    Dense layer to (image_size/8)² x 256, three residual blocks that double the size, batch norm, ReLU, 3x3
+    convolution, tanh. width: factor on every hidden channel count. Raises ConfigError for sizes out of range.
     """
 
     def __init__(self, *, image_size: int = 32, latent_dim: int = 128, width: float = 1.0, channels: int = 3) -> None:
@@ -69,6 +68,6 @@ class ResNetGenerator(nn.Sequential):
         layers["tanh"] = nn.Tanh()
         super().__init__(layers)
 
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew: Glorot uniform, as the SN-GAN code does."""
-        initialise_glorot(self, generator)
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw all weights from the Glorot uniform distribution, as in the SN-GAN code."""
+        initialize_glorot(self, generator)

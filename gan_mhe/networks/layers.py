@@ -1,4 +1,4 @@
-"""What generators and discriminators share: blocks, slots for normalisation, initialisers, size checks.
+"""Building blocks of generators and discriminators, slots for normalization, and size checks.
 
 Shape suffixes: B batch, C channels, H and W pixels. Images are float NCHW in [-1, 1].
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gan_mhe.errors import ConfigError
 
-IMAGE_SIZES = (32, 48, 64)
+IMAGE_SIZES = (32, 48, 64)  # those of gan_mhe.config.names.IMAGE_SIZES
 LEAKY_SLOPE = 0.1
 BATCH_NORM_EPS = 2e-5
 
@@ -18,10 +18,10 @@ WeightLayer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 
 
 class NormSlot(nn.Identity):
-    """A place in a discriminator where a normalisation layer may stand: the identity until it is replaced.
+    """A position in a discriminator for a normalization layer; the identity until it is replaced.
 
-    channels: the size of dimension 1 of what passes through.
-    first: whether it follows the very first convolution, which the SN-GAN code leaves without batch norm.
+    channels: size of dimension 1 of the input. first: whether it follows the first convolution, which has no batch norm
+    in the SN-GAN code.
     """
 
     def __init__(self, channels: int, *, first: bool = False) -> None:
@@ -31,7 +31,7 @@ class NormSlot(nn.Identity):
 
 
 class ConvBlock(nn.Module):
-    """Convolution with bias, slot, leaky ReLU. Padding 1 keeps H and W at 3x3/1 and halves them at 4x4/2."""
+    """Convolution with bias, slot, leaky ReLU. With padding 1, 3x3/1 keeps H and W and 4x4/2 halves them."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, first: bool = False) -> None:
         super().__init__()
@@ -60,15 +60,15 @@ class UpResBlock(nn.Module):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         residual: Tensor = self.conv1(_upsample(F.relu(self.norm1(x_BCHW))))
         residual = self.conv2(F.relu(self.norm2(residual)))
-        # A 1x1 convolution commutes with nearest upsampling: at the lower resolution it costs a quarter.
+        # A 1x1 convolution commutes with nearest upsampling and costs a quarter at the lower resolution.
         return residual + _upsample(self.shortcut(x_BCHW))
 
 
 class ResBlock(nn.Module):
     """Pre-activation residual block of the discriminator (Miyato et al. 2018, Figure 9).
 
-    Residual path: slot, ReLU, 3x3, slot, ReLU, 3x3; the shortcut is the identity. With `downsample` both paths
-    end in 2x2 average pooling and the shortcut gets a 1x1 convolution.
+    Residual path: slot, ReLU, 3x3, slot, ReLU, 3x3. The shortcut is the identity. With `downsample`, both paths end in
+    2x2 average pooling and the shortcut has a 1x1 convolution.
     """
 
     def __init__(self, channels: int, *, downsample: bool) -> None:
@@ -88,11 +88,11 @@ class ResBlock(nn.Module):
 
 
 class FirstResBlock(nn.Module):
-    """First block of the discriminator, halving H and W (the "optimised" block of the SN-GAN code).
+    """First block of the discriminator, halving H and W (the "optimized" block of the SN-GAN code).
 
-    Residual path: 3x3, slot, ReLU, 3x3, 2x2 average pooling. Shortcut: 2x2 average pooling, 1x1. There is no
-    leading activation, because a ReLU on the image would throw half of it away. The slot is called `norm2`
-    because it stands where `norm2` stands in the other blocks.
+    Residual path: 3x3, slot, ReLU, 3x3, 2x2 average pooling. Shortcut: 2x2 average pooling, 1x1. There is no leading
+    ReLU, because it would discard half of the image. The slot has the same position, and therefore the same name, as
+    `norm2` of the other blocks.
     """
 
     def __init__(self, in_channels: int, channels: int) -> None:
@@ -116,13 +116,13 @@ def _upsample(x_BCHW: Tensor) -> Tensor:
 
 
 def _pool_both(residual_BCHW: Tensor, x_BCHW: Tensor, shortcut: nn.Conv2d) -> Tensor:
-    # A 1x1 convolution commutes with average pooling: at the lower resolution it costs a quarter.
+    # A 1x1 convolution commutes with average pooling and costs a quarter at the lower resolution.
     short: Tensor = shortcut(F.avg_pool2d(x_BCHW, 2))
     return F.avg_pool2d(residual_BCHW, 2) + short
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels * width` rounded to the nearest integer (ties to even), at least 1.
+    """`channels * width` rounded to the nearest integer (ties to even), but at least 1.
 
     Raises ConfigError unless `width` is finite and above 0.
     """
@@ -132,7 +132,7 @@ def scaled(channels: int, width: float) -> int:
 
 
 def check_image_size(image_size: int) -> None:
-    """Raise ConfigError unless the networks are made for images of `image_size` pixels a side."""
+    """Raise ConfigError unless the networks support square images of `image_size` pixels a side."""
     if image_size not in IMAGE_SIZES:
         expected = ", ".join(map(str, IMAGE_SIZES))
         raise ConfigError(f"data.image_size: expected one of {expected}, got {image_size!r}")

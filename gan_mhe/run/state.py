@@ -1,4 +1,4 @@
-"""What a run must remember, besides the tensors of its task, to go on as if it had never stopped."""
+"""The state that a run needs besides the tensors of its task to resume as if it had never stopped."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

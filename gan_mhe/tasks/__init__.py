@@ -7,4 +7,4 @@ from gan_mhe.tasks.base import TaskConstructor
 from gan_mhe.tasks.gan import GanTask
 
 TASKS: Mapping[str, TaskConstructor] = MappingProxyType({"gan": GanTask})
-"""How each task of `gan_mhe.config.names.TASKS` is built."""
+"""The constructors of the tasks of `gan_mhe.config.names.TASKS`."""

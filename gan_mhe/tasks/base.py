@@ -59,7 +59,7 @@ class Task(Protocol):
 
 
 class TaskConstructor(Protocol):
-    """How a task is built."""
+    """A callable that builds a task from a configuration."""
 
     def __call__(self, config: RunConfig, *, to_train: bool = False) -> Task:
         """Load the data and build the models of a configuration.

@@ -298,7 +298,7 @@ def test_compare_after_equal_training_time_says_at_what_time(gan_mhe: Command, s
     assert (output.code, document["view"], document["budget_seconds"]) == (0, "wall_time", pytest.approx(shortest))
     # Scored at their ends alone, only the seeds of the variant that trains the shortest have a score there.
     assert sorted(row["n"] for row in document["rows"])[:-1] == [0] * (len(seconds) - 1)
-    assert "evaluation.every_steps must be set" in gan_mhe("compare", str(sweep_root), "--view", "wall_time").out
+    assert "set evaluation.every_steps so that" in gan_mhe("compare", str(sweep_root), "--view", "wall_time").out
 
 
 def test_a_scorer_can_be_trained_and_used_by_name(gan_mhe: Command, cache_dir: Path) -> None:

@@ -77,6 +77,24 @@ class TestOrder:
             compose(FILE, overrides={"variant": name})
 
 
+class TestStored:
+    WRITTEN = merge(parse({"variant": "mhe"}).document(), {"variant": "mhe_of_old"})
+
+    def test_a_stored_configuration_is_composed_without_its_variant(self) -> None:
+        config = compose(self.WRITTEN, seed=4, overrides={"training": {"steps": 7}}, stored=True)
+        assert (config.variant, config.seed, config.training.steps) == ("mhe_of_old", 4, 7)
+        assert config.constraints == parse({"variant": "mhe"}).constraints
+
+    def test_a_variant_named_for_it_owns_the_constraints(self) -> None:
+        assert (
+            compose(self.WRITTEN, variant="gan_gp", stored=True).constraints == parse({"variant": "gan_gp"}).constraints
+        )
+
+    def test_a_users_document_of_an_unknown_variant_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="unknown variant 'mhe_of_old'"):
+            compose(self.WRITTEN)
+
+
 class TestExpand:
     def test_whole_seeds_of_all_variants_come_first(self) -> None:
         configs = expand({}, variants=["mhe", "none"], seeds=[3, 1])

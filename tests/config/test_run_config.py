@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from gan_mhe.config.compose import parse
+from gan_mhe.config.compose import parse, parse_stored
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
@@ -236,6 +236,44 @@ class TestVariant:
         parse(document)
         assert document == {"variant": "mhe_sn", "constraints": {"mhe": {"s": 1}}}
         assert VARIANTS["mhe_sn"].patch["constraints"]["mhe"] == {"lambda_hidden": 1.0}
+
+
+class TestStored:
+    """A configuration read back is what was written, whatever today's table of variants says."""
+
+    @pytest.mark.parametrize("name", VARIANTS)
+    def test_a_written_configuration_is_read_back_equal(self, name: str) -> None:
+        config = parse({"variant": name})
+        assert RunConfig.stored(config.document()) == config
+        assert RunConfig.stored(config.document()).digest() == config.digest()
+
+    def test_a_key_that_was_not_written_takes_its_own_default_and_not_the_variants(self) -> None:
+        assert parse({"variant": "mhe"}).constraints.mhe.schedule.warmup_steps == 500
+        written = parse({"variant": "mhe"}).document()
+        del written["constraints"]["mhe"]["schedule"]
+        assert RunConfig.stored(written).constraints.mhe.schedule.warmup_steps == 0
+        written["constraints"] = {}
+        assert RunConfig.stored(written).constraints.mhe is None
+
+    def test_a_value_that_differs_from_the_variants_is_kept(self) -> None:
+        written = parse({"variant": "mhe", "constraints": {"mhe": {"schedule": {"warmup_steps": 0}}}})
+        assert RunConfig.stored(written.document()).constraints.mhe.schedule.warmup_steps == 0
+
+    def test_a_variant_that_no_longer_exists_is_kept_by_name(self) -> None:
+        written = merge(parse({"variant": "mhe"}).document(), {"variant": "mhe_of_old"})
+        config = RunConfig.stored(written)
+        assert config.variant == "mhe_of_old"
+        assert config.constraints == parse({"variant": "mhe"}).constraints
+        assert RunConfig.stored(config.document()) == config
+
+    @pytest.mark.parametrize("document", [{"training": {"steps": 0}}, {"unheard_of": 1}, [], {"variant": 3}])
+    def test_what_no_version_wrote_is_refused(self, document: Any) -> None:
+        with pytest.raises(ValidationError):
+            RunConfig.stored(document)
+
+    def test_a_refusal_names_the_key_as_for_a_users_document(self) -> None:
+        with pytest.raises(ConfigError, match=r"^training\.steps: input should be greater than or equal to 1"):
+            parse_stored({"training": {"steps": 0}})
 
 
 class TestRefusals:

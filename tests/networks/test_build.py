@@ -67,7 +67,7 @@ def test_initialising_again_from_the_same_stream_gives_the_same_network(kind: st
     start = {key: value.clone() for key, value in network.state_dict().items()}
     for value in network.state_dict().values():
         value.fill_(3)
-    network.initialise(torch.Generator().manual_seed(5))  # type: ignore[operator]
+    network.initialize(torch.Generator().manual_seed(5))  # type: ignore[operator]
     assert all(torch.equal(value, start[key]) for key, value in network.state_dict().items())
 
 

@@ -98,7 +98,7 @@ def test_a_batch_of_images_gives_one_finite_logit_each(
     discriminator_class: Discriminator, image_size: int, width: float
 ) -> None:
     network = discriminator_class(image_size=image_size, width=width)
-    network.initialise(stream(1))
+    network.initialize(stream(1))
     logits = network(images(3, 3, image_size, image_size))
     assert logits.shape == (3,)
     assert logits.dtype == torch.float32
@@ -128,7 +128,7 @@ def test_a_cnn_is_its_convolutions_leaky_relus_and_dense_layer(
     discriminator_class: type[MiyatoDiscriminator] | type[OfficialDiscriminator],
 ) -> None:
     network = discriminator_class(width=1 / 16).double()
-    network.initialise(stream(2))
+    network.initialize(stream(2))
     state = network.state_dict()
     h = batch = images(2, 3, 32, 32, dtype=torch.float64)
     for name, _, stride, *_ in OFFICIAL_ROWS:

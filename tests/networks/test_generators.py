@@ -110,7 +110,7 @@ def test_images_have_the_asked_size_and_lie_between_minus_one_and_one(
     generator_class: type[CnnGenerator] | type[ResNetGenerator], image_size: int, width: float
 ) -> None:
     network = generator_class(image_size=image_size, latent_dim=16, width=width)
-    network.initialise(stream(0))
+    network.initialize(stream(0))
     with torch.no_grad():
         images = network(10 * torch.randn(4, 16, generator=stream(1)))
     assert images.shape == (4, 3, image_size, image_size)

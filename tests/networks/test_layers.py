@@ -1,4 +1,4 @@
-"""Blocks against a naive second implementation, initialisers against their moments, size checks."""
+"""Blocks against a naive second implementation, initializers against their moments, size checks."""
 
 import math
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from gan_mhe.errors import ConfigError
-from gan_mhe.networks.initialisers import initialise_glorot, initialise_truncated_normal
+from gan_mhe.networks.initializers import initialize_glorot, initialize_truncated_normal
 from gan_mhe.networks.layers import (
     ConvBlock,
     FirstResBlock,
@@ -147,7 +147,7 @@ def test_an_empty_slot_is_the_identity_without_parameters_or_state() -> None:
 def test_the_truncated_normal_has_the_moments_of_a_normal_cut_at_two_sigma() -> None:
     # For a standard normal cut at +-2: variance 1 - 4 phi(2) / (2 Phi(2) - 1); 0.02 times its root is 0.017593.
     layer = nn.Linear(1000, 1000)
-    initialise_truncated_normal(layer, stream(6))
+    initialize_truncated_normal(layer, stream(6))
     weight = layer.weight.detach().double()
     density = math.exp(-2) / math.sqrt(2 * math.pi)
     expected = 0.02 * math.sqrt(1 - 4 * density / math.erf(math.sqrt(2)))
@@ -162,7 +162,7 @@ def test_the_truncated_normal_has_the_moments_of_a_normal_cut_at_two_sigma() -> 
 def test_the_truncated_normal_follows_the_cut_distribution_function() -> None:
     # Kolmogorov-Smirnov distance of 250,000 draws: above 1.95 / sqrt(n) = 0.0039 with probability 1e-3.
     layer = nn.Linear(500, 500)
-    initialise_truncated_normal(layer, stream(7))
+    initialize_truncated_normal(layer, stream(7))
     sample = layer.weight.detach().double().flatten().sort().values
     inside = math.erf(math.sqrt(2))
     cdf = 0.5 + torch.erf(sample / 0.02 / math.sqrt(2)) / (2 * inside)
@@ -170,13 +170,13 @@ def test_the_truncated_normal_follows_the_cut_distribution_function() -> None:
     assert (cdf - steps).abs().max().item() < 0.0039
 
 
-@pytest.mark.parametrize("initialise", [initialise_truncated_normal, initialise_glorot])
-def test_initialising_clears_biases_and_batch_norm(initialise) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("initialize", [initialize_truncated_normal, initialize_glorot])
+def test_initializing_clears_biases_and_batch_norm(initialize) -> None:  # type: ignore[no-untyped-def]
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 4), nn.Flatten())
     network.append(nn.Linear(4, 2)).append(nn.BatchNorm1d(2))
     for value in network.state_dict().values():
         value.fill_(7)
-    initialise(network, stream(8))
+    initialize(network, stream(8))
     state = network.state_dict()
     ones = {name for name, value in state.items() if value.eq(1).all()}
     zeros = {name for name, value in state.items() if value.eq(0).all()}
@@ -209,7 +209,7 @@ def test_glorot_bounds_follow_gain_and_fans(name: str, gain: float, fans: int) -
         nn.Conv2d(64, 3, 3, padding=1),
         nn.Linear(200, 300),
     )
-    initialise_glorot(network, stream(9))
+    initialize_glorot(network, stream(9))
     bound = gain * math.sqrt(6 / fans)
     weight = network.get_submodule(name).weight.detach()
     assert isinstance(weight, torch.Tensor)

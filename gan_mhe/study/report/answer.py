@@ -20,7 +20,7 @@ def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
 
 
 def probability(value: float | None, decimals: int = 3) -> str:
-    """Such as "0.012"; "< 0.001" instead of zero."""
+    """A probability such as "0.012"; "< 0.001" instead of zero."""
     least = 10**-decimals
     return f"< {number(least, decimals)}" if value is not None and value < least else number(value, decimals)
 
@@ -31,7 +31,7 @@ def code(names: Iterable[str]) -> str:
 
 
 def interval(low: float | None, high: float | None, decimals: int) -> str:
-    """Such as "0.62 to 2.00"; "-" for None, "nan" for NaN."""
+    """An interval such as "0.62 to 2.00"; "-" for None, "nan" for NaN."""
     if low is None or math.isnan(low):
         return number(low, decimals)
     return f"{number(low, decimals)} to {number(high, decimals)}"
@@ -54,7 +54,7 @@ def incompleteness(report: StudyReport) -> str | None:
 
 
 def _listed(status: str, runs: Sequence[RunReport]) -> str:
-    """Such as "missing: mhe seeds 1, 2; mhe_sn seed 2"; empty if no run has the status."""
+    """A list such as "missing: mhe seeds 1, 2; mhe_sn seed 2"; empty if no run has the status."""
     seeds: dict[str, list[str]] = {}
     for run in runs:
         if run.status == status:
@@ -158,7 +158,7 @@ def _equals(value: float | None) -> str:
 
 
 def _limits(report: StudyReport, rows: Sequence[Row]) -> list[str]:
-    """How large a difference the study could have detected."""
+    """The size of a difference that the study can detect."""
     effects = (row.minimum_detectable_effect for row in rows)
     sizes = [effect for effect in effects if effect is not None and math.isfinite(effect)]
     if not sizes:

@@ -70,9 +70,9 @@ class RunReport:
     angle: tuple[Point, ...] = ()
     """Smallest angle between two filters in radians, mean over layers."""
     ratios: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    """By penalty: norm of its weighted gradient over that of the loss."""
+    """Norm of the weighted gradient of each penalty over that of the loss."""
     strengths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
-    """By penalty: the factor that multiplied it."""
+    """Factor that multiplied each penalty."""
     grid: Path | None = None
     """Last sample grid."""
     environment: Mapping[str, Any] = field(default_factory=dict)

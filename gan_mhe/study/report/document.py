@@ -30,7 +30,7 @@ def document(report: StudyReport) -> dict[str, Any]:
 
 
 def protocol(report: StudyReport) -> dict[str, Any]:
-    """What all arms share: data, models, training and scoring, and the number of evaluations of each run."""
+    """The settings that all arms share: data, models, training and scoring, with the number of evaluations per run."""
     config = report.reference().config
     scored = [run.score for run in report.runs() if run.score is not None and run.score.final is not None]
     return {

@@ -44,7 +44,7 @@ def counted(row: Row) -> str:
 
 
 def differences(comparison: Comparison) -> str:
-    """By arm, best first: difference to the reference, tests and minimum detectable effect."""
+    """Difference to the reference by arm, best first, with tests and minimum detectable effect."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "pairs", "difference", "95 % t", "p", "Holm p", "permutation p", "minimum detectable effect")
     rows = [
@@ -65,7 +65,7 @@ def differences(comparison: Comparison) -> str:
 
 
 def penalties(report: StudyReport) -> str | None:
-    """By arm and penalty: gradient ratio and factor; None if no arm has a penalty."""
+    """Gradient ratio and factor by arm and penalty; None if no arm has a penalty."""
     rows = [
         (arm.arm.name, name, *(f"{values[name]:.4g}" if name in values else "-" for values in (ratios, strengths)))
         for arm in report.arms
@@ -76,7 +76,7 @@ def penalties(report: StudyReport) -> str | None:
 
 
 def at_equal_time(report: StudyReport, comparison: Comparison) -> str:
-    """By arm: training time, and the scores at the training time of the fastest arm."""
+    """Training time by arm, and the scores at the training time of the fastest arm."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "training, s", "at step", "n", "mean", "95 % t", "difference", "95 % t", "Holm p")
     rows = [

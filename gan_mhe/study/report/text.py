@@ -169,7 +169,7 @@ def _changed(report: StudyReport) -> Iterator[str]:
 
 
 def _by_section(changed: Mapping[str, tuple[Any, Any]]) -> str:
-    """Such as "`constraints.mhe`: lambda_hidden 1, s 0; `constraints.normalization`: spectral (none)"."""
+    """A list such as "`constraints.mhe`: lambda_hidden 1, s 0; `constraints.normalization`: spectral (none)"."""
     sections: dict[str, list[str]] = {}
     for key, (theirs, mine) in changed.items():
         first, second, *rest = [*key.split("."), ""]

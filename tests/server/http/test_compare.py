@@ -101,6 +101,23 @@ def test_jobs_become_a_row_a_variant_with_the_spread_over_seeds(client: TestClie
     assert "difference" not in mhe and "p_value" not in mhe
 
 
+def test_jobs_of_a_variant_that_no_longer_exists_are_compared_under_its_name(
+    client: TestClient, service: Service
+) -> None:
+    job = train(service, "mhe", 0, 7.0)
+    request = RunConfig.model_validate({"variant": "mhe"}).document() | {"variant": "mhe_of_old"}
+    service.store.write(lambda c: c.execute(update(tables.jobs).where(tables.jobs.c.id == job).values(request=request)))
+    assert [row["variant"] for row in compare(client, job)["rows"]] == ["mhe_of_old"]
+
+
+def test_without_a_metric_the_jobs_own_is_compared(client: TestClient, service: Service) -> None:
+    by_fid = train(service, "mhe", 0, 7.0, told={"metric": "fid"})
+    assert compare(client, by_fid)["metric"] == "fid"
+    assert compare(client, by_fid, metric="kid")["metric"] == "kid"
+    response = client.get("/v1/compare", params={"job": [by_fid, train(service, "none", 0, 6.0)]})
+    assert "metric: expected a name" in problem(response, 422, "config_invalid")
+
+
 def test_differences_to_a_reference_are_taken_seed_by_seed(client: TestClient, service: Service) -> None:
     jobs = [train(service, "mhe", seed, 7.0 + seed) for seed in range(3)]
     jobs += [train(service, "none", seed, 6.0 + seed) for seed in range(3)]

@@ -352,6 +352,24 @@ def test_the_list_carries_the_primary_metric_and_survives_non_finite_ones(client
     assert (metrics[diverged]["latest"], metrics[diverged]["best"]) == ("NaN", None)
 
 
+def test_the_list_shows_the_metric_that_the_result_of_a_job_names(client: TestClient, service: Service) -> None:
+    job_id = submit(client)["id"]
+
+    def add(connection: Any) -> None:
+        seq = queue.get(connection, job_id)["seq"]
+        for name, value in (("inception_score", 7.5), ("fid", 30.0)):
+            values = {"job_seq": seq, "name": name, "step": 20, "value": value, "kind": 0, "best": value}
+            connection.execute(insert(tables.metric_summary).values(**values, best_step=20))
+
+    service.store.write(add)
+    [job] = client.get("/v1/jobs").json()["data"]
+    assert job["metric"]["name"] == "inception_score"
+    changed = update(tables.jobs).where(tables.jobs.c.id == job_id).values(result={"metric": "fid"})
+    service.store.write(lambda c: c.execute(changed))
+    [job] = client.get("/v1/jobs").json()["data"]
+    assert (job["metric"]["name"], job["metric"]["latest"]) == ("fid", 30.0)
+
+
 def test_tasks_are_not_among_the_jobs(client: TestClient, service: Service) -> None:
     new = queue.NewJob(project="default", kind="sample", request={}, request_sha256="0")
     task = service.store.write(lambda c: queue.create(c, new))

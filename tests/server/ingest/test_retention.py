@@ -144,6 +144,18 @@ class TestCheckpoints:
         retention.apply(store, rules)
         assert job.checkpoints() == [20, 40]
 
+    def test_the_best_is_the_one_by_the_metric_that_the_result_names(
+        self, store: Store, configured: Configured
+    ) -> None:
+        rules = configured(checkpoint_days=7)
+        job = Job(store, rules, best=20).save(10, 20, 30, 40)
+        points = [(10, {"fid": 3.0}), (11, {"fid": 30.0})]
+        store.write(lambda c: metric_points.ingest(c, queue.get(c, job.id), 1, points))
+        named = update(tables.jobs).where(tables.jobs.c.id == job.id).values(result={"metric": "fid"})
+        store.write(lambda c: c.execute(named))
+        retention.apply(store, rules)
+        assert job.checkpoints() == [10, 40]
+
     def test_of_a_job_that_was_never_scored_the_last_stays(self, store: Store, configured: Configured) -> None:
         rules = configured(checkpoint_days=7)
         job = Job(store, rules).save(10, 20)

@@ -60,6 +60,13 @@ def test_a_whole_configuration_comes_through_unchanged(operator: Operator) -> No
     assert admission.resolve(operator, Source(config=config.document())) == config
 
 
+def test_a_job_of_a_variant_that_no_longer_exists_can_be_forked(operator: Operator) -> None:
+    ancestor = compose.compose(DEBUG, variant="mhe").document() | {"variant": "mhe_of_old"}
+    config = admission.resolve(operator, Source(ancestor=ancestor, overrides={"training.steps": 99}))
+    assert (config.variant, config.training.steps) == ("mhe_of_old", 99)
+    assert set(refused(operator, Source(config=ancestor))) == {"/config/variant"}
+
+
 def test_a_misspelt_override_is_refused_with_the_nearest_key(operator: Operator) -> None:
     errors = refused(operator, on_debug(training__stepz=3))
     assert errors == {

@@ -1,4 +1,4 @@
-"""Initial weights of generators and discriminators."""
+"""Weight initialization of generators and discriminators."""
 
 import math
 from collections.abc import Callable
@@ -11,16 +11,16 @@ from gan_mhe.networks.layers import FirstResBlock, ResBlock, UpResBlock, WeightL
 WEIGHT_STD = 0.02
 
 
-def initialise_truncated_normal(network: nn.Module, generator: torch.Generator, *, width: float = 1.0) -> None:
-    """Draw every weight from N(0, sigma²) cut at two sigma; biases 0, batch norm fresh.
+def initialize_truncated_normal(network: nn.Module, generator: torch.Generator, *, width: float = 1.0) -> None:
+    """Draw every weight from N(0, sigma²) truncated at two sigma; reset biases to 0 and batch norm to its defaults.
 
-    sigma is 0.02 at width 1, as in the authors' code of MHE, and 0.02 / sqrt(width) in every layer whose fan-in
-    the width scales, that is all but the first: a narrow network starts with the signal of the full one, where a
-    fixed sigma would leave it silent (logits of 1e-7 at width 1/8). Cutting leaves 0.88 sigma as the effective
-    standard deviation. `generator` and `network` share a device.
+    sigma is 0.02 at width 1, as in the authors' code of MHE, and 0.02 / sqrt(width) in every layer whose fan-in scales
+    with the width, that is all but the first. A narrow network then starts with activations as large as those of the
+    full one; with a fixed sigma they would vanish (logits of 1e-7 at width 1/8). The truncated distribution has a
+    standard deviation of 0.88 sigma. `generator` and `network` must be on one device.
     """
-    # One uniform a weight through the inverse distribution function: torch's own trunc_normal_ changed its
-    # algorithm between versions, and so would the networks of a given seed.
+    # Inverse transform sampling, because the algorithm of torch's own trunc_normal_, and with it the weights of a given
+    # seed, changed between versions.
     inside = math.erf(2 / math.sqrt(2))
     first = next(layer for layer in network.modules() if isinstance(layer, WeightLayer))
 
@@ -32,11 +32,11 @@ def initialise_truncated_normal(network: nn.Module, generator: torch.Generator, 
     _reset(network, draw)
 
 
-def initialise_glorot(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight from U[-a, a], a = gain sqrt(6 / (fan_in + fan_out)); biases 0, batch norm fresh.
+def initialize_glorot(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw every weight from U[-a, a], a = gain sqrt(6 / (fan_in + fan_out)); reset biases to 0 and batch norm.
 
-    As in the SN-GAN code the gain is sqrt(2) on residual paths, for their ReLUs, and 1 for shortcuts, dense
-    layers and the image convolution. `generator` and `network` share a device.
+    As in the SN-GAN code, the gain is sqrt(2) on residual paths, because of their ReLUs, and 1 for shortcuts, dense
+    layers and the image convolution. `generator` and `network` must be on one device.
     """
     blocks = [m for m in network.modules() if isinstance(m, UpResBlock | ResBlock | FirstResBlock)]
     residual = {conv for block in blocks for conv in (block.conv1, block.conv2)}
