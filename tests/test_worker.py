@@ -206,7 +206,7 @@ def other(tiny: Configure, *keys: str) -> RunConfig:
     return tiny(*rates, "training.steps=14", *keys, preset="digits_cnn")
 
 
-def test_a_fork_goes_on_from_the_other_runs_checkpoint_with_no_scores_of_its_own(
+def test_a_fork_continues_from_the_other_runs_checkpoint_without_its_scores(
     execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
 ) -> None:
     before = {path: path.stat().st_mtime_ns for path in source.root.rglob("*")}
@@ -221,7 +221,7 @@ def test_a_fork_goes_on_from_the_other_runs_checkpoint_with_no_scores_of_its_own
     assert {path: path.stat().st_mtime_ns for path in source.root.rglob("*")} == before
 
 
-def test_a_fork_that_has_begun_resumes_where_it_was(
+def test_a_fork_that_has_started_resumes_where_it_was(
     execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path
 ) -> None:
     run_dir = RunDir(tmp_path / "fork")
@@ -435,7 +435,7 @@ def images(source: RunDir, output: Path, **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def test_images_are_drawn_to_a_file_and_described(execute: Execute, source: RunDir, tmp_path: Path) -> None:
+def test_images_are_written_to_a_file_and_described(execute: Execute, source: RunDir, tmp_path: Path) -> None:
     output = tmp_path / "out" / "images"
     outcome = execute(images(source, output, ema=True))
     assert (outcome.outcome, outcome.step) == ("completed", 12)
@@ -471,7 +471,7 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-def test_walks_and_truncated_images_can_be_asked_for(execute: Execute, source: RunDir, tmp_path: Path) -> None:
+def test_walks_and_truncated_images_can_be_requested(execute: Execute, source: RunDir, tmp_path: Path) -> None:
     result = execute(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
     assert result is not None and result["images"] == 8
     expected = sample.interpolate(source, rows=2, columns=4, seed=3, step=10, truncation=0.5)

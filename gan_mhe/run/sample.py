@@ -51,7 +51,7 @@ def load_generator(
     found = checkpoint.load(run.checkpoint(chosen_step(run, step)), lineage=config.digest("resumable"), digest=digest)
     prefix = "ema" if ema else "generator"
     if not any(name.startswith(f"{prefix}/") for name in found.tensors):
-        raise CheckpointError(f"{run.root} has no moving average; generator.ema_halflife_steps enables one")
+        raise CheckpointError(f"{run.root} has no moving average; set generator.ema_halflife_steps to keep one")
     resolved_device = resolve_device(device)
     network = build_generator(
         config.generator.architecture,

@@ -106,7 +106,7 @@ def test_interpolation_between_collinear_latents_is_linear(factor: float) -> Non
 
 @pytest.mark.parametrize(("steps", "mode"), [(1, "linear"), (4, "cubic")])
 def test_interpolation_refuses_other_modes_and_single_steps(steps: int, mode: str) -> None:
-    with pytest.raises(ConfigError, match=f"steps {steps}, mode '{mode}'"):
+    with pytest.raises(ConfigError, match=f"steps {steps} and mode '{mode}'"):
         interpolate(torch.ones(3), torch.ones(3), steps, mode)
 
 

@@ -223,12 +223,12 @@ def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> 
     assert RunResult.from_document(document) == replace(scored.result, peak_memory_bytes=None)
 
 
-def test_a_result_of_a_version_that_did_not_tell_the_curve_is_read(scored: Run) -> None:
+def test_an_older_result_without_a_curve_is_read(scored: Run) -> None:
     document = {key: value for key, value in scored.result.document().items() if key != "curve"}
     assert RunResult.from_document(document) == replace(scored.result, curve=())
 
 
-def test_a_run_tells_its_peak_memory_at_every_report_and_in_the_end(plain: Run) -> None:
+def test_peak_memory_is_in_every_report_and_in_the_result(plain: Run) -> None:
     told = [event.peak_memory_bytes or 0 for event in plain.heard if isinstance(event, Progress)]
     assert plain.result.peak_memory_bytes is not None
     assert 64 * 2**20 < told[0] <= told[1] <= told[2] <= told[3] <= plain.result.peak_memory_bytes
@@ -354,9 +354,7 @@ def test_the_peak_memory_of_a_continued_run_is_that_of_all_its_processes(
     assert run.result.peak_memory_bytes == 7000
 
 
-def test_a_checkpoint_of_a_version_that_told_neither_memory_nor_curve_is_taken_up(
-    tiny: Configure, tmp_path: Path
-) -> None:
+def test_an_older_checkpoint_without_memory_and_curve_is_resumed(tiny: Configure, tmp_path: Path) -> None:
     place = train(tiny(), tmp_path, StopAfter(7)).place
     found = checkpoint.load(place.checkpoint(7))
     notes = {key: value for key, value in found.notes.items() if key not in ("peak_memory_bytes", "curve")}

@@ -95,7 +95,7 @@ def test_a_stop_ends_the_run_in_progress_and_begins_no_other(configs: list[RunCo
     assert not run_directory(tmp_path, configs[2]).exists()
 
 
-def test_a_stopped_sweep_goes_on_where_it_stopped(configs: list[RunConfig], tmp_path: Path) -> None:
+def test_a_stopped_sweep_continues_where_it_stopped(configs: list[RunConfig], tmp_path: Path) -> None:
     class OnceInTheSecondRun:
         asked = 0
 

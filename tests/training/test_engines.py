@@ -186,7 +186,7 @@ def test_loading_a_state_discards_the_graph(
 
 
 @pytest.mark.parametrize("engine", [lambda: Compiled(backend="aot_eager"), lambda: CudaGraph(record=record)])
-def test_a_run_begun_by_one_engine_is_continued_by_another(
+def test_a_run_started_with_one_engine_continues_with_another(
     make: Callable[..., Trainer], advance: Callable[..., Trainer], engine: Callable[[], Engine]
 ) -> None:
     first = advance(make("mhe_sn", engine()), range(10))
