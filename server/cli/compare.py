@@ -1,7 +1,7 @@
 """`gan-mhe compare`: compares local run directories, or jobs of a service."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -9,9 +9,6 @@ from gan_mhe.cli.options import Format
 from gan_mhe.cli.scores import print_comparison
 from gan_mhe.comparison import compare as comparisons
 from gan_mhe.comparison import results
-
-if TYPE_CHECKING:
-    pass
 
 
 def compare(

@@ -18,7 +18,7 @@ Handle = Mapping[str, Any]  # plain JSON, stored in the database so that another
 
 @dataclass(frozen=True)
 class Slot:
-    """A place for one attempt.
+    """Capacity for one attempt.
 
     name: stable, such as `cpu0` or `cuda1/0`. purpose: `train`, or `task` for sampling and scoring. memory_bytes:
     device memory that an attempt may use (None: unlimited). available: whether a new attempt may start here now;

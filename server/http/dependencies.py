@@ -62,7 +62,7 @@ IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="All requests with the same key are executed once; keys are kept for 24 hours.",
+        description="Requests with the same key are executed only once; keys are kept for 24 hours.",
     ),
 ]
 

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1", tags=["samples"])
 _SUFFIXES = {"image/png": "png", "application/zip": "zip", "application/x-npz": "npz"}
 _BYTES = {"content": {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in _SUFFIXES}}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The bytes.", **_BYTES},
+    200: {"description": "The content.", **_BYTES},
     206: {"description": "The requested range.", **_BYTES},
     304: {"description": "Unchanged; files never change."},
 }

@@ -30,7 +30,7 @@ _MAX_WAIT_SECONDS = 60.0
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,9})(?:$|[,;\s])", re.IGNORECASE)
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 _DOWNLOAD: dict[int | str, dict[str, Any]] = {
-    200: {"description": "The bytes.", **_BYTES},
+    200: {"description": "The content.", **_BYTES},
     206: {"description": "The requested range.", **_BYTES},
     304: {"description": "Unchanged."},
 }

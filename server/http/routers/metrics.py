@@ -24,7 +24,7 @@ _MAX_NAMES = 50
 Step = Annotated[int | None, Query(ge=0, le=2**53)]
 
 
-@router.get("", response_model=LatestMetrics, responses=_RESPONSES, summary="Show a job's newest numbers")
+@router.get("", response_model=LatestMetrics, responses=_RESPONSES, summary="Show a job's latest metrics")
 def latest_metrics(job_id: str, request: Request, principal: ReadJobs, service: ServiceDep) -> Response:
     """Show the latest, smallest and largest value of each metric, and the best of each score."""
     job = _job(service, principal, job_id)

@@ -126,7 +126,10 @@ def get_sample(job_id: str, step: Step, principal: ReadSamples, service: Service
 
 
 @router.get(
-    "/{step}/thumbnail", response_class=Response, responses=_image("image/png"), summary="Show a sample grid, small"
+    "/{step}/thumbnail",
+    response_class=Response,
+    responses=_image("image/png"),
+    summary="Show a sample grid's thumbnail",
 )
 async def sample_thumbnail(
     job_id: str,

@@ -45,7 +45,7 @@ class System(BaseModel):
 
 
 class SlotEntry(BaseModel):
-    """A place for one attempt, and its occupant."""
+    """Capacity for one attempt, and its occupant."""
 
     name: str
     device: str
