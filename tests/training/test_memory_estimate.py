@@ -1,9 +1,9 @@
-"""What a step needs, against what real steps take; what is free, from files made up; who is refused, and how."""
+"""Estimates against real steps, free memory against files written for the test, and the refusal of runs."""
 
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +23,11 @@ CPU = torch.device("cpu")
 MIB = 2**20
 Configure = Callable[..., RunConfig]
 
-# Prints how far the peak resident set of a process rises above where a tiny run left it.
+# Prints by how much a run raises the peak resident set of a process that has made a tiny run before.
 GROWTH = """
 import sys, torch
-from gan_mhe.config import RunConfig, merge
+from gan_mhe.config.documents import merge
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.training.host_memory import peak_bytes
 from gan_mhe.training.trainer import Trainer
 
@@ -45,13 +46,13 @@ print(peak_bytes(torch.device("cpu")) - before)
 
 
 def wide(make_config: Configure, variant: str = "none", **sections: Any) -> RunConfig:
-    """Eight times as wide a run as usual in these tests, where libraries take their usual kernels."""
+    """A run four times as wide as in the other tests, large enough for the usual kernels of libraries."""
     usual = {"generator": {"width": 1 / 8}, "discriminator": {"width": 1 / 8}, "training": {"batch_size": 32}}
     return make_config(variant, **merge(usual, sections))
 
 
 def allocated(trainer: Trainer) -> int:
-    """Bytes that the trainer holds at most in its second step, from PyTorch's own record of its CPU allocator."""
+    """Peak bytes in the trainer's second step, from PyTorch's own record of its CPU allocator."""
     trainer.step()
     trainer.set_step(1)
     parameters = [*trainer.generator.parameters(), *trainer.discriminator.parameters()]
@@ -67,11 +68,59 @@ def allocated(trainer: Trainer) -> int:
     return held + most
 
 
+def peak_of_tensors(config: RunConfig, images: Tensor) -> int:
+    """Peak bytes of all tensors of a real trainer in its second step, in which every penalty is due."""
+    ledger = memory_estimate.Ledger()
+    with ledger:
+        trainer = Trainer(config, images, CPU)
+        trainer.step()
+        trainer.set_step(0)
+        ledger.peak = 0
+        trainer.step()
+    return ledger.peak
+
+
 RESNETS = {"generator": {"architecture": "resnet"}, "discriminator": {"architecture": "resnet"}}
 LARGE = {"discriminator": {"architecture": "cnn_official", "width": 0.75}, "training": {"batch_size": 2}}
 
 
-# --- what a step needs
+# Weights, and so their penalties, are large beside the activations.
+PENALTIES_DOMINATE = {
+    "generator": {"width": 1 / 8},
+    "discriminator": {"architecture": "cnn_official", "width": 1 / 4},
+    "training": {"batch_size": 2},
+}
+
+
+# --- the estimate
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_estimate_of_a_variant_is_the_peak_of_a_real_steps_tensors(
+    make_config: Configure, images: Tensor, variant: str
+) -> None:
+    config = make_config(variant, **PENALTIES_DOMINATE)
+    # A CPU computes the projections of CoMHE in pieces.
+    least = 0.75 if config.constraints.comhe else 0.98
+    assert least < peak_of_tensors(config, images) / memory_estimate.step_bytes(config, 2) < 1.02
+
+
+def test_the_estimate_of_a_sampled_penalty_is_the_peak_of_a_real_steps_tensors(
+    make_config: Configure, images: Tensor, option: tuple[str, Mapping[str, Any]]
+) -> None:
+    variant, sections = option
+    config = make_config(variant, **merge(PENALTIES_DOMINATE, sections))
+    least = 0.75 if config.constraints.comhe else 0.98
+    assert least < peak_of_tensors(config, images) / memory_estimate.step_bytes(config, 2) < 1.02
+
+
+@pytest.mark.parametrize("variant", ["batch_norm", "layer_norm", "spectral_norm", "sphere_conv", "wgan_gp"])
+def test_the_estimate_with_bfloat16_is_the_peak_of_a_real_steps_tensors(
+    make_config: Configure, images: Tensor, variant: str
+) -> None:
+    config = wide(make_config, variant, training={"precision": "bf16"})
+    estimate = memory_estimate.step_bytes(config, config.training.batch_size)
+    assert peak_of_tensors(config, images) == pytest.approx(estimate, rel=0.04)
 
 
 @pytest.mark.parametrize(
@@ -79,11 +128,14 @@ LARGE = {"discriminator": {"architecture": "cnn_official", "width": 0.75}, "trai
     [
         ("none", {}),
         ("none", RESNETS),
-        ("none", {"training": {"precision": "bf16"}}),
         ("none", {"training": {"n_dis": 2}}),
         ("spectral_norm", {"generator": {"ema_halflife_steps": 5}}),
         ("batch_norm", {"loss": "hinge"}),
         ("layer_norm", RESNETS),
+        ("mhe", LARGE),
+        ("half_angular_mhe", LARGE),
+        ("orthonormal", LARGE),
+        ("mhe_sn", LARGE),
     ],
 )
 def test_the_estimate_is_what_the_allocator_gives_out(
@@ -91,7 +143,7 @@ def test_the_estimate_is_what_the_allocator_gives_out(
 ) -> None:
     config = wide(make_config, variant, **sections)
     estimate = memory_estimate.step_bytes(config, config.training.batch_size)
-    assert allocated(Trainer(config, images, CPU)) == pytest.approx(estimate, rel=0.06)
+    assert allocated(Trainer(config, images, CPU)) == pytest.approx(estimate, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -100,22 +152,19 @@ def test_the_estimate_is_what_the_allocator_gives_out(
         ("wgan_gp", {}),
         ("wgan_gp", RESNETS),
         ("batch_norm", {"training": {"precision": "float64"}}),
+        ("none", {"training": {"precision": "bf16"}}),
         ("none", LARGE),
-        ("mhe", LARGE),
-        ("half_angular_mhe", LARGE),
-        ("orthonormal", LARGE),
-        ("mhe_sn", LARGE),
     ],
 )
-def test_copies_inside_kernels_and_penalties_of_weights_stay_within_the_margin(
+def test_copies_inside_kernels_stay_within_the_margin(
     make_config: Configure, images: Tensor, variant: str, sections: dict[str, Any]
 ) -> None:
     config = wide(make_config, variant, **sections)
     estimate = memory_estimate.step_bytes(config, config.training.batch_size)
-    assert 0.8 < allocated(Trainer(config, images, CPU)) / estimate < 1.6
+    assert 0.95 < allocated(Trainer(config, images, CPU)) / estimate < 1.6
 
 
-def test_a_process_grows_by_about_what_was_estimated(make_config: Configure) -> None:
+def test_a_process_grows_by_about_the_estimate(make_config: Configure) -> None:
     config = make_config(discriminator={"architecture": "cnn_official", "width": 1 / 16}, training={"batch_size": 1024})
     command = [sys.executable, "-c", GROWTH, config.model_dump_json()]
     grown = int(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
@@ -129,19 +178,19 @@ def test_a_gradient_penalty_is_counted(make_config: Configure) -> None:
     assert memory_estimate.step_bytes(with_penalty, 32) > 1.1 * memory_estimate.step_bytes(without, 32)
 
 
-def test_a_moving_average_takes_the_generators_weights_once_more(make_config: Configure, images: Tensor) -> None:
+def test_a_moving_average_adds_the_generators_weights(make_config: Configure, images: Tensor) -> None:
     plain, averaged = wide(make_config), wide(make_config, generator={"ema_halflife_steps": 5})
     weights = sum(parameter.nbytes for parameter in Trainer(plain, images, CPU).generator.parameters())
     assert memory_estimate.step_bytes(averaged, 32) - memory_estimate.step_bytes(plain, 32) == weights
 
 
-def test_a_batch_beyond_all_machines_is_estimated_in_proportion(make_config: Configure) -> None:
+def test_the_estimate_of_a_huge_batch_is_proportional_to_it(make_config: Configure) -> None:
     config = make_config()
     large, larger = memory_estimate.step_bytes(config, 2**28), memory_estimate.step_bytes(config, 2**60)
     assert larger == pytest.approx(2**32 * large, rel=1e-3)
 
 
-def test_an_estimate_draws_nothing_and_holds_nothing(make_config: Configure) -> None:
+def test_an_estimate_draws_no_random_numbers_and_needs_no_memory(make_config: Configure) -> None:
     config = wide(make_config, "spectral_norm")
     memory_estimate.step_bytes(config, 2)  # loads what torch loads at first use
     state, before = torch.random.get_rng_state(), host_memory.peak_bytes(CPU)
@@ -151,47 +200,16 @@ def test_an_estimate_draws_nothing_and_holds_nothing(make_config: Configure) -> 
     assert torch.get_default_device() == CPU
 
 
-@pytest.mark.parametrize("generator", ["cnn", "resnet"])
-@pytest.mark.parametrize("discriminator", ["cnn_miyato", "cnn_official", "resnet"])
-@pytest.mark.parametrize(
-    ("width", "batch_size", "latent_dim"), [(0.01, 2, 8), (0.1, 64, 5000), (1, 2, 128), (3, 64, 8)]
-)
-@pytest.mark.parametrize("own", [{"mhe": {}}, {"comhe": {}, "sphere_conv": {"operator": "learnable", "k": 0.75}}])
-def test_the_bound_is_above_every_estimate(
-    make_config: Configure,
-    generator: str,
-    discriminator: str,
-    width: float,
-    batch_size: int,
-    latent_dim: int,
-    own: dict[str, Any],
-) -> None:
-    sections = {
-        "generator": {"architecture": generator, "width": width, "latent_dim": latent_dim, "ema_halflife_steps": 1},
-        "discriminator": {"architecture": discriminator, "width": width},
-        "constraints": {"gradient_penalty": {}, "normalization": "layer", **own},
-        "training": {"batch_size": batch_size},
-    }
-    config = make_config(**sections)
-    assert memory_estimate.step_bytes(config, batch_size) * 1.6 < memory_estimate.bound_bytes(config)
-
-
-@pytest.mark.parametrize("variant", sorted(VARIANTS))
-def test_every_variant_can_be_estimated(make_config: Configure, variant: str) -> None:
-    config = make_config(variant, training={"precision": "bf16"})
-    assert 0 < memory_estimate.step_bytes(config, 4) < memory_estimate.bound_bytes(config)
-
-
-# --- who is refused
+# --- the refusal
 
 
 @pytest.fixture
 def leave_free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
-    """Pretend that so many bytes are free."""
+    """Let `free_bytes` report this number."""
     return lambda free: monkeypatch.setattr(memory_estimate, "free_bytes", lambda device: free)
 
 
-def proposed(message: str) -> int:
+def suggested_batch_size(message: str) -> int:
     return int(message.rpartition("; ")[2].removesuffix(" would fit").replace(",", ""))
 
 
@@ -205,18 +223,18 @@ def test_a_batch_that_does_not_fit_is_refused_with_one_that_does(
         MemoryLimitError, match=r"batch_size = 524288 needs about [\d.]+ GiB, .* free on cpu; "
     ) as caught:
         memory_estimate.check_fits(config, CPU, data_bytes=0)
-    size = proposed(str(caught.value))
+    size = suggested_batch_size(str(caught.value))
     assert free / 3 < memory_estimate.step_bytes(config, size) < free / 1.5
     memory_estimate.check_fits(wide(make_config, training={"batch_size": size}), CPU, data_bytes=0)
 
 
-def test_networks_too_large_for_any_batch_are_refused_with_their_widths(
+def test_networks_too_large_for_any_batch_are_refused_and_their_widths_named(
     make_config: Configure, leave_free: Callable[[int | None], None]
 ) -> None:
     leave_free(2**30)
     config = make_config(generator={"width": 8}, discriminator={"width": 0.5})
     with pytest.raises(
-        MemoryLimitError, match=r"even 2 needs about .* generator\.width is 8 and discriminator\.width 0\.5"
+        MemoryLimitError, match=r"even 2 needs about .* generator\.width, now 8, or discriminator\.width, now 0\.5"
     ):
         memory_estimate.check_fits(config, CPU, data_bytes=0)
 
@@ -229,28 +247,20 @@ def test_a_run_that_fits_closely_is_not_refused(
     memory_estimate.check_fits(config, CPU, data_bytes=0)
 
 
-def test_a_data_set_still_to_be_copied_counts(make_config: Configure, leave_free: Callable[[int | None], None]) -> None:
+def test_images_still_to_be_copied_count(make_config: Configure, leave_free: Callable[[int | None], None]) -> None:
     leave_free(2**30)
     with pytest.raises(MemoryLimitError, match="even 2"):
         memory_estimate.check_fits(wide(make_config), CPU, data_bytes=2**31)
 
 
-def test_nothing_is_refused_where_nobody_knows_what_is_free(
+def test_nothing_is_refused_if_free_memory_is_unknown(
     make_config: Configure, leave_free: Callable[[int | None], None]
 ) -> None:
     leave_free(None)
     memory_estimate.check_fits(make_config(training={"batch_size": 2**40}), CPU, data_bytes=0)
 
 
-def test_a_small_run_starts_without_a_dry_run(
-    make_config: Configure, leave_free: Callable[[int | None], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_free(4 * 2**30)
-    monkeypatch.delattr(memory_estimate, "step_bytes")
-    memory_estimate.check_fits(make_config(), CPU, data_bytes=0)
-
-
-# --- what is free, and what was used
+# --- free and peak memory
 
 
 def host(root: Path, files: dict[str, str]) -> Path:
@@ -261,11 +271,11 @@ def host(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_without_control_groups_the_kernels_figure_is_free(tmp_path: Path) -> None:
+def test_without_control_groups_the_kernels_number_is_free(tmp_path: Path) -> None:
     assert host_memory.free_on_host(host(tmp_path, {})) == 4096 * 1024
 
 
-def test_on_a_system_without_proc_nobody_knows(tmp_path: Path) -> None:
+def test_free_memory_is_unknown_without_proc(tmp_path: Path) -> None:
     assert host_memory.free_on_host(tmp_path) is None
 
 
@@ -279,19 +289,19 @@ def test_on_a_system_without_proc_nobody_knows(tmp_path: Path) -> None:
         ({"a/b/memory.max": "9000000", "a/b/memory.current": "1000000"}, 4096 * 1024),
     ],
 )
-def test_the_tightest_group_above_the_process_decides(tmp_path: Path, limits: dict[str, str], free: int) -> None:
+def test_the_smallest_limit_above_the_process_decides(tmp_path: Path, limits: dict[str, str], free: int) -> None:
     files = {f"sys/fs/cgroup/{name}": content for name, content in limits.items()}
     assert host_memory.free_on_host(host(tmp_path, {"proc/self/cgroup": "0::/a/b\n", **files})) == free
 
 
-def test_groups_of_version_1_are_read_too(tmp_path: Path) -> None:
+def test_groups_of_version_1_are_read(tmp_path: Path) -> None:
     top = "sys/fs/cgroup/memory/a"
     files = {f"{top}/memory.limit_in_bytes": "3000000", f"{top}/memory.usage_in_bytes": "1000000"}
     groups = "5:devices:/x\n4:cpu,memory:/a\n0::/\n"
     assert host_memory.free_on_host(host(tmp_path, {"proc/self/cgroup": groups, **files})) == 2_000_000
 
 
-def test_pages_of_files_in_a_group_are_as_good_as_free(tmp_path: Path) -> None:
+def test_cached_file_pages_of_a_group_are_free(tmp_path: Path) -> None:
     files = {
         "proc/self/cgroup": "0::/a\n",
         "sys/fs/cgroup/a/memory.max": "3000000",
@@ -306,7 +316,7 @@ def test_this_machine_has_memory_free() -> None:
     assert free is not None and free > 16 * MIB
 
 
-def test_the_peak_counts_what_has_been_given_back() -> None:
+def test_the_peak_includes_memory_that_was_freed() -> None:
     before = host_memory.peak_bytes(CPU)
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     block = torch.ones((before - resident + 256 * MIB) // 4)
@@ -314,12 +324,12 @@ def test_the_peak_counts_what_has_been_given_back() -> None:
     assert host_memory.peak_bytes(CPU) > before + 64 * MIB
 
 
-def test_what_the_parent_process_had_is_no_part_of_the_peak(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_peak_excludes_that_of_the_parent_process(monkeypatch: pytest.MonkeyPatch) -> None:
     inherited = SimpleNamespace(ru_maxrss=2**40)
     monkeypatch.setattr(resource, "getrusage", lambda who: inherited)
     assert host_memory.peak_bytes(CPU) < 2**50
 
 
-def test_without_proc_the_peak_is_that_of_the_process_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_proc_the_peak_is_that_of_getrusage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "read_text", lambda path: (_ for _ in ()).throw(FileNotFoundError(path)))
     assert host_memory.peak_bytes(CPU) == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
