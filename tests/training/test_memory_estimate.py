@@ -188,7 +188,7 @@ def test_every_variant_can_be_estimated(make_config: Configure, variant: str) ->
 @pytest.fixture
 def leave_free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Pretend that so many bytes are free."""
-    return lambda free: monkeypatch.setattr(host_memory, "free_bytes", lambda device: free)
+    return lambda free: monkeypatch.setattr(memory_estimate, "free_bytes", lambda device: free)
 
 
 def proposed(message: str) -> int:
