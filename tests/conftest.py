@@ -28,7 +28,6 @@ _TINY = (
     "checkpoint.every_steps=5",
 )
 _MAIN = "from server.cli.app import main; main()"
-_TRAINING_MODULES = ("server.cli.app", "gan_mhe.run.loop", "torch._dynamo", "gan_mhe.study.report")
 
 Configure = Callable[..., RunConfig]
 
@@ -67,7 +66,7 @@ def start_command(tmp_path: Path) -> Iterator[Start]:
 
     def start(*arguments: str, before: str = "") -> Piped:
         code = f"{before}\n{_MAIN}"
-        process = fork_piped(code, arguments, cwd=tmp_path, environment=dict(os.environ), loaded=_TRAINING_MODULES)
+        process = fork_piped(code, arguments, cwd=tmp_path, environment=dict(os.environ))
         started.append(process)
         return process
 

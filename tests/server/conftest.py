@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from server.executors.base import Slot
 from server.settings import Settings
@@ -94,16 +95,23 @@ def service(settings: Settings, migrated_database: Path, executor: FakeExecutor)
     from server.service import Service
 
     shutil.copyfile(migrated_database, settings.database)
-    opened = Service.open(settings, executor=executor)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "migrate", lambda self: None)  # to see that there is nothing to do takes a while
+        opened = Service.open(settings, executor=executor)
     yield opened
     opened.stop()
 
 
+@pytest.fixture(scope="session")
+def portal() -> Iterator[BlockingPortal]:
+    """An event loop for the requests of all tests."""
+    with start_blocking_portal("asyncio") as portal:
+        yield portal
+
+
 @pytest.fixture
-def client(service: "Service") -> "TestClient":
+def client(service: "Service", portal: BlockingPortal) -> "TestClient":
     """The service's API in this process, without its lifespan."""
-    from fastapi.testclient import TestClient
+    from tests.support.app import make_client
 
-    from server.app import create_app
-
-    return TestClient(create_app(service), base_url="http://localhost")
+    return make_client(service, portal)

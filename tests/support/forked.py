@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TextIO
 
 _CONTEXT = multiprocessing.get_context("forkserver")
+_SERVICE = ("server.cli.app", "server.serve")
+_TRAINING = ("gan_mhe.run.loop", "gan_mhe.study.report")  # where the tests of this process load torch as well
 
 
 class Forked:
@@ -76,29 +78,23 @@ Start = Callable[..., Piped]
 """Starts a command with the given arguments."""
 
 
-def fork(
-    code: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str], loaded: Sequence[str]
-) -> Forked:
-    """Run Python `code` with these arguments; what it prints is added to `log`.
-
-    loaded: modules that it finds imported. The first call of a test process decides; later ones import the rest.
-    """
-    return Forked(_start(loaded, code, arguments, Path.cwd(), environment, log, log))
+def fork(code: str, arguments: Sequence[str], *, log: Path, environment: Mapping[str, str]) -> Forked:
+    """Run Python `code` with these arguments; what it prints is added to `log`."""
+    return Forked(_start(code, arguments, Path.cwd(), environment, log, log))
 
 
-def fork_piped(
-    code: str, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str], loaded: Sequence[str]
-) -> Piped:
+def fork_piped(code: str, arguments: Sequence[str], *, cwd: Path, environment: Mapping[str, str]) -> Piped:
     """`fork` in another directory, with outputs to read."""
     (out, child_out), (err, child_err) = _CONTEXT.Pipe(duplex=False), _CONTEXT.Pipe(duplex=False)
-    process = _start(loaded, code, arguments, cwd, environment, child_out, child_err)
+    process = _start(code, arguments, cwd, environment, child_out, child_err)
     child_out.close()
     child_err.close()
     return Piped(process, _reader(out), _reader(err))
 
 
-def _start(loaded: Sequence[str], code: str, arguments: Sequence[str], *rest: object) -> ForkServerProcess:
-    _CONTEXT.set_forkserver_preload([__name__, *loaded])
+def _start(code: str, arguments: Sequence[str], *rest: object) -> ForkServerProcess:
+    # Of use before the first process alone: all come from one server, which the test process keeps to its end.
+    _CONTEXT.set_forkserver_preload([__name__, *_SERVICE, *(_TRAINING if "torch" in sys.modules else ())])
     process = _CONTEXT.Process(target=_run, args=(code, list(arguments), *rest))
     process.start()
     return process

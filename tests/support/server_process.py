@@ -81,7 +81,6 @@ class Server:
             ["serve", "--port", "0", "--data-dir", str(self.data_dir)],
             environment={**os.environ, **self.environment, **environment},
             log=self.data_dir.with_suffix(".log"),
-            loaded=("server.cli.app", "server.serve"),
         )
         self.started.append(process)
         return process

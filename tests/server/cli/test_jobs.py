@@ -17,11 +17,11 @@ import pytest
 import structlog
 import uvicorn
 
-from server.app import create_app
 from server.cli.app import main
 from server.client import Client, Conflict, NotFound, Rejected, TaskFailed
 from server.service import Service
 from server.settings import Settings
+from tests.support.app import make_app
 from tests.support.paths import FAKE_WORKER
 
 WORKER_COMMAND = (sys.executable, str(FAKE_WORKER))
@@ -60,7 +60,7 @@ class Live:
             disk_reserve_bytes=0,
         )
         self.service = Service.open(settings)
-        config = uvicorn.Config(create_app(self.service), port=0, log_config=None, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(make_app(self.service), port=0, log_config=None, timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)
         self._thread.start()

@@ -19,11 +19,11 @@ from gan_mhe.files import sha256_file
 from gan_mhe.records.events import Evaluated, Finished, Progress, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.study.definition import Study, load, run_directory, scores
-from server.app import create_app
 from server.cli import remote_study
 from server.client import Client, Job
 from server.service import Service
 from server.settings import Settings
+from tests.support.app import make_app
 from tests.support.paths import FAKE_WORKER
 
 URL = "http://localhost"
@@ -89,7 +89,7 @@ def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     service = Service.open(settings)
     service.start()
-    inside = TestClient(create_app(service), base_url=URL)
+    inside = TestClient(make_app(service), base_url=URL)
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         response = inside.request(request.method, str(request.url), headers=request.headers, content=request.read())

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import sqlite3
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -14,12 +13,13 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 import pytest
+from anyio.from_thread import BlockingPortal
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection, select
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.files import sha256_bytes
-from server.app import ROUTERS, create_app
+from server.app import ROUTERS
 from server.clock import now_ms
 from server.ids import new_id
 from server.queue import admission, experiments, queue
@@ -29,6 +29,9 @@ from server.service import Service
 from server.settings import Settings
 from server.store import artifacts, tables
 from server.store.store import Store
+from tests.support.app import make_client
+from tests.support.forked import Piped, fork_piped
+from tests.support.looped import looped
 
 JSON = {"Content-Type": "application/json"}
 BLOB = b"0123456789" * 100
@@ -49,9 +52,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def client(service: Service) -> TestClient:
+def client(service: Service, portal: BlockingPortal) -> TestClient:
     """The service's API in this process, without its lifespan."""
-    return TestClient(create_app(service), base_url="http://localhost")
+    return make_client(service, portal)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +163,7 @@ def refused(
 # Submitting.
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "pointer", "expected"),
     [
         ({"varaint": "mhe"}, "/varaint", ("varaint", "unknown field", "did you mean 'variant'?")),
@@ -199,7 +202,7 @@ def test_an_invalid_field_is_reported_with_its_pointer_and_both_values(
     refused(client, service, "POST /v1/jobs", sent, 422, "invalid_request", pointer, expected=expected)
 
 
-@pytest.mark.parametrize(
+@looped(
     ("overrides", "key", "expected"),
     [
         ({"training.stepz": 20}, "training.stepz", ("training.stepz: unknown key", "did you mean 'steps'?")),
@@ -268,8 +271,8 @@ def test_a_thousand_mistakes_are_reported_briefly(client: TestClient, service: S
     assert response.json()["detail"].endswith("; and 980 more")
 
 
-@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-@pytest.mark.parametrize(
+@looped("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@looped(
     ("body", "pointer"),
     [
         ('{"preset": "debug_cpu", "overrides": {"optimizer.beta1": %s}}', "/overrides/optimizer.beta1"),
@@ -287,7 +290,7 @@ def test_a_number_that_is_not_finite_is_refused(
 # Experiments.
 
 
-@pytest.mark.parametrize(
+@looped(
     ("body", "pointer", "expected"),
     [
         ({"matrix": {"seed": list(range(100)), "training.steps": list(range(1, 101))}}, "/matrix", ("1000", "10000")),
@@ -350,7 +353,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("request_", KINDS, ids=str)
+@looped("request_", KINDS)
 def test_another_projects_resource_looks_like_a_missing_one(
     client: TestClient, service: Service, names: Names, request_: str
 ) -> None:
@@ -367,7 +370,7 @@ def test_another_projects_resource_looks_like_a_missing_one(
     assert json.loads(json.dumps(answers[0]).replace(theirs, unknown)) == answers[1]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("request_", "sent", "status", "code", "expected"),
     [
         ("POST /v1/jobs/{cancelled}/cancel", {}, 409, "invalid_transition", "is cancelled"),
@@ -400,7 +403,6 @@ def test_another_projects_resource_looks_like_a_missing_one(
             *(412, "revision_mismatch", ("If-Match", "ETag", "'seven'")),
         ),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_request_that_the_current_state_does_not_allow_is_rejected(
     client: TestClient, service: Service, names: Names, request_: str, sent: Any, status: int, code: str, expected: Any
@@ -418,7 +420,7 @@ def test_cancelling_twice_is_a_conflict(client: TestClient, service: Service) ->
 # Parameters, headers, and bodies of other requests.
 
 
-@pytest.mark.parametrize(
+@looped(
     ("request_", "sent", "pointer", "expected"),
     [
         ("GET /v1/jobs?limit=0", {}, "/query/limit", ("limit", "greater than or equal to 1", "'0'")),
@@ -496,7 +498,6 @@ def test_cancelling_twice_is_a_conflict(client: TestClient, service: Service) ->
         ("POST /v1/jobs:batch", {"json": {"action": "cancel", "ids": ["x"] * 501}}, "/ids", ("ids", "at most 500")),
         ("POST /v1/imports", {"json": {"name": "../x"}}, "/name", ("name", "letters, digits", "'../x'")),
     ],
-    ids=lambda value: value if isinstance(value, str) and " " in value else "",
 )
 def test_a_wrong_parameter_is_named(
     client: TestClient,
@@ -530,7 +531,7 @@ def test_an_idempotency_key_with_another_body_is_refused(client: TestClient, ser
 # Routes.
 
 
-@pytest.mark.parametrize(
+@looped(
     ("method", "path", "allowed"),
     [
         ("PUT", "/v1/jobs", "GET, POST"),
@@ -551,7 +552,7 @@ def test_a_wrong_method_is_answered_with_the_allowed_ones(
     assert client.request(method, path).headers["allow"] == allowed
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v2/jobs", "/v1/job", "/v1/jobs/", "/v1/jobs/x/y", "/admin", "/.env"])
+@looped("path", ["/", "/v1", "/v2/jobs", "/v1/job", "/v1/jobs/", "/v1/jobs/x/y", "/admin", "/.env"])
 def test_an_unknown_route_is_not_found(client: TestClient, service: Service, path: str) -> None:
     refused(client, service, f"GET {path}", {}, 404, "not_found")
 
@@ -559,7 +560,7 @@ def test_an_unknown_route_is_not_found(client: TestClient, service: Service, pat
 # Bodies.
 
 
-@pytest.mark.parametrize(
+@looped(
     ("body", "expected"),
     [
         (b"{", "at character 1"),
@@ -572,7 +573,6 @@ def test_an_unknown_route_is_not_found(client: TestClient, service: Service, pat
         (b'"debug_cpu"', "expected a JSON object, got 'debug_cpu'"),
         (b"[" * 500 + b"]" * 500, "expected a JSON object"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_body_that_is_not_an_object_is_rejected(
     client: TestClient, service: Service, body: bytes, expected: str
@@ -734,7 +734,7 @@ def check_harmless(service: Service, spelling: str, answer: tuple[int, str, str]
     assert (content_type == "application/problem+json") is (status >= 400)
 
 
-@pytest.mark.parametrize("template", [path for path in GETS if "{" in path])
+@looped("template", [path for path in GETS if "{" in path])
 def test_no_spelling_of_a_path_in_place_of_an_id_leads_to_a_file(
     client: TestClient, service: Service, names: Names, opened: list[str], template: str
 ) -> None:
@@ -800,7 +800,7 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@looped("query", QUERIES)
 def test_no_spelling_of_a_path_in_a_query_leads_to_a_file(
     client: TestClient, service: Service, names: Names, opened: list[str], query: str
 ) -> None:
@@ -825,25 +825,21 @@ def test_an_existing_file_is_answered_like_a_missing_one(
 
 # Starts, and what only a listening server can be asked.
 
-COMMAND = [sys.executable, "-c", "from server.cli.app import main; main()", "serve"]
 
-
-def start(*arguments: str, **environment: str) -> "subprocess.Popen[str]":
-    env = {**os.environ, "GAN_MHE_DISK_RESERVE_BYTES": "0", **environment}
-    return subprocess.Popen([*COMMAND, *arguments], env=env, stdout=-1, stderr=-1, text=True)
+def start(*arguments: str) -> Piped:
+    code, environment = "from server.cli.app import main; main()", {**os.environ, "GAN_MHE_DISK_RESERVE_BYTES": "0"}
+    return fork_piped(code, ["serve", *arguments], cwd=Path.cwd(), environment=environment)
 
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     """Address of a listening server."""
     process = start("--port", "0", "--data-dir", str(tmp_path_factory.mktemp("served")), "--cpu-slots", "1")
-    assert process.stdout is not None
     try:
         url = process.stdout.readline().strip().removesuffix("/docs")
         yield "127.0.0.1", int(url.rpartition(":")[2])
     finally:
-        process.kill()
-        process.communicate()
+        process.destroy()
 
 
 def send(address: tuple[str, int], *parts: bytes) -> tuple[int, bytes]:
@@ -859,7 +855,7 @@ def send(address: tuple[str, int], *parts: bytes) -> tuple[int, bytes]:
     return int(head.split()[1]), body
 
 
-@pytest.mark.parametrize(
+@looped(
     "host",
     [
         *(b"Host: evil.example", b"Host: localhost.evil.example", b"Host: localhost/v1/jobs", b"Host: localhost?x"),
@@ -902,6 +898,7 @@ def test_a_refused_start_is_reported_in_one_line(address: tuple[str, int], tmp_p
     processes = {arguments: start(*arguments) for arguments in starts}
     for arguments, process in processes.items():
         out, err = process.communicate(timeout=DEADLINE_SECONDS)
+        process.destroy()
         assert (process.returncode, out) == (1, ""), err
         assert err.startswith("error: ")
         assert err.count("\n") == 1

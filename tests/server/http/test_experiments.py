@@ -9,6 +9,7 @@ from server.ids import is_id
 from server.queue import queue
 from server.queue.states import State
 from server.service import Service
+from tests.support.looped import looped
 
 MATRIX = {"variant": ["none", "mhe", "mhe_sn"], "seed": [0, 1]}
 
@@ -60,7 +61,7 @@ def test_a_whole_configuration_can_be_the_base(client: TestClient) -> None:
     assert [cell["seed"] for cell in response.json()["cells"]] == [4, 5]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("fields", "expected"),
     [
         ({"matrix": {"variant": ["none", "mhe_sm"]}}, [("/matrix/variant", "unknown_variant")]),

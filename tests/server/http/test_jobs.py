@@ -17,6 +17,7 @@ from server.queue import queue
 from server.queue.states import Reason, State
 from server.service import Service
 from server.store import tables
+from tests.support.looped import looped
 
 SHORT = {"preset": "debug_cpu", "variant": "mhe_sn", "seed": 3, "overrides": {"training.steps": 20}}
 
@@ -100,7 +101,7 @@ def test_a_wrong_override_is_answered_with_pointer_and_suggestion(client: TestCl
     assert "did you mean 'steps'?" in error["message"]
 
 
-@pytest.mark.parametrize(
+@looped(
     ("change", "pointer"),
     [
         ({"preset": None}, ""),
@@ -146,7 +147,7 @@ def test_numbers_that_are_not_finite_are_never_accepted(client: TestClient, body
     problem(client.post("/v1/jobs", content=body, headers=JSON), 422, "invalid_request")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("body", "status"),
     [
         (b"", 422),
@@ -303,7 +304,7 @@ def test_filters_select_jobs(client: TestClient, service: Service) -> None:
     assert {query: set(ids(client.get(f"/v1/jobs?{query}"))) for query in chosen} == chosen
 
 
-@pytest.mark.parametrize(
+@looped(
     ("query", "pointer"),
     [
         ("limit=0", "/query/limit"),

@@ -11,6 +11,7 @@ from sqlalchemy import update
 from server.queue import queue
 from server.service import Service
 from server.store import metric_points, tables
+from tests.support.looped import looped
 
 
 def submit(service: Service, project: str = "default") -> str:
@@ -122,7 +123,7 @@ def test_the_etag_changes_with_new_values(client: TestClient, service: Service, 
     assert client.get(f"/v1/jobs/{job}/{path}", headers=known).status_code == 200
 
 
-@pytest.mark.parametrize(
+@looped(
     "query",
     [
         "",

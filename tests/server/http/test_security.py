@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from anyio.from_thread import BlockingPortal
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
@@ -20,6 +21,8 @@ from server.ids import new_id
 from server.queue import queue
 from server.service import Service
 from server.store import keys, tables
+from tests.support.app import make_client
+from tests.support.looped import looped
 
 OPEN = {"/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css", "/docs/favicon.png", "/openapi.json"}
 OPEN |= {"/healthz", "/readyz"}
@@ -227,7 +230,7 @@ def test_an_idempotency_key_of_another_owner_is_another_key(client: TestClient, 
 # Browsers.
 
 
-@pytest.mark.parametrize(
+@looped(
     "headers",
     [
         {"Origin": "http://evil.example"},
@@ -240,7 +243,6 @@ def test_an_idempotency_key_of_another_owner_is_another_key(client: TestClient, 
         {"Host": "localhost.evil.example"},
         {"Host": "evil.example", "Origin": "http://evil.example"},
     ],
-    ids=str,
 )
 def test_requests_caused_by_another_site_change_nothing(client: TestClient, headers: dict[str, str]) -> None:
     for method, path, _ in guarded(client):
@@ -266,7 +268,7 @@ def test_a_form_of_another_site_is_rejected(client: TestClient) -> None:
         refused(response, 422, "invalid_request")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("host", "status"),
     [
         ("localhost", 200),
@@ -283,13 +285,9 @@ def test_a_form_of_another_site_is_rejected(client: TestClient) -> None:
         ("[::1", 403),
     ],
 )
-def test_only_allowed_hosts_are_accepted(
-    service: Service, host: str, status: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from server.app import create_app
-
+def test_only_allowed_hosts_are_accepted(service: Service, portal: BlockingPortal, host: str, status: int) -> None:
     service.settings = service.settings.model_copy(update={"allowed_hosts": ("Lab.example",)})
-    client = TestClient(create_app(service), base_url="http://localhost")
+    client = make_client(service, portal)
     assert client.get("/healthz", headers={"Host": host}).status_code == status
 
 
@@ -403,7 +401,7 @@ TRAVERSALS = [
 ]
 
 
-@pytest.mark.parametrize("text", TRAVERSALS)
+@looped("text", TRAVERSALS)
 def test_no_identifier_leads_to_a_file(client: TestClient, service: Service, text: str) -> None:
     (service.settings.data_dir / "canary").write_text("canary")
     for method, path, _ in guarded(client):

@@ -11,13 +11,13 @@ import pytest
 import uvicorn
 from fastapi.testclient import TestClient
 
-from server.app import create_app
 from server.queue import experiments, queue
 from server.queue.admission import Source
 from server.queue.experiments import Plan
 from server.service import Service
 from server.settings import Settings
 from server.store import journal
+from tests.support.app import make_app
 
 DEADLINE = 10.0
 
@@ -218,7 +218,7 @@ def test_bad_bounds_of_a_page_are_refused(client: TestClient, service: Service, 
 @pytest.fixture
 def url(service: Service) -> Iterator[str]:
     """The service on a socket."""
-    config = uvicorn.Config(create_app(service), port=0, log_level="critical", lifespan="off", ws="none")
+    config = uvicorn.Config(make_app(service), port=0, log_level="critical", lifespan="off", ws="none")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -242,7 +242,7 @@ class Follower(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        with httpx2.Client(base_url=self._url, timeout=DEADLINE) as connection:
+        with httpx2.Client(base_url=self._url, timeout=DEADLINE, verify=False) as connection:
             while self._read(connection):
                 pass
 
@@ -265,7 +265,7 @@ class Follower(threading.Thread):
 def test_events_arrive_as_they_happen(url: str, service: Service) -> None:
     job = submit(service)
     with (
-        httpx2.Client(base_url=url, timeout=DEADLINE) as connection,
+        httpx2.Client(base_url=url, timeout=DEADLINE, verify=False) as connection,
         connection.stream("GET", f"/v1/jobs/{job}/stream") as response,
     ):
         parts, text = response.iter_text(), ""
@@ -311,7 +311,7 @@ def test_a_shutdown_is_announced_in_every_stream_and_ends_it(url: str, service: 
 def test_a_client_that_disconnects_releases_its_stream_without_an_event(url: str, service: Service) -> None:
     job = submit(service)
     with (
-        httpx2.Client(base_url=url, timeout=DEADLINE) as connection,
+        httpx2.Client(base_url=url, timeout=DEADLINE, verify=False) as connection,
         connection.stream("GET", f"/v1/jobs/{job}/stream") as response,
     ):
         parts = response.iter_text()
@@ -330,7 +330,7 @@ def test_a_key_with_too_many_streams_gets_a_retry_after(url: str, service: Servi
     job = submit(service)
     followers = [Follower(url, job) for _ in range(60)]
     wait_for_streams(service, 60)
-    response = httpx2.get(f"{url}/v1/jobs/{job}/stream", timeout=DEADLINE)
+    response = httpx2.get(f"{url}/v1/jobs/{job}/stream", timeout=DEADLINE, verify=False)
     problem(response, 429, "too_many_streams")
     assert response.headers["retry-after"]
     end(service, job)

@@ -18,6 +18,7 @@ from server.queue.states import State
 from server.service import Service
 from server.settings import Settings
 from server.store import tables
+from tests.support.looped import looped
 
 RESULT = {"sha256": "a" * 64, "size_bytes": 10, "media_type": "image/png", "device": "cpu"}
 
@@ -140,7 +141,7 @@ def test_an_idempotency_key_gives_one_task(client: TestClient, service: Service)
     problem(client.post(url, json={"seed": 1}, headers=headers), 422, "idempotency_key_reused")
 
 
-@pytest.mark.parametrize(
+@looped(
     ("body", "pointer"),
     [
         ({"n": 0}, "/n"),
@@ -237,7 +238,7 @@ def test_a_score_of_an_older_version_has_one_fingerprint_for_all(client: TestCli
     assert (result["fingerprint"], result["fingerprints"]) == ("f", {"inception_score": "f", "fid": "f"})
 
 
-@pytest.mark.parametrize(
+@looped(
     ("body", "pointer"),
     [
         ({"protocol": "beauty"}, "/protocol"),
