@@ -195,7 +195,7 @@ def _execute(request: TrainRequest | SampleRequest | ScoreRequest, sink: _Consol
 
 
 def _train(request: TrainRequest, sink: _ConsoleSink) -> Outcome:
-    config, run_dir = compose.parse(request.config), RunDir(request.run_dir)
+    config, run_dir = compose.parse_stored(request.config), RunDir(request.run_dir)
     with stop_on_signals(_print) as control:
         import torch
 
@@ -314,7 +314,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def _batch_advice(document: Mapping[str, Any]) -> str:
     if document.get("kind") != "train":
         return ""
-    size = compose.parse(document["config"]).training.batch_size
+    size = compose.parse_stored(document["config"]).training.batch_size
     return f" with training.batch_size {size}; {max(2, size // 2)} needs about half as much"
 
 

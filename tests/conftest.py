@@ -1,8 +1,6 @@
 """What tests of whole runs share: caches of their own, one thread, tiny configurations, the command as a process."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 
 from gan_mhe.config import compose, documents
 from gan_mhe.config.run_config import RunConfig
+from tests.support.forked import Piped, Start, fork_piped
 
 # One thread: tests run side by side, and two threads on a busy core are slower than one. Set before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,9 +28,9 @@ _TINY = (
     "checkpoint.every_steps=5",
 )
 _MAIN = "from server.cli.app import main; main()"
+_TRAINING_MODULES = ("server.cli.app", "gan_mhe.run.loop", "torch._dynamo", "gan_mhe.study.report")
 
 Configure = Callable[..., RunConfig]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -64,20 +63,14 @@ def tiny() -> Configure:
 @pytest.fixture
 def start_command(tmp_path: Path) -> Iterator[Start]:
     """Start `gan-mhe` with the given arguments as a process in `tmp_path`; `before` is Python to run in it first."""
-    started: list[subprocess.Popen[str]] = []
+    started: list[Piped] = []
 
-    def start(*arguments: str, before: str = "") -> "subprocess.Popen[str]":
-        process = subprocess.Popen(
-            [sys.executable, "-c", f"{before}\n{_MAIN}", *arguments],
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(*arguments: str, before: str = "") -> Piped:
+        code = f"{before}\n{_MAIN}"
+        process = fork_piped(code, arguments, cwd=tmp_path, environment=dict(os.environ), loaded=_TRAINING_MODULES)
         started.append(process)
         return process
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        process.destroy()

@@ -8,6 +8,7 @@ import pytest
 from gan_mhe.config.compose import compose, parse
 from gan_mhe.config.documents import PRESETS, flatten, load_document
 from gan_mhe.variants import VARIANTS
+from tests.support.looped import looped
 
 NAMES = (
     "none weight_clipping gan_gp wgan_gp batch_norm layer_norm weight_norm orthonormal spectral_norm mhe half_mhe "
@@ -31,18 +32,18 @@ def test_the_table_is_closed() -> None:
         VARIANTS["mine"] = VARIANTS["none"]  # type: ignore[index]
 
 
-@pytest.mark.parametrize("name", NAMES)
+@looped("name", NAMES)
 def test_each_variant_has_a_description_and_a_source(name: str) -> None:
     assert VARIANTS[name].description.strip() and VARIANTS[name].source.strip()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@looped("name", NAMES)
 def test_a_variant_touches_nothing_but_constraints_and_loss(name: str) -> None:
     assert set(VARIANTS[name].patch) <= {"constraints", "loss"}
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+@looped("name", NAMES)
+@looped("preset", sorted(PRESETS.glob("*.toml")))
 def test_each_variant_is_a_valid_configuration_of_each_preset(preset: Path, name: str) -> None:
     document = load_document(preset)
     if document["data"]["name"] == "image_folder":

@@ -493,7 +493,7 @@ def test_another_checkpoint_of_the_same_step_is_refused(
     request = images(source, tmp_path / "a") if kind == "sample" else scoring(source)
     outcome = execute(request | {"checkpoint_sha256": digest(source, 10)})
     assert (outcome.outcome, outcome.code) == ("failed", "checkpoint_invalid")
-    assert f"is another checkpoint: its SHA-256 is {digest(source, 12)}, not {digest(source, 10)}" in outcome.message
+    assert f"is another checkpoint: expected SHA-256 {digest(source, 10)}, got {digest(source, 12)}" in outcome.message
     assert not (tmp_path / "a").exists()
 
 

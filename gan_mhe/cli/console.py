@@ -1,6 +1,6 @@
 """Terminal output: messages, tables, and the progress of runs as live bars, or as plain lines outside a terminal."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import TASKS
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from gan_mhe.records.events import Event, EventSink, describe
@@ -61,9 +61,9 @@ class RunLine:
                 self._bars.update(self._task, completed=event.step)
                 self.show("rate", f"{event.images_per_second:.0f} images/s")
             case events.Scalars(values=values):
-                self.show("losses", f"D {values['d_loss']:.2f} G {values['g_loss']:.2f}" if "d_loss" in values else "")
+                self.show("losses", _live_scalars(values))
             case events.Evaluated(scores=scores):
-                self.show("score", f"{METRICS[PRIMARY_METRIC].title} {scores[PRIMARY_METRIC]:.2f}")
+                self.show("score", _ranking_score(scores))
             case events.Notice() | events.CheckpointRejected():
                 self._bars.console.print(describe(event), highlight=False, markup=False)
             case _:
@@ -83,6 +83,18 @@ class RunLine:
 
 
 _TOPICS = ("state", "rate", "losses", "score")
+
+
+def _live_scalars(values: Mapping[str, float]) -> str:
+    """Such as "D 1.25 G 0.50": the scalars that the run's task shows; empty if a report has none of them."""
+    shown = [task.live_scalars for task in TASKS.values() if values.keys() >= {*task.live_scalars.values()}]
+    return " ".join(f"{label} {values[name]:.2f}" for label, name in shown[0].items()) if shown else ""
+
+
+def _ranking_score(scores: Mapping[str, float]) -> str:
+    """Such as "Inception score 7.52": the metric by which the run's task ranks."""
+    metric = next(task.metric for task in TASKS.values() if task.metric in scores)
+    return f"{METRICS[metric].title} {scores[metric]:.{METRICS[metric].decimals}f}"
 
 
 def progress_bars(console: Console) -> Progress:

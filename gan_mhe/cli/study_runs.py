@@ -6,7 +6,8 @@ from pathlib import Path
 
 from gan_mhe.cli.console import out, print_error, say, sinks_for
 from gan_mhe.run.control import stop_on_signals
-from gan_mhe.study.definition import Study, cell_directory, cells
+from gan_mhe.study import definition
+from gan_mhe.study.definition import Study, run_directory
 from gan_mhe.sweep import sweep as sweeps
 from gan_mhe.sweep.processes import Run
 
@@ -51,7 +52,7 @@ def run(
 
 def _waves(study: Study, root: Path) -> list[list[Run]]:
     """The runs of the study, grouped by seed."""
-    runs = {seed: list[Run]() for seed in study.seeds}
-    for cell in cells(study):
-        runs[cell.seed].append(Run(cell.config, cell_directory(root, cell.arm.name, cell.seed), cell.title))
-    return list(runs.values())
+    waves = {seed: list[Run]() for seed in study.seeds}
+    for run in definition.runs(study):
+        waves[run.seed].append(Run(run.config, run_directory(root, run.arm.name, run.seed), run.title))
+    return list(waves.values())

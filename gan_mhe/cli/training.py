@@ -28,14 +28,14 @@ def train(
     """Train one GAN."""
     from gan_mhe.cli.console import sink_for
     from gan_mhe.run.control import stop_on_signals
-    from gan_mhe.run.loop import begun, execute
+    from gan_mhe.run.loop import execute, has_progress
     from gan_mhe.sweep.sweep import run_directory
 
     settings = compose.compose(
         documents.find_document(str(config)), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
     )
     directory = run_dir or run_directory(Path("runs") / config.stem, settings)
-    if begun(RunDir(directory)) and not resume:
+    if has_progress(RunDir(directory)) and not resume:
         raise RunDirError(f"{directory} already contains a run; continue it with --resume or choose another --run-dir")
     with stop_on_signals(say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
         result = execute(settings, directory, sink, control)

@@ -1,8 +1,8 @@
-"""Finished runs as one table: by variant, over training seeds, under one protocol.
+"""Compares finished runs: one row per variant, over training seeds, under one protocol. Loads no torch.
 
-The unit of a result is the training seed, and what seeds allow to be said is in `statistics.py`; with one seed there is
-no interval, and the table says so. Against a reference variant, differences are taken seed by seed: runs of one seed
-see the same data in the same order, so what they share cancels. `compare_table.py` shows it. Needs no torch.
+The sample is the training seed (statistics in `inference.py`); with one seed there is no interval. Differences to a
+reference variant are paired by seed: runs of one seed see the same data in the same order, so their common part
+cancels. `table.py` prints a comparison.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ from gan_mhe.comparison.inference import (
     t_interval,
 )
 from gan_mhe.comparison.results import Comparison, Row, RunScore, View
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import TASKS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError, nearest
 from gan_mhe.evaluation.metrics import METRICS
@@ -34,23 +34,23 @@ from gan_mhe.records.run_dir import RunDir
 
 
 def find_runs(paths: Iterable[Path]) -> list[RunDir]:
-    """The run directories at or below the given paths. RunDirError when a path holds none."""
+    """The run directories at or below the given paths. RunDirError if there are none at a path."""
     found: list[RunDir] = []
     for path in paths:
         below = sorted(config.parent for config in path.rglob("config.json")) if path.is_dir() else []
         if not below:
-            raise RunDirError(f"{path} is not a run directory and holds none")
+            raise RunDirError(f"{path} is not a run directory and contains none")
         found += [RunDir(directory) for directory in below]
     return found
 
 
 def read_score(run: RunDir) -> RunScore:
-    """One run's score, from its result, or from its configuration where it has none yet."""
+    """The scores of one run; without a result it has none yet."""
     return score_of(str(run.root), run.read_config(), run.read_result())
 
 
 def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> RunScore:
-    """The score of the run that messages call `job`, from the document of its result, None where it has none yet."""
+    """The scores of one run. job: its name in messages. result: the document of its RunResult, None if it has none."""
     result = result or {}
     final, best, real = result.get("final"), result.get("best"), result.get("real")
     return RunScore(
@@ -62,6 +62,7 @@ def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> R
         status=result.get("status", "unfinished"),
         protocol=result.get("protocol"),
         fingerprints=read_fingerprints(result),
+        metric=result.get("metric") or TASKS[config.task].metric,
         evaluations=result.get("evaluations", 0),
         final=_numbers(final["scores"]) if final else None,
         best=_numbers(best["scores"]) if best else None,
@@ -77,30 +78,32 @@ def _numbers(scores: Mapping[str, Any]) -> dict[str, float]:
 
 
 def compare(
-    scores: Sequence[RunScore], *, metric: str = PRIMARY_METRIC, reference: str | None = None, view: View = "steps"
+    scores: Sequence[RunScore], *, metric: str | None = None, reference: str | None = None, view: View = "steps"
 ) -> Comparison:
-    """The comparison of `scores` by `metric`, best variant first, with differences to the variant `reference`.
+    """Compare `scores` by `metric`: one row per variant, best first, with differences to the variant `reference`.
 
-    view: `steps` takes each run's final generator. `wall_time` takes generators of equal training time, that of the
-    variant that trains the shortest: all seeds of a variant are shown at the step that it reaches by then at the median
-    of its runs' seconds per step, for a single run's carry the noise of its machine. A score there is linear in steps
-    between the scored generators on either side; a run without one before that step counts as without score. Best
-    generators were chosen from whole runs and have no place in that view.
+    metric: None takes the metric that ranks the runs. view: `steps` compares the final generators. `wall_time` compares
+    generators of equal training time, that of the variant that trains fastest. Every variant is taken at the step that
+    it reaches in this time, given the median of its runs' seconds per step, because a single run's speed depends on
+    what else its machine does. The score at that step is interpolated linearly between evaluations; a run that was not
+    evaluated before it counts as without score. Best checkpoints are chosen from whole runs and are left out of this
+    view.
 
-    Raises ConfigError for an unknown metric or view, a reference that is not among the variants, a variant that has a
-    seed twice or several recipes, or the view `wall_time` of runs that do not tell how long they trained;
-    ProtocolMismatchError when the metric was measured under different protocols, or not in all runs; RunDirError when
-    none was scored.
+    Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
+    is not among the variants, a variant with several runs of one seed or with several configurations, or the view
+    `wall_time` of runs without training times; ProtocolMismatchError if the metric was measured under different
+    protocols, or not in all runs; RunDirError if no run was scored.
     """
     _check_names(metric, view)
     scored = [score for score in scores if score.final is not None]
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
+    metric = metric or _common_metric(scored)
     protocol, fingerprint = _one_protocol(scored, metric)
     runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
     budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
     if budget_seconds is not None:
-        runs = {name: [_shown_at(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
+        runs = {name: [_at_step(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
     rows = [_row(variant, own, metric, protocol, steps.get(variant)) for variant, own in runs.items()]
     rows, ranked_seeds = _with_ranks(rows, runs, metric)
     if reference is not None:
@@ -120,45 +123,57 @@ def compare(
     )
 
 
-def _check_names(metric: str, view: str) -> None:
-    if metric not in METRICS:
+def _check_names(metric: str | None, view: str) -> None:
+    if metric is not None and metric not in METRICS:
         raise ConfigError(f"unknown metric {metric!r}{nearest(metric, METRICS)}")
     if view not in get_args(View):
         raise ConfigError(f"unknown view {view!r}; expected one of {', '.join(get_args(View))}")
 
 
+def _common_metric(scored: Sequence[RunScore]) -> str:
+    by_metric = {score.metric: score for score in scored}
+    if len(by_metric) > 1:
+        examples = "; ".join(f"{score.job}: {metric}" for metric, score in by_metric.items())
+        raise ConfigError(f"metric: expected a name, because the runs rank by different metrics: {examples}")
+    return scored[0].metric
+
+
 def _last_steps(runs: Mapping[str, Sequence[RunScore]]) -> dict[str, float]:
-    """By variant the step of its final generators, where results tell it."""
-    return {variant: float(max(run.steps for run in told)) for variant, own in runs.items() if (told := _placed(own))}
+    """The step of the final generators, by variant; variants without a known step are left out."""
+    return {
+        variant: float(max(run.steps for run in scored))
+        for variant, own in runs.items()
+        if (scored := _with_known_step(own))
+    }
 
 
-def _placed(runs: Iterable[RunScore]) -> list[RunScore]:
-    """Those that were scored and tell at what step."""
+def _with_known_step(runs: Iterable[RunScore]) -> list[RunScore]:
+    """The scored runs whose result states the step."""
     return [run for run in runs if run.final is not None and run.steps > 0]
 
 
 def _equal_time(runs: Mapping[str, Sequence[RunScore]]) -> tuple[float, dict[str, float]]:
-    """The seconds that the variant that trains the shortest takes, and the steps that each variant reaches in them."""
+    """The training seconds of the variant that trains fastest, and the step that each variant reaches in them."""
     last, seconds_per_step = _last_steps(runs), {}
     for variant, own in runs.items():
-        told = [run.train_seconds / run.steps for run in _placed(own) if run.train_seconds > 0]
-        if told:
-            seconds_per_step[variant] = median(told)
+        timed = [run.train_seconds / run.steps for run in _with_known_step(own) if run.train_seconds > 0]
+        if timed:
+            seconds_per_step[variant] = median(timed)
     if not seconds_per_step:
         count = sum(run.final is not None for own in runs.values() for run in own)
-        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {count} has it")
+        raise ConfigError(f"view 'wall_time' needs train_seconds in the results; none of the {count} results has it")
     whole = {variant: seconds * last[variant] for variant, seconds in seconds_per_step.items()}
     budget = min(whole.values())
     reached = {
-        # Of the shortest the quotient may round to less than its last step, which is its only score without a curve.
+        # For the fastest, the quotient may round to less than its last step, its only scored one without a curve.
         variant: last[variant] if whole[variant] == budget else min(last[variant], budget / seconds)
         for variant, seconds in seconds_per_step.items()
     }
     return budget, reached
 
 
-def _shown_at(run: RunScore, step: float | None, metric: str) -> RunScore:
-    """The run as it stood at a step; without score where `step` is None or the run was not scored by then."""
+def _at_step(run: RunScore, step: float | None, metric: str) -> RunScore:
+    """The run with its score at `step`; without score if `step` is None or the first evaluation was later."""
     score = None
     if step is not None and run.final is not None and run.steps > 0:
         points = {at: scores[metric] for at, scores in (*run.curve, (run.steps, run.final)) if metric in scores}
@@ -167,7 +182,7 @@ def _shown_at(run: RunScore, step: float | None, metric: str) -> RunScore:
 
 
 def _interpolated(points: Sequence[tuple[int, float]], step: float) -> float | None:
-    """The value at `step`, linear between the points on either side; None where there is none on one side."""
+    """The value at `step`, interpolated linearly; None outside the range of the points."""
     before, after = [point for point in points if point[0] <= step], [point for point in points if point[0] >= step]
     if not before or not after:
         return None
@@ -188,7 +203,7 @@ def _one_protocol(scored: Sequence[RunScore], metric: str) -> tuple[str, str]:
             f"{score.job}: {score.protocol} ({str(fingerprint)[:12]})" for fingerprint, score in by_fingerprint.items()
         )
         raise ProtocolMismatchError(
-            f"the runs were scored under {len(by_fingerprint)} protocols, whose numbers do not compare: {examples}"
+            f"the runs were scored under {len(by_fingerprint)} protocols, whose scores do not compare: {examples}"
         )
     [fingerprint] = by_fingerprint
     return str(scored[0].protocol), str(fingerprint)
@@ -204,13 +219,13 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     if twice:
         raise ConfigError(
-            f"variant {variant!r} has seed {twice[0]} in several runs; a seed counts once: "
+            f"variant {variant!r}: expected one run per seed, got several of seed {twice[0]}: "
             + ", ".join(run.job for run in runs if run.seed == twice[0])
         )
     by_digest = {run.digest_without_seed: run.job for run in runs}
     if len(by_digest) > 1:
         raise ConfigError(
-            f"variant {variant!r} has runs of {len(by_digest)} configurations, whose seeds have no common mean: "
+            f"variant {variant!r}: expected runs of one configuration, got {len(by_digest)}: "
             + ", ".join(by_digest.values())
         )
     return runs
@@ -241,13 +256,13 @@ def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, ste
 
 
 def _with_ranks(rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str) -> tuple[list[Row], int]:
-    """The rows with their ranks over the seeds that all ranked variants have, and how many those are."""
+    """The rows with their ranks over the seeds that all ranked variants have, and the number of those seeds."""
     found = {variant: table for variant, own in runs.items() if (table := _with_diverged(own, metric))}
-    # A variant that broke down on a seed, even one that others lack, has broken down; it costs the others no seed.
-    whole = {variant: table for variant, table in found.items() if all(map(isfinite, table.values()))}
-    common = sorted(set.intersection(*map(set, (whole or found).values()))) if found else []
+    # A variant that failed on any seed ranks last, and its missing seeds are not taken from the others.
+    finite = {variant: table for variant, table in found.items() if all(map(isfinite, table.values()))}
+    common = sorted(set.intersection(*map(set, (finite or found).values()))) if found else []
     scores = {
-        variant: [table[seed] if variant in whole else nan for seed in common] for variant, table in found.items()
+        variant: [table[seed] if variant in finite else nan for seed in common] for variant, table in found.items()
     }
     standings = rank_stability(scores, higher_is_better=METRICS[metric].higher_is_better)
     ranked = [replace(row, **standings[row.variant]._asdict()) if row.variant in standings else row for row in rows]
@@ -257,7 +272,7 @@ def _with_ranks(rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], met
 def _with_differences(
     rows: Sequence[Row], runs: Mapping[str, Sequence[RunScore]], metric: str, reference: str
 ) -> list[Row]:
-    """The rows with their differences to `reference`, paired by seed. ConfigError when it is not among `runs`."""
+    """The rows with their differences to `reference`, paired by seed. ConfigError if it is not among `runs`."""
     if reference not in runs:
         raise ConfigError(f"reference {reference!r} is not among the compared variants{nearest(reference, runs)}")
     base = _finals(runs[reference], metric)
@@ -290,7 +305,7 @@ def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
 
 
 def _with_diverged(runs: Sequence[RunScore], metric: str) -> dict[int, float]:
-    """Final scores by training seed, NaN for a seed that diverged."""
+    """Final scores by training seed; NaN for seeds that diverged."""
     return _finals(runs, metric) | {run.seed: nan for run in runs if _has_diverged(run)}
 
 

@@ -1,8 +1,8 @@
-"""What a handful of training seeds allow to be said: intervals, paired tests, power, and how firm a ranking is.
+"""Statistics of few training seeds: intervals, paired tests, power, and the stability of a ranking.
 
-Functions of plain numbers, one a training seed. A value that is not finite belongs to a seed that broke down and is not
-to be averaged away: everything computed from it is NaN. Whatever draws at random draws the same every time. Needs no
-torch; scipy.stats takes most of a second to load and is loaded by the first bootstrap interval.
+Functions of plain numbers, one per training seed. Everything computed from a non-finite value, which belongs to a
+failed seed, is NaN. Random draws are the same in every call. Loads no torch; scipy.stats takes most of a second to load
+and is imported by the first bootstrap interval.
 """
 
 import math
@@ -23,15 +23,17 @@ POWER = 0.8
 Interval = tuple[float | None, float | None]
 
 _RESAMPLES = 10_000
-_EXACT_FLIPS_UP_TO = 20  # 2^19 sums, by symmetry: 4 MB and some milliseconds
+_EXACT_FLIPS_UP_TO = 20  # 2^19 sums by symmetry: 4 MB and a few milliseconds
 _TIES = 1e-12  # relative; sums of the same numbers in another order differ by less
 
 
 class Standing(NamedTuple):
-    """mean_rank: from 1, the best; ties share. first_share: of the resamples, in which the mean is the best."""
+    """How a variant ranks."""
 
     mean_rank: float
+    """Mean over seeds; 1 is the best, and ties share their ranks."""
     first_share: float
+    """Share of the resamples in which the variant has the best mean."""
 
 
 def mean(values: Sequence[float]) -> float:
@@ -40,14 +42,14 @@ def mean(values: Sequence[float]) -> float:
 
 
 def std(values: Sequence[float]) -> float:
-    """Standard deviation of two or more values, with n - 1."""
+    """Sample standard deviation (n - 1) of two or more values."""
     return statistics.stdev(values) if _finite(values) else math.nan
 
 
 def t_interval(values: Sequence[float]) -> Interval:
     """The 95 % t-interval of the mean; (None, None) for fewer than two values.
 
-    Holds the true mean 95 times in 100 for normal values, at any n.
+    For normal values it covers the true mean with probability 0.95 at any n.
     """
     if len(values) < 2:
         return None, None
@@ -58,9 +60,9 @@ def t_interval(values: Sequence[float]) -> Interval:
 def bootstrap_interval(values: Sequence[float]) -> Interval:
     """The 95 % BCa bootstrap interval of the mean (Efron 1987); (None, None) for fewer than three values.
 
-    It follows skewness, which the t-interval cannot, and is too narrow for few values: of normal ones it holds the true
-    mean 73 times in 100 at n = 3, 84 at n = 5, 89 at n = 10 and 92 at n = 20. To be read beside the t-interval, not
-    instead of it.
+    It adapts to skewness, which the t-interval does not, but is too narrow for few values: for normal values it covers
+    the true mean in 73 % of cases at n = 3, 84 % at n = 5, 89 % at n = 10 and 92 % at n = 20. Read it together with the
+    t-interval, not instead of it.
     """
     if len(values) < 3:
         return None, None
@@ -69,7 +71,7 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
         return centre, centre
     from scipy.stats import bootstrap
 
-    # Standardised, because what BCa computes of tiny spreads around large means is rounding.
+    # Standardized, because BCa is dominated by rounding errors if the spread is tiny compared to the mean.
     standard = [(value - centre) / scale for value in values]
     found = bootstrap(
         (standard,), _rounded_mean, confidence_level=CONFIDENCE, n_resamples=_RESAMPLES, method="BCa", rng=_generator()
@@ -78,15 +80,15 @@ def bootstrap_interval(values: Sequence[float]) -> Interval:
 
 
 def _rounded_mean(values: NDArray[Any], axis: int) -> NDArray[Any]:
-    """BCa counts the resamples below the mean: of few values many are equal to it, but for rounding."""
+    """The mean, rounded: BCa counts the resamples below the mean, and with few values many equal it up to rounding."""
     return np.asarray(values.mean(axis=axis)).round(9)
 
 
 def paired_t(differences: Sequence[float]) -> float | None:
-    """Two-sided p of the paired t-test, that the mean difference is zero; None for fewer than two differences.
+    """Two-sided p-value of the paired t-test for a zero mean difference; None for fewer than two differences.
 
-    Differences that are all the same have p 0, or 1 if they are zero. A rank test beside it (Wilcoxon) would add
-    nothing to `sign_flip`: both count sign patterns, and at n = 5 neither can go below 2/32 = 0.0625.
+    It is 0 if all differences are equal, and 1 if they are zero. A rank test (Wilcoxon) would add nothing to
+    `sign_flip`: both count sign patterns, and at n = 5 neither can go below 2/32 = 0.0625.
     """
     if len(differences) < 2:
         return None
@@ -97,10 +99,10 @@ def paired_t(differences: Sequence[float]) -> float | None:
 
 
 def sign_flip(differences: Sequence[float]) -> float | None:
-    """Two-sided permutation p of the mean difference under all 2^n flips of signs; None for fewer than two.
+    """Two-sided p-value of the sign-flip permutation test over all 2^n patterns; None for fewer than two differences.
 
-    Exact where differences are symmetric about zero under the hypothesis, normal or not. Cannot go below 2/2^n: 0.0625
-    at n = 5, 0.03125 at n = 6. Beyond n = 20 by 10,000 random flips, of which what was seen counts as one.
+    Exact if the differences are symmetric about zero under the null hypothesis, normal or not. It cannot go below
+    2/2^n: 0.0625 at n = 5, 0.03125 at n = 6. Above n = 20 it uses 10,000 random patterns besides the observed one.
     """
     if len(differences) < 2:
         return None
@@ -111,39 +113,40 @@ def sign_flip(differences: Sequence[float]) -> float | None:
     if len(values) > _EXACT_FLIPS_UP_TO:
         signs = 2 * _generator().integers(0, 2, size=(_RESAMPLES, len(values)), dtype=np.int8) - 1
         return float((np.count_nonzero(np.abs(signs @ values) >= least) + 1) / (_RESAMPLES + 1))
-    sums = values[:1]  # the first keeps its sign: a pattern and its opposite have equal absolute sums
+    sums = values[:1]  # the first keeps its sign, because opposite patterns have equal absolute sums
     for value in values[1:]:
         sums = np.concatenate([sums + value, sums - value])
     return float(np.mean(np.abs(sums) >= least))
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """p-values adjusted for being several (Holm 1979), in the order given: max over j <= i of (m - j + 1) p_(j).
+    """p-values adjusted for multiple tests (Holm 1979), in the given order: max over j <= i of (m - j + 1) p_(j).
 
-    To be compared with the same level as before. None is no test, and is not counted in m; NaN is a test that broke
-    down, is counted, and stays NaN.
+    Adjusted values are compared with the unadjusted level. None means no test and does not count in m; NaN is a test
+    that failed, counts, and stays NaN.
     """
-    made = sorted((p, place) for place, p in enumerate(p_values) if p is not None and not math.isnan(p))
+    ordered = sorted((p, index) for index, p in enumerate(p_values) if p is not None and not math.isnan(p))
     tests = sum(p is not None for p in p_values)
     adjusted, largest = list(p_values), 0.0
-    for rank, (p, place) in enumerate(made):
+    for rank, (p, index) in enumerate(ordered):
         largest = max(largest, min(1.0, (tests - rank) * p))
-        adjusted[place] = largest
+        adjusted[index] = largest
     return adjusted
 
 
 def minimum_detectable_effect(std: float, n: int, *, power: float = POWER, alpha: float = ALPHA) -> float | None:
-    """The true mean difference that a two-sided paired t-test at level `alpha` finds with probability `power`.
+    """The true mean difference that a two-sided paired t-test at level `alpha` detects with probability `power`.
 
-    std: standard deviation of the differences, estimated from the same n as a rule, and then no surer than they are: at
-    n = 5 the true one lies between 0.6 and 2.9 times the estimate. n: pairs; None for fewer than two.
+    std: standard deviation of the differences. It is usually estimated from the same n pairs and is then uncertain: at
+    n = 5 the true value lies between 0.6 and 2.9 times the estimate. n: number of pairs; the effect is None for fewer
+    than two.
 
-    delta = std * nc / sqrt(n), where |T| of the noncentral t with n - 1 degrees of freedom and noncentrality nc exceeds
-    the critical value with probability `power`; T^2 is noncentral F(1, n - 1, nc^2), which has both tails in one.
-    ConfigError unless 0 < alpha < power < 1.
+    The effect is std * nc / sqrt(n), where |T| of the noncentral t distribution with n - 1 degrees of freedom and
+    noncentrality nc exceeds the critical value with probability `power`. T^2 has the noncentral F(1, n - 1, nc^2)
+    distribution, whose one tail covers both tails of T. ConfigError unless 0 < alpha < power < 1.
     """
     if not 0 < alpha < power < 1:
-        raise ConfigError(f"power {power:g} at level {alpha:g} is not a test's; expected 0 < alpha < power < 1")
+        raise ConfigError(f"expected 0 < alpha < power < 1; got alpha {alpha:g} and power {power:g}")
     if n < 2:
         return None
     from scipy.optimize import brentq
@@ -160,29 +163,28 @@ def minimum_detectable_effect(std: float, n: int, *, power: float = POWER, alpha
 
 
 def rank_stability(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool) -> dict[str, Standing]:
-    """How variants rank among each other, and how much that hangs on the seeds.
+    """The rank of each variant, and how much it depends on the seeds; empty for fewer than two variants or seeds.
 
-    scores: by variant, one a seed, of the same seeds in the same order. first_share: of 10,000 resamples of the seeds,
-    the share in which the variant's mean is the best; ties are split. A variant with a score that is not finite ranks
-    behind all others and has NaN itself. Nothing is said of fewer than two variants or seeds. ValueError when the
-    variants have different numbers of scores.
+    scores: by variant, one per seed, for the same seeds in the same order. The share of first ranks is over 10,000
+    resamples of the seeds; ties are split. A variant with a non-finite score ranks behind all others and gets NaN.
+    ValueError if the variants have different numbers of scores.
     """
     seeds = {len(row) for row in scores.values()}
     if len(seeds) > 1:
-        raise ValueError(f"expected as many scores of every variant; got {sorted(seeds)}")
+        raise ValueError(f"scores: expected equally many for every variant, got {sorted(seeds)}")
     if len(scores) < 2 or max(seeds) < 2:
         return {}
-    whole = [name for name, row in scores.items() if _finite(row)]
+    finite = [name for name, row in scores.items() if _finite(row)]
     standings = dict.fromkeys(scores, Standing(math.nan, math.nan))
-    if whole:
-        table = np.array([scores[name] for name in whole], dtype=np.float64) * (1 if higher_is_better else -1)
+    if finite:
+        table = np.array([scores[name] for name in finite], dtype=np.float64) * (1 if higher_is_better else -1)
         found = zip(_mean_ranks(table), _first_shares(table), strict=True)
-        standings |= {name: Standing(*numbers) for name, numbers in zip(whole, found, strict=True)}
+        standings |= {name: Standing(*numbers) for name, numbers in zip(finite, found, strict=True)}
     return standings
 
 
 def _mean_ranks(table: NDArray[Any]) -> list[float]:
-    """Of the rows, over the columns; the largest value has rank 1."""
+    """Mean rank of each row over the columns; the largest value of a column has rank 1."""
     better = (table[None] > table[:, None]).sum(axis=1)
     equal = (table[None] == table[:, None]).sum(axis=1)
     ranks: list[float] = (better + (equal + 1) / 2).mean(axis=1).tolist()
@@ -190,7 +192,7 @@ def _mean_ranks(table: NDArray[Any]) -> list[float]:
 
 
 def _first_shares(table: NDArray[Any]) -> list[float]:
-    """Of the resamples of the columns, in which a row's sum is the largest."""
+    """Share of the resamples of the columns in which each row has the largest sum."""
     count = table.shape[1]
     drawn = _generator().multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
     sums = table @ drawn.T

@@ -1,4 +1,4 @@
-"""What a comparison reads and what it states: one value per run, one row per variant, one table."""
+"""The input and output of a comparison: one value per run, one row per variant, one table."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ View = Literal["steps", "wall_time"]
 
 @dataclass(frozen=True)
 class RunScore:
-    """What a comparison needs to know of one run. Scores are None where the run did not get that far."""
+    """What a comparison needs from one run. Scores are None where the run did not get that far."""
 
     job: str
     """Run directory, or job id at a service."""
     variant: str
-    """What rows are grouped by; a caller may put its own label here (`dataclasses.replace`)."""
+    """Name by which runs are grouped into rows; a caller may replace it by a label of its own."""
     seed: int
     """Training seed."""
     digest_without_seed: str
@@ -22,32 +22,34 @@ class RunScore:
     comparable_digest: str
     """Equal for the arms of a fair comparison."""
     status: str
-    """`completed`, `stopped`, `diverged`, or how far a run without result got."""
+    """`completed`, `stopped` or `diverged`; `unfinished` for a run without result."""
     protocol: str | None
     """Name of the evaluation protocol."""
     fingerprints: Mapping[str, str]
     """SHA-256 of everything in the protocol that changes a score, by the name of the score."""
+    metric: str
+    """Metric that ranks the run."""
     evaluations: int
-    """Evaluated generators that `best` was chosen from."""
+    """Number of evaluations that `best` was chosen from."""
     final: Mapping[str, float] | None
     """Scores of the last generator, by metric."""
     best: Mapping[str, float] | None
-    """Scores of the best generator, evaluated again with fresh latents."""
+    """Scores of the best checkpoint, evaluated again with fresh latents."""
     real: Mapping[str, float] | None
     """Scores of the real data."""
     steps: int = 0
-    """Generator steps trained; 0 where unknown."""
+    """Generator steps trained; 0 if unknown."""
     train_seconds: float = 0.0
-    """Seconds of training without evaluation; 0 where unknown."""
+    """Seconds of training without evaluation; 0 if unknown."""
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
-    """Step and scores of every evaluation, in order; empty in results of old versions."""
+    """Step and scores of every evaluation, in order; empty in results of older versions."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant over its training seeds. Numbers are None where there are too few seeds to compute them.
+    """One variant over its training seeds. Numbers are None if there are too few seeds to compute them.
 
-    The fields from `difference` on are None in the reference's own row, and everywhere without a reference.
+    The fields from `difference` on are None in the reference's own row, and in all rows without a reference.
     """
 
     variant: str
@@ -69,63 +71,65 @@ class Row:
     jobs: tuple[str, ...]
     """The runs of the row."""
     failed: int
-    """Runs without a final score; no mean includes them."""
+    """Runs without a final score, which no mean includes."""
     diverged: int = 0
-    """Those of the failed runs that ended at a non-finite value."""
+    """Number of failed runs that diverged."""
     step: int | None = None
-    """Generator step at which the variant is shown, rounded; None where no result states it."""
+    """Generator step of the compared generators, rounded; None if no result states it."""
     boot_low: float | None = None
     """Lower end of the 95 % BCa bootstrap interval of the mean."""
     boot_high: float | None = None
     """Upper end of the 95 % BCa bootstrap interval of the mean."""
     best_of: int = 0
-    """Largest number of evaluations that a best of this row was chosen from."""
+    """Largest number of evaluations that a best score of this row was chosen from."""
     mean_rank: float | None = None
-    """See `Standing`, over the seeds that all variants have with finite scores; NaN for a variant with a non-finite
-    score or a diverged seed; None with fewer than two such seeds or only one scored variant."""
+    """Mean rank over the seeds that all ranked variants have; 1 is the best (`inference.Standing`).
+
+    NaN for a variant with a non-finite score or a diverged seed; None for fewer than two such seeds or one variant.
+    """
     first_share: float | None = None
-    """Share of resamples of those seeds in which this mean is the best."""
+    """Share of the resamples of those seeds in which this variant has the best mean."""
     difference: float | None = None
-    """Mean over `pairs` of this variant's final score minus the reference's with the same seed."""
+    """Mean over `pairs` of this variant's final score minus the reference's of the same seed."""
     difference_low: float | None = None
     """Lower end of the 95 % t-interval of the difference."""
     difference_high: float | None = None
     """Upper end of the 95 % t-interval of the difference."""
     pairs: int | None = None
-    """Seeds with a final score of both."""
+    """Number of seeds for which both have a final score."""
     p_value: float | None = None
-    """Of the paired t-test."""
+    """p-value of the paired t-test."""
     p_holm: float | None = None
-    """`p_value` adjusted by Holm for all tests of the table."""
+    """`p_value` after Holm's correction for all tests of the table."""
     p_permutation: float | None = None
-    """Of the exact test over all flips of signs."""
+    """p-value of the sign-flip permutation test."""
     minimum_detectable_effect: float | None = None
-    """True difference that such a test, unadjusted, detects with power 0.8, given these pairs and their spread."""
+    """True difference that the uncorrected t-test detects with power 0.8, given these pairs and their spread."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The table of a comparison and what it was made under."""
+    """The result of a comparison."""
 
     metric: str
     """Name of the compared metric."""
     protocol: str
-    """Name of the evaluation protocol that all runs share."""
+    """Name of the evaluation protocol of all runs."""
     fingerprint: str
     """Fingerprint of the metric under that protocol, equal in all runs."""
     rows: tuple[Row, ...]
-    """One row per variant, the best mean first."""
+    """One row per variant, best mean first."""
     real: float | None
     """Score of the real data under the same protocol."""
     evaluations: int
-    """Largest number of evaluations that a best was chosen from; a row's own is its `best_of`."""
+    """Largest number of evaluations of any run."""
     same_budget: bool
-    """Whether all runs share data, networks, optimiser, steps and evaluation, so that only variants differ."""
+    """Whether all runs share data, networks, optimizer, steps and evaluation, so that only the variant differs."""
     reference: str | None = None
-    """Variant that differences are taken to."""
+    """Variant to which differences are computed."""
     view: View = "steps"
     """Whether runs are compared after equal steps or after equal training time."""
     budget_seconds: float | None = None
-    """Training time at which runs are compared in the view `wall_time`."""
+    """Training time in seconds at which the view `wall_time` compares."""
     ranked_seeds: int = 0
-    """Seeds that ranks are taken over; 0 without ranks."""
+    """Number of seeds over which ranks are computed; 0 without ranks."""

@@ -1,6 +1,6 @@
-"""A comparison to look at: a table for the terminal, JSON, CSV and Markdown, and in words what the numbers are.
+"""Prints a comparison: as a table for the terminal, as JSON, CSV and Markdown, with footnotes that explain the numbers.
 
-The terminal's table has what is read first; the other forms have every number.
+The terminal's table has the main columns; the other forms have every number.
 """
 
 import csv
@@ -10,7 +10,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from gan_mhe.comparison.inference import ALPHA, CONFIDENCE
+from gan_mhe.comparison.inference import ALPHA, CONFIDENCE, POWER
 from gan_mhe.comparison.results import Comparison, Row
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import encode_number
@@ -24,7 +24,7 @@ _OF_DIFFERENCES = (
 
 
 def as_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """JSON rows; non-finite numbers by name. The keys of differences are there only with a reference."""
+    """The rows as JSON values; non-finite numbers as strings. Without a reference there are no keys of differences."""
     left_out = _OF_DIFFERENCES if comparison.reference is None else ()
     return [
         {
@@ -57,7 +57,7 @@ def as_json(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line a variant; an absent number is an empty cell."""
+    """One line per variant; a missing number is an empty cell."""
     out = io.StringIO()
     rows = [row | {"jobs": " ".join(row["jobs"])} for row in as_rows(comparison)]
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
@@ -67,12 +67,12 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:
-    """What stands above `table_cells`."""
+    """The headings of `table_cells`."""
     return HEADINGS if comparison.reference is None else (*HEADINGS, f"difference to {comparison.reference}")
 
 
 def table_cells(comparison: Comparison) -> list[tuple[str, ...]]:
-    """Cells under `headings`, the real data first."""
+    """The rows of the terminal's table, the real data first."""
     decimals = METRICS[comparison.metric].decimals
     cells = [_cells(row, decimals) for row in comparison.rows]
     if comparison.reference is not None:
@@ -84,7 +84,7 @@ def table_cells(comparison: Comparison) -> list[tuple[str, ...]]:
 
 
 def as_markdown(comparison: Comparison) -> str:
-    """A Markdown table of all numbers, its footnote, and what the columns are that the terminal does not show."""
+    """A Markdown table of all numbers, the footnote, and a legend of the columns that the terminal does not show."""
     titles, cells = _wide_headings(comparison), _wide_cells(comparison)
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     lines += [f"| {' | '.join(row)} |" for row in cells]
@@ -165,83 +165,88 @@ def _share(value: float | None) -> str:
 
 
 def _p(value: float | None) -> str:
-    """Three decimals where a decision may hang on them."""
+    """Two decimals, or three where they may decide about significance."""
     if value is None or value >= 0.1:
         return _number(value, 2)
     return "<0.001" if value < 0.001 else _number(value, 3)
 
 
 def footnote(comparison: Comparison) -> str:
-    """What the numbers are, what they show, and what they cannot show: a sentence or two a line."""
+    """Explains the numbers, what they show, and what they cannot show; one subject per line."""
     metric = METRICS[comparison.metric]
     direction = "higher" if metric.higher_is_better else "lower"
-    generator = "final generator" if comparison.view == "steps" else "generator shown"
-    notes = [
+    generator = "final generator" if comparison.view == "steps" else "compared generator"
+    lines = [
         f"{metric.title} ({direction} is better) of the {generator} under {comparison.protocol} "
         f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds.",
-        *_view_notes(comparison),
-        *_seed_notes(comparison),
-        *_difference_notes(comparison),
-        *_rank_notes(comparison),
+        *_about_view(comparison),
+        *_about_missing_scores(comparison),
+        *_about_differences(comparison),
+        *_about_ranks(comparison),
     ]
     if any(row.n == 1 for row in comparison.rows):
-        notes.append("One seed says nothing about the spread between seeds.")
-    notes += _best_notes(comparison)
+        lines.append("One seed says nothing about the spread between seeds.")
+    lines += _about_best(comparison)
     if not comparison.same_budget:
-        notes.append("The runs differ in more than the variant: data, networks, optimiser, steps or scoring.")
-    return "\n".join(notes)
+        lines.append("The runs differ in more than the variant: in data, networks, optimizer, steps or scoring.")
+    return "\n".join(lines)
 
 
-def _view_notes(comparison: Comparison) -> list[str]:
+def _about_view(comparison: Comparison) -> list[str]:
     if comparison.budget_seconds is None:
         return []
-    notes = [
-        f"Equal training time: each variant is shown at the step that it reaches in {comparison.budget_seconds:.4g} s, "
-        "which is what the fastest takes for its whole run, given the median over seeds of its time per step; scores "
-        "between evaluations are interpolated linearly. Where the learning rate decays, only the fastest variant has "
-        "seen its end, and seconds measured on a shared machine are rough."
-    ]
+    lines = [equal_time(comparison.budget_seconds, "variant")]
     early = [f"{row.variant} (step {row.step})" for row in comparison.rows if row.step is not None and not row.n]
     if early:
-        notes.append(
-            f"Not scored by then: {', '.join(early)}; evaluation.every_steps must be set, and small enough, for a "
-            "first score before that step."
+        lines.append(
+            f"Not scored by then: {', '.join(early)}; set evaluation.every_steps so that the first evaluation comes "
+            "before that step."
         )
-    return notes
+    return lines
 
 
-def _seed_notes(comparison: Comparison) -> list[str]:
+def equal_time(seconds: float, kind: str) -> str:
+    """How the view `wall_time` compares. kind: what a row is, such as "variant"."""
+    return (
+        f"Equal training time: each {kind} is compared at the step that it reaches in {seconds:.4g} s, the training "
+        f"time of the fastest {kind}, given its median time per step over seeds. Scores between evaluations are "
+        f"interpolated linearly. If the learning rate decays, only the fastest {kind} has completed the decay. Times "
+        "measured on a shared machine are imprecise."
+    )
+
+
+def _about_missing_scores(comparison: Comparison) -> list[str]:
     rest = "unfinished" if comparison.view == "steps" else "unfinished, untimed or not scored by then"
     return [without_score(row, row.variant, rest) for row in comparison.rows if row.failed]
 
 
 def without_score(row: Row, name: str, rest: str = "unfinished") -> str:
-    """Such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are those of the others.".
+    """Such as "mhe: 4 of 8 seeds have no score (4 diverged); its numbers are over the other seeds.".
 
-    rest: what the seeds are that have no score and did not diverge.
+    rest: why the seeds that did not diverge have no score.
     """
     total, others = row.n + row.failed, row.failed - row.diverged
     causes = [f"{count} {cause}" for count, cause in ((row.diverged, "diverged"), (others, rest)) if count]
     lack = f"{row.failed} of {total} seed{'s' if total > 1 else ''} {'have' if row.failed > 1 else 'has'} no score"
-    return f"{name}: {lack} ({', '.join(causes)})" + ("; its numbers are those of the others." if row.n else ".")
+    return f"{name}: {lack} ({', '.join(causes)})" + ("; its numbers are over the other seeds." if row.n else ".")
 
 
-def _difference_notes(comparison: Comparison) -> list[str]:
+def _about_differences(comparison: Comparison) -> list[str]:
     if comparison.reference is None:
         return []
     better = "positive" if METRICS[comparison.metric].higher_is_better else "negative"
-    notes = [
+    lines = [
         f"Difference: score minus that of {comparison.reference} with the same training seed, mean and t-interval over "
-        f"the seeds that both have; {better} is better. p: paired t-test; Holm: adjusted for all tests of the table."
+        f"the seeds that both have; {better} is better. p: paired t-test; Holm: corrected for all tests of the table."
     ]
     tested = [row for row in comparison.rows if row.p_holm is not None and not math.isnan(row.p_holm)]
     if tested:
-        notes += [_verdict(comparison.reference, tested), _detectable(comparison, tested)]
-    return [*notes, *_untested(comparison, tested)]
+        lines += [_verdict(comparison.reference, tested), _detectable(comparison, tested)]
+    return [*lines, *_untested(comparison, tested)]
 
 
 def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
-    """The variants without a test, by what they lack for one."""
+    """The variants that were not tested, with the reasons."""
     causes: dict[str, list[str]] = {}
     for row in comparison.rows:
         if row.pairs is not None and row not in tested:
@@ -253,15 +258,15 @@ def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
 
 def _verdict(reference: str, tested: list[Row]) -> str:
     by_p = sorted((row.p_holm, row.variant) for row in tested if row.p_holm is not None)
-    found = [f"{variant} (Holm-adjusted p {_p(p)})" for p, variant in by_p if p < ALPHA]
+    found = [f"{variant} (Holm-corrected p {_p(p)})" for p, variant in by_p if p < ALPHA]
     level = f"at the {100 * ALPHA:.0f} % level"
     if found:
-        return f"Different from {reference} {level}: {', '.join(found)}."
-    return f"No difference to {reference} could be shown {level} (smallest Holm-adjusted p {_p(by_p[0][0])})."
+        return f"Significantly different from {reference} {level}: {', '.join(found)}."
+    return f"No significant difference to {reference} {level} (smallest Holm-corrected p {_p(by_p[0][0])})."
 
 
 def _detectable(comparison: Comparison, tested: list[Row]) -> str:
-    """How large a difference must be to be found as a rule."""
+    """The range of minimum detectable effects, in words."""
     decimals = METRICS[comparison.metric].decimals
     sizes = sorted(
         (row.minimum_detectable_effect, row.pairs, row.variant)
@@ -271,12 +276,12 @@ def _detectable(comparison: Comparison, tested: list[Row]) -> str:
     named = [f"{size:.{decimals}f} ({variant}, n = {pairs})" for size, pairs, variant in sizes]
     extremes = named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
     return (
-        f"With the spread seen, a single test at the {100 * ALPHA:.0f} % level finds a true difference of {extremes} "
-        "four times in five and misses smaller ones more often than once in five."
+        f"Given the observed spread, a single test at the {100 * ALPHA:.0f} % level detects a true difference of "
+        f"{extremes} with probability {POWER:g}, and smaller ones less often."
     )
 
 
-def _rank_notes(comparison: Comparison) -> list[str]:
+def _about_ranks(comparison: Comparison) -> list[str]:
     ranked = [
         (row.first_share, row.variant)
         for row in comparison.rows
@@ -291,7 +296,7 @@ def _rank_notes(comparison: Comparison) -> list[str]:
     ]
 
 
-def _best_notes(comparison: Comparison) -> list[str]:
+def _about_best(comparison: Comparison) -> list[str]:
     best_of = {row.variant: row.best_of for row in comparison.rows if row.best_mean is not None}
     if max(best_of.values(), default=0) < 2:
         return []
@@ -300,14 +305,16 @@ def _best_notes(comparison: Comparison) -> list[str]:
 
 
 def _legend(comparison: Comparison) -> str:
-    notes = [
-        "Peeks: evaluations that the best was chosen from. Bootstrap interval: BCa, of the mean; of 5 normal values it "
-        "holds the true mean 84 times in 100 instead of 95. Mean rank and ranked first: over the seeds that all ranked "
-        "variants have, and the share of 10,000 resamples of them; nan for a variant that broke down on a seed."
+    lines = [
+        "Best of: number of evaluations that the best was chosen from. Bootstrap interval: BCa interval of the mean; "
+        "for 5 normal values it covers the true mean in 84 % of cases instead of 95 %. Mean rank and ranked first: "
+        "over the seeds that all ranked variants have, and over 10,000 resamples of them; nan for a variant that "
+        "failed on a seed."
     ]
     if comparison.reference is not None:
-        notes.append(
-            "p (sign flips): of the mean difference under all flips of signs; with 5 pairs it cannot be below 0.0625. "
-            "Detectable: the true difference that a paired t-test at the 5 % level finds four times in five."
+        lines.append(
+            "p (sign flips): permutation test of the mean difference over all sign flips; with 5 pairs it cannot be "
+            "below 0.0625. Minimum detectable effect: the true difference that a paired t-test at the 5 % level "
+            f"detects with probability {POWER:g}."
         )
-    return "\n".join(notes)
+    return "\n".join(lines)

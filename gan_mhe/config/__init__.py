@@ -1,4 +1,4 @@
-"""What a run is: one frozen, closed description, TOML on disk and JSON on the wire. Loads no torch."""
+"""The configuration of runs. Loads no torch."""
 
 from gan_mhe.config.run_config import RunConfig
 

@@ -1,12 +1,13 @@
-"""From files, names and overrides to configurations: file < variant < seed < overrides.
+"""Composes configurations from files, variants, seeds and overrides; the later of these wins. Loads no torch.
 
-Needs no torch, so that a server can use it. A variant named from outside owns the constraints: those of the file
-are dropped, so that a `spectral_norm` run of a file written for `mhe` has no energy term left over.
+A variant that is named outside the file replaces the file's constraints, so that a `spectral_norm` run of a file
+written for `mhe` keeps no energy term.
 """
 
 import itertools
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,9 +20,24 @@ from gan_mhe.variants import VARIANTS
 
 
 def parse(document: Mapping[str, Any]) -> RunConfig:
-    """A checked configuration. ConfigError lists every wrong key with what was expected and what came."""
-    try:
+    """The checked configuration of a document written by a user; its variant is filled in beneath its keys.
+
+    ConfigError lists every wrong key with the expected and the given value.
+    """
+    with _explained():
         return RunConfig.model_validate(dict(document))
+
+
+def parse_stored(document: Mapping[str, Any]) -> RunConfig:
+    """The checked configuration of a stored document, as `RunConfig.stored`; errors as `parse`."""
+    with _explained():
+        return RunConfig.stored(dict(document))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
     except ValidationError as error:
         raise ConfigError("\n".join(explain(problem) for problem in error.errors())) from error
 
@@ -32,10 +48,12 @@ def compose(
     variant: str | None = None,
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
+    stored: bool = False,
 ) -> RunConfig:
-    """A document with a variant, a seed and overrides (nested tables) laid over it, in this order.
+    """The configuration of a document with a variant, a seed and overrides (nested tables) applied, in this order.
 
-    A variant among the overrides takes the place of `variant`.
+    A variant among the overrides wins over `variant`. stored: the document is a stored configuration, as for
+    `parse_stored`. ConfigError for an unknown variant, and as `parse`.
     """
     composed = dict(document)
     variant = (overrides or {}).get("variant", variant)
@@ -45,7 +63,7 @@ def compose(
         composed = {**composed, "constraints": {}, **VARIANTS[variant].patch, "variant": variant}
     if seed is not None:
         composed["seed"] = seed
-    return parse(merge(composed, overrides or {}))
+    return (parse_stored if stored else parse)(merge(composed, overrides or {}))
 
 
 def expand(
@@ -55,7 +73,7 @@ def expand(
     seeds: Sequence[int],
     overrides: Mapping[str, Any] | None = None,
 ) -> list[RunConfig]:
-    """Every variant with every seed, seed by seed, so that a sweep cut short has whole seeds of all variants."""
+    """Every variant with every seed, in the order of the seeds: a sweep that is cut short has complete seeds."""
     return [
         compose(document, variant=variant, seed=seed, overrides=overrides)
         for seed, variant in itertools.product(seeds, variants)
@@ -63,7 +81,7 @@ def expand(
 
 
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["training.steps=300"]` as nested tables."""
+    """Parse `["training.steps=300"]` into nested tables."""
     tables: dict[str, Any] = {}
     for key, value in map(parse_assignment, assignments):
         tables = merge(tables, unflatten({key: value}))
@@ -71,7 +89,7 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """`"training.steps=300"` as key and value; a value is TOML where it can be, else text."""
+    """Parse `"training.steps=300"` into key and value. A value that is not valid TOML is text."""
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r}: expected key=value, such as training.steps=300")
@@ -79,11 +97,11 @@ def parse_assignment(assignment: str) -> tuple[str, Any]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """`"0,1,2"` as integers."""
+    """Parse `"0,1,2"` into integers."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise ConfigError(f"--seeds {text!r}: expected integers with commas between, such as 0,1,2") from None
+        raise ConfigError(f"--seeds {text!r}: expected comma-separated integers such as 0,1,2") from None
 
 
 def _value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""Configurations as plain tables: read from TOML, merged, flattened."""
+"""Configurations as nested tables: loaded from TOML, merged and flattened."""
 
 import tomllib
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from gan_mhe.errors import ConfigError
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `over` laid on top, table by table."""
+    """`base` updated with the keys of `over`, table by table."""
     merged = dict(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -30,7 +30,7 @@ def flatten(document: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Inverse of `flatten`: every dotted key as nested tables, in tables within it too; a later key wins."""
+    """Inverse of `flatten`: dotted keys as nested tables, at every level; a later key wins."""
     tables: dict[str, Any] = {}
     for key, value in flat.items():
         nested: Any = unflatten(value) if isinstance(value, Mapping) else value
@@ -44,7 +44,7 @@ PRESETS = Path(__file__).resolve().parents[1] / "presets"
 
 
 def load_document(path: Path) -> dict[str, Any]:
-    """A TOML file as nested tables. ConfigError when it is missing or not TOML."""
+    """A TOML file as nested tables. ConfigError if it is missing or is not valid TOML."""
     try:
         with open(path, "rb") as file:
             return tomllib.load(file)
@@ -55,14 +55,14 @@ def load_document(path: Path) -> dict[str, Any]:
 
 
 def find_document(name: str, folder: Path = Path()) -> dict[str, Any]:
-    """A TOML file by its path from `folder`, or the preset of that name. ConfigError when there is neither."""
+    """The TOML file at `name` relative to `folder`, or else the preset of that name. ConfigError if neither exists."""
     path = folder / name
     if path.exists():
         return load_document(path)
     presets = {preset.stem: preset for preset in PRESETS.glob("*.toml")}
     if name not in presets:
         raise ConfigError(
-            f"cannot read configuration {path}: no such file, and no preset either; "
+            f"cannot read configuration {path}: there is no such file and no such preset; "
             f"presets: {', '.join(sorted(presets))}"
         )
     return load_document(presets[name])

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, in words: the key, what was expected and what came."""
+"""Error messages about configurations: the key, the expected value and the given one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from gan_mhe.errors import nearest
 
 
 def explain(problem: Mapping[str, Any]) -> str:
-    """One problem that pydantic found, as a sentence that begins with its key."""
+    """One of pydantic's validation errors as a sentence that starts with the key."""
     path = [str(part) for part in problem["loc"]]
     key = ".".join(path)
     if problem["type"] == "extra_forbidden":
@@ -22,7 +22,7 @@ def explain(problem: Mapping[str, Any]) -> str:
 
 
 def _fields_at(path: Sequence[str]) -> list[str]:
-    """Field names of the section at a path of keys."""
+    """The field names of the section at a path of keys."""
     section: type[BaseModel] = RunConfig
     for part in path:
         section = _section(section.model_fields[part].annotation)

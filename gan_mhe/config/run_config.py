@@ -1,17 +1,19 @@
-"""What a run is: one frozen, closed description, TOML on disk and JSON on the wire.
+"""The configuration of a run: one frozen, closed model, written as TOML by people and as JSON by programs.
 
-`RunConfig.model_validate(document)` fills in the document's variant beneath its explicit keys, checks every field
-and every pair of fields that can contradict each other, and never touches a device, a file or the network.
+`RunConfig.model_validate(document)` fills in the document's variant beneath its explicit keys; `RunConfig.stored` reads
+a configuration back as it was written. Both check every field and every pair of fields that can contradict each other,
+and use no device, file or network.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import flatten, merge
+from gan_mhe.config.names import DATASETS, DEFAULT_TASK, LOSSES, LossName, describe
 from gan_mhe.config.protocols import find_protocol
 from gan_mhe.config.sections import (
     CheckpointConfig,
@@ -28,7 +30,7 @@ from gan_mhe.errors import nearest
 from gan_mhe.files import canonical_json, sha256_bytes
 from gan_mhe.variants import VARIANTS
 
-# What says where and how a run is executed and what is kept of it, not what it computes.
+# The keys that say where and how a run is executed and what is kept of it, not what it computes.
 EXECUTION_KEYS = frozenset(
     {
         "data.root",
@@ -43,23 +45,27 @@ EXECUTION_KEYS = frozenset(
     }
 )
 
+_STORED = "stored"  # validation context: the document is complete, its variant is filled in already
 
 Identity = dict[str, Any]
 DigestKind = Literal["config", "without_seed", "comparable", "resumable"]
 
 
 class RunConfig(Section):
-    """One training run, completely. Two runs with equal digests are the same experiment."""
+    """The complete configuration of one run. Equal digests compute the same."""
 
+    task: ClassVar[str] = DEFAULT_TASK
+    """What the run trains, a key of `gan_mhe.config.names.TASKS`; there is one so far."""
     variant: str = "none"
-    """Named variant (`gan-mhe variants`); its patch lies beneath the keys written beside it."""
+    """Named variant (`gan-mhe variants`); keys written in the same document override its own."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
-    """Training seed: initial weights, latents and the order of the data are functions of it."""
+    """Training seed: determines the initial weights, the latents and the order of the data."""
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    loss: Literal["non_saturating", "hinge", "wasserstein", "least_squares"] = "non_saturating"
-    """Adversarial loss of both networks."""
+    loss: Annotated[LossName, Field(description=f"Adversarial loss of both networks: {describe(LOSSES)}.")] = (
+        "non_saturating"
+    )
     constraints: ConstraintsConfig = ConstraintsConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     training: TrainingConfig = TrainingConfig()
@@ -69,8 +75,8 @@ class RunConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_variant(cls, document: Any) -> Any:
-        if not isinstance(document, dict):
+    def _fill_in_variant(cls, document: Any, info: ValidationInfo) -> Any:
+        if not isinstance(document, dict) or info.context == _STORED:
             return document
         name = document.get("variant", "none")
         if not isinstance(name, str) or name not in VARIANTS:
@@ -83,8 +89,8 @@ class RunConfig(Section):
             raise ValueError(
                 "evaluation.ema scores a moving average, but generator.ema_halflife_steps is 0; expected > 0"
             )
-        if self.data.name == "image_folder" and self.data.root is None:
-            raise ValueError("data.root is missing; expected the folder of the image_folder")
+        if DATASETS[self.data.name].needs_root and self.data.root is None:
+            raise ValueError(f"data.root is missing; expected the folder of the {self.data.name}")
         protocol = find_protocol(self.evaluation.protocol)
         if protocol and protocol.image_size not in (None, self.data.image_size):
             raise ValueError(
@@ -92,6 +98,16 @@ class RunConfig(Section):
                 f"data.image_size is {self.data.image_size}"
             )
         return self
+
+    @classmethod
+    def stored(cls, document: Any) -> Self:
+        """A configuration read back as it was written: today's table of variants has no part in it.
+
+        document: what `document` returned, perhaps of an older version. A key that it lacks takes its plain default
+        rather than the variant's value, and a variant that no longer exists is kept by name. Raises pydantic's
+        ValidationError, a ValueError, for an unknown key or a value out of range.
+        """
+        return cls.model_validate(document, context=_STORED)
 
     def document(self) -> dict[str, Any]:
         """The whole configuration as JSON values, every default written out."""
@@ -106,7 +122,7 @@ class RunConfig(Section):
         return sha256_bytes(canonical_json(DIGESTS[kind](self.identity())))
 
     def changes_on_resume(self, saved: "RunConfig") -> list[str]:
-        """The keys, with both values, in which this configuration would not continue `saved`."""
+        """The keys that keep this configuration from resuming a run of `saved`, with both values."""
         keys = _resumable(self.identity()).keys() | _resumable(saved.identity()).keys()
         if self.training.steps < saved.training.steps:
             keys |= {"training.steps"}
@@ -142,8 +158,8 @@ DIGESTS: Mapping[DigestKind, Callable[[Identity], Identity]] = MappingProxyType(
 )
 """What each kind of digest covers of a configuration's identity.
 
-config: all of it; equal digests are the same run, wherever it is executed. without_seed: equal digests are seeds of one
-arm. comparable: what the arms of a fair comparison share: data, networks, optimiser, steps, evaluation. resumable: a
-checkpoint fits every configuration with its digest; the number of steps is left out while every schedule is constant,
-because only a decay depends on where the run ends.
+config: all of it; runs with equal digests compute the same, wherever they are executed. without_seed: all but the
+seed; runs with equal digests are seeds of one arm. comparable: what the arms of a fair comparison share: data,
+networks, optimizer, steps and evaluation. resumable: a checkpoint fits every configuration with its digest; the number
+of steps is left out while every schedule is constant, because only a decay depends on where the run ends.
 """

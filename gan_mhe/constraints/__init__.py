@@ -1,1 +1,1 @@
-"""What holds a discriminator back: normalisations, penalties and projections, in any combination that makes sense."""
+"""Constraints on the discriminator: normalizations, penalties and projections, which can be combined."""

@@ -1,8 +1,10 @@
-"""From a configuration's `constraints` section to a constrained discriminator and its list of penalties."""
+"""Apply the `constraints` section of a configuration to a discriminator."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 from torch import nn
 
@@ -12,38 +14,51 @@ from gan_mhe.constraints.penalty import Penalty
 from gan_mhe.constraints.sphere_conv import sphere_conv
 from gan_mhe.rng import generator
 
+# The penalties of each section, from the section, the discriminator and the seed of the run. The order matters: it is
+# the order in which their gradients are added, which decides the rounding.
+MAKERS: Mapping[str, Callable[[Any, nn.Module, int], list[Penalty]]] = MappingProxyType(
+    {
+        "gradient_penalty": gradient.gradient_penalties,
+        "orthonormal": orthogonal.orthonormal_penalties,
+        "mhe": hyperspherical.mhe_penalties,
+        "official_mhe": hyperspherical.official_mhe_penalties,
+        "comhe": comhe.comhe_penalties,
+        "uniformity": uniformity.uniformity_penalties,
+        "weight_decay": hyperspherical.weight_decay_penalties,
+    }
+)
+
 
 @dataclass(frozen=True)
 class Constraints:
-    """What acts on a discriminator besides its normalisation layers.
+    """The constraints that act on a discriminator during training.
 
-    penalties: added to its loss, in this order. after_update: run on it after each optimiser step.
-    notes: what a person should know, such as a layer that a penalty cannot see.
+    Its normalization and initialization are part of the network itself.
     """
 
     penalties: tuple[Penalty, ...]
+    """Terms of the discriminator's loss; their gradients are added in this order."""
     after_update: tuple[Callable[[nn.Module], None], ...]
+    """Projections of the discriminator's weights, to be called after each optimizer step."""
     notes: tuple[str, ...]
+    """Messages for the user, such as a layer that a penalty skips."""
 
 
 def constrain(discriminator: nn.Module, config: ConstraintsConfig, *, seed: int) -> Constraints:
-    """Initialise and normalise `discriminator` in place as configured; return the rest of its constraints.
+    """Initialize and normalize `discriminator` in place, and return its penalties and projections.
 
-    ConfigError where the configuration does not fit the network.
+    Raises ConfigError if the configuration does not fit the network.
     """
     if config.sphere_conv:
         sphere_conv(discriminator, **config.sphere_conv.model_dump())
     if config.orthonormal and config.orthonormal.initialise:
         orthogonal.orthonormal_init(discriminator, generator("cpu", seed, "orthonormal_init"))
-    _normalise(discriminator, config, seed)
-    return Constraints(
-        penalties=tuple(_penalties(discriminator, config, seed)),
-        after_update=tuple(_projections(config)),
-        notes=tuple(_notes(discriminator, config)),
-    )
+    _normalize(discriminator, config, seed)
+    penalties = tuple(_penalties(discriminator, config, seed))
+    return Constraints(penalties, tuple(_projections(config)), tuple(_notes(penalties)))
 
 
-def _normalise(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -> None:
+def _normalize(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -> None:
     match config.normalization:
         case "batch":
             normalize.batch_norm(discriminator)
@@ -56,15 +71,8 @@ def _normalise(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -
 
 
 def _penalties(discriminator: nn.Module, config: ConstraintsConfig, seed: int) -> list[Penalty]:
-    return [
-        *([gradient.gradient_penalty(config.gradient_penalty)] if config.gradient_penalty else []),
-        *([orthogonal.orthonormal_penalty(config.orthonormal)] if config.orthonormal else []),
-        *(hyperspherical.mhe_penalties(config.mhe, discriminator, seed) if config.mhe else []),
-        *([hyperspherical.official_penalty(config.official_mhe)] if config.official_mhe else []),
-        *(comhe.comhe_penalties(config.comhe, discriminator, seed) if config.comhe else []),
-        *([uniformity.uniformity_penalty(config.uniformity, discriminator, seed)] if config.uniformity else []),
-        *([hyperspherical.weight_decay_penalty(config.weight_decay)] if config.weight_decay else []),
-    ]
+    active = {name: section for name in MAKERS if (section := getattr(config, name)) is not None}
+    return [penalty for name, section in active.items() for penalty in MAKERS[name](section, discriminator, seed)]
 
 
 def _projections(config: ConstraintsConfig) -> list[Callable[[nn.Module], None]]:
@@ -73,11 +81,9 @@ def _projections(config: ConstraintsConfig) -> list[Callable[[nn.Module], None]]
     return [partial(clipping.clip_conv_weights, bound=config.clipping.bound)]
 
 
-def _notes(discriminator: nn.Module, config: ConstraintsConfig) -> list[str]:
-    name = next((name for name in ("mhe", "comhe", "uniformity") if getattr(config, name)), None)
-    if name is None:
-        return []
+def _notes(penalties: tuple[Penalty, ...]) -> list[str]:
     return [
-        f"{name}: layer {layer.name} has one neuron and no pair, so its energy is 0"
-        for layer in hyperspherical.single_neuron_layers(discriminator)
+        f"{penalty.name}: layer {layer} has one neuron and no pair, so its energy is 0"
+        for penalty in penalties
+        for layer in penalty.skipped_layers
     ]

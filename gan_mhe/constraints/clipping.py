@@ -8,7 +8,7 @@ from gan_mhe.constraints.select import original_weight, weight_layers
 
 @torch.no_grad()
 def clip_conv_weights(discriminator: nn.Module, bound: float) -> None:
-    """Clamp the convolutions' weights to [-bound, bound]; the linear output stays free, as in Miyato et al. 2018."""
+    """Clip the weights of all convolutions to [-bound, bound], but not the linear output, as Miyato et al. 2018 do."""
     for _, layer in weight_layers(discriminator):
         if not isinstance(layer, nn.Linear):
             original_weight(layer).clamp_(-bound, bound)

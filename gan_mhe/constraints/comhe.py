@@ -1,8 +1,8 @@
 """Compressive MHE (Lin et al. 2020): the energy of a network's neurons after projection to few dimensions.
 
-Four projections, each a `CompressiveEnergy`: random matrices, a matrix trained to preserve angles, a matrix trained
-against the neurons, and blocks of coordinates. As in the authors' code the first layer keeps its full energy unless
-configured otherwise, and the output layer is never projected.
+There are four kinds of projection, each a `CompressiveEnergy`: random matrices, a matrix trained to preserve angles, a
+matrix trained to raise the energy, and blocks of coordinates. As in the authors' code, the first layer keeps its full
+energy unless configured otherwise, and the output layer is never projected.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,44 +15,45 @@ from torch import Tensor, nn
 from gan_mhe.config.constraints import ComheConfig
 from gan_mhe.constraints.hyperspherical import check_layer_factors, output_penalties, weighted_sum
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
-from gan_mhe.constraints.select import hidden_weights
+from gan_mhe.constraints.select import hidden_weights, single_neuron_layers
 from gan_mhe.rng import derive_seed, generator
 from gan_mhe.sphere import hyperspherical_energies
 from gan_mhe.sphere.projection import adversarial_step, angle_preserving_step, group_energies, projected_energies
 
 _MATRIX_DECAY = 1e-3 * 5e-4  # of a trained matrix, in the authors' code
-_ADVERSARY_S = 2.0  # the energy that an adversarial matrix raises there, in full space
+_ADVERSARY_S = 2.0  # Riesz power of the full-space energy that an adversarial matrix raises, in the authors' code
 
 
 def comhe_penalties(config: ComheConfig, network: nn.Module, seed: int) -> list[Penalty]:
-    """lambda_h times the hidden layers' projected energies, summed, and lambda_o times the output layer's full one.
+    """lambda_h times the sum of the hidden layers' projected energies; lambda_o times the output layer's full energy.
 
-    ConfigError for a wrong number of layer factors.
+    Raises ConfigError for a wrong number of layer factors.
     """
     check_layer_factors("comhe", config, network)
+    function, skipped = _KINDS[config.projection](config, network, seed), single_neuron_layers(network)
     return [
-        Penalty.timed("comhe", _KINDS[config.projection](config, network, seed), config.lambda_hidden, config),
+        Penalty.timed("comhe", function, config.lambda_hidden, config, skipped_layers=skipped),
         *output_penalties("comhe_output", config),
     ]
 
 
 class CompressiveEnergy(PenaltyModule):
-    """Sum over the hidden layers: the first as `first_layer` says, the others by `compress`."""
+    """Sum of the hidden layers' energies: the first layer's depends on `first_layer`, the others' on `compress`."""
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
         super().__init__()
         self.config = config
         self.seed = seed
-        self.spared = 0 if config.first_layer == "projected" else 1
-        self.fan_ins = [weight_ND.shape[1] for weight_ND in hidden_weights(network)[self.spared :]]
+        self.num_unprojected = 0 if config.first_layer == "projected" else 1
+        self.fan_ins = [weight_ND.shape[1] for weight_ND in hidden_weights(network)[self.num_unprojected :]]
 
     def compress(self, weights: Sequence[Tensor]) -> Tensor:
-        """Energies (L,) of the layers that are projected, (N, D) each."""
+        """Energies (L,) of the projected layers, whose weights are (N, D) each."""
         raise NotImplementedError
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         weights, factors = hidden_weights(inputs.discriminator), self.config.layer_factors
-        energies = [self.compress(weights[self.spared :])]
+        energies = [self.compress(weights[self.num_unprojected :])]
         if self.config.first_layer == "full":
             energies = [self._full(weights[:1]), *energies]
         elif self.config.first_layer == "none":
@@ -64,7 +65,7 @@ class CompressiveEnergy(PenaltyModule):
         return hyperspherical_energies(weights, s=config.s, distance=config.distance, half_space=config.half_space)
 
     def project(self, weights: Sequence[Tensor], projections: Sequence[Tensor]) -> Tensor:
-        """Energies (L,) under projections (C, K, D)."""
+        """Energies (L,) of weights (N, D) under projections (C, K, D), one stack per weight."""
         config = self.config
         return projected_energies(
             weights, projections, s=config.s, distance=config.distance, half_space=config.half_space
@@ -72,26 +73,29 @@ class CompressiveEnergy(PenaltyModule):
 
 
 class _Redrawn(CompressiveEnergy):
-    """What is drawn again every `redraw_every_steps`: a function of (seed, step), so that no checkpoint needs it."""
+    """A projection that is drawn again every `redraw_every_steps` steps.
+
+    It depends only on the seed and the step, so checkpoints do not contain it.
+    """
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
         super().__init__(config, network, seed)
-        self._drawn = -1
+        self._period = -1
 
     def draw(self, rng: torch.Generator) -> None:
-        """Fill the buffers from `rng`, which is on their device."""
+        """Fill the buffers with random values from `rng`, which is on their device."""
         raise NotImplementedError
 
     def set_step(self, step: int) -> None:
-        turn = step // self.config.redraw_every_steps
-        if turn != self._drawn:
+        period = step // self.config.redraw_every_steps
+        if period != self._period:
             device = next(self.buffers()).device
-            self.draw(torch.Generator(device).manual_seed(derive_seed(self.seed, "comhe", turn)))
-            self._drawn = turn
+            self.draw(torch.Generator(device).manual_seed(derive_seed(self.seed, "comhe", period)))
+            self._period = period
 
 
 class RandomProjection(_Redrawn):
-    """Gaussian matrices, the energy averaged over them (RP-CoMHE)."""
+    """The mean energy over Gaussian random matrices (RP-CoMHE)."""
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
         super().__init__(config, network, seed)
@@ -114,9 +118,10 @@ class RandomProjection(_Redrawn):
 
 
 class Groups(_Redrawn):
-    """Equal blocks of the coordinates, in an order drawn at random: our reading of group CoMHE.
+    """The mean energy over equal blocks of randomly ordered coordinates: our interpretation of group CoMHE.
 
-    As many as configured, but of two coordinates at least: in one dimension all neurons coincide or oppose each other.
+    A block has at least two coordinates, because in one dimension all directions coincide or are opposite. Layers with
+    a small fan-in therefore have fewer blocks than configured.
     """
 
     def __init__(self, config: ComheConfig, network: nn.Module, seed: int) -> None:
@@ -144,12 +149,13 @@ class Groups(_Redrawn):
 
 
 class TrainedProjection(CompressiveEnergy):
-    """One matrix a layer, moved by gradient steps of its own before each use (AP-CoMHE and adversarial CoMHE).
+    """One trained matrix per layer, which takes gradient steps of its own before each use (AP- and adversarial CoMHE).
 
-    The steps stay in the matrix. The energy is then taken under a matrix one step further, through which the gradient
-    reaches the neurons as well where the step is unrolled; that one is not kept. So does the authors' code. From its
-    N(0, 1) start an adversarial step turns the matrix by 3e-5 of its length against 16 x 72 weights, and by 6e-7
-    against 256 x 1024: an adversary of thousands of steps, not of one.
+    As in the authors' code, the steps are kept in the matrix, and the energy is computed with a matrix one further step
+    ahead, which is not kept. If `unrolled`, the gradient reaches the neurons through that step as well.
+
+    Starting from N(0, 1), an adversarial step changes the matrix by 3e-5 of its norm for 16 x 72 weights and by 6e-7
+    for 256 x 1024, so the adversary needs thousands of steps to have an effect.
     """
 
     def __init__(
@@ -167,15 +173,18 @@ class TrainedProjection(CompressiveEnergy):
     def compress(self, weights: Sequence[Tensor]) -> Tensor:
         return self.project(
             weights,
-            [self._moved(matrix_KD, weight)[None] for matrix_KD, weight in zip(self.buffers(), weights, strict=True)],
+            [
+                self._step_ahead(matrix_KD, weight)[None]
+                for matrix_KD, weight in zip(self.buffers(), weights, strict=True)
+            ],
         )
 
-    def _moved(self, matrix_KD: Tensor, weight_ND: Tensor) -> Tensor:
+    def _step_ahead(self, matrix_KD: Tensor, weight_ND: Tensor) -> Tensor:
         constant_ND = weight_ND.detach()
         with torch.no_grad():
             for _ in range(self.config.inner_steps):
                 matrix_KD.copy_(self._advance(matrix_KD, constant_ND))
-        # A copy: autograd keeps it for the backward pass, and the next update moves the matrix.
+        # A copy, because autograd saves the matrix for the backward pass and the next update changes it in place.
         return self._advance(matrix_KD.clone(), weight_ND if self.config.unrolled else constant_ND)
 
 

@@ -1,4 +1,4 @@
-"""What a discriminator's weights look like on the sphere: the mechanism behind the scores."""
+"""Geometry of a discriminator's weights, to explain how a constraint changes the scores."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,11 @@ from gan_mhe.sphere import energy_and_angle
 
 @torch.no_grad()
 def layer_geometry(network: nn.Module) -> dict[str, float]:
-    """Per layer: `energy/<layer>` (pair mean, s = 0, full space), `angle/<layer>` (smallest pair angle, radians) and
-    `sigma/<layer>` (largest singular value of the weight the forward pass uses).
+    """Per layer: `energy/<layer>` (pair mean, s = 0, full space), `angle/<layer>` (smallest angle of a pair, radians)
+    and `sigma/<layer>` (largest singular value of the weight that the forward pass uses).
 
-    A layer with one neuron has neither energy nor angle. One host copy for all of them; no power iteration is run.
+    Layers with one neuron have no energy and no angle. All values are copied to the host at once, and no power
+    iteration is run.
     """
     values: dict[str, Tensor] = {}
     for layer in layer_weights(network):
@@ -33,7 +34,7 @@ def _pair_geometry(layer: LayerWeight) -> dict[str, Tensor]:
 
 def _largest_singular_values(network: nn.Module) -> dict[str, Tensor]:
     was_training = network.training
-    network.eval()  # in evaluation mode, reading a spectrally normalised weight runs no power iteration
+    network.eval()  # reading a spectrally normalized weight then runs no power iteration
     try:
         with parametrize.cached():
             return {
@@ -45,7 +46,7 @@ def _largest_singular_values(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _largest_singular_value(weight_ND: Tensor) -> Tensor:
-    """Square root of the top eigenvalue of the smaller Gram matrix: exact enough in float64, and N <= 512 is cheap."""
+    """Square root of the largest eigenvalue of the smaller Gram matrix, which is accurate enough in float64."""
     gram = weight_ND @ weight_ND.T if weight_ND.shape[0] <= weight_ND.shape[1] else weight_ND.T @ weight_ND
     eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
     return eigenvalues[-1].clamp(min=0).sqrt()

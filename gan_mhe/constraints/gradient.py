@@ -3,19 +3,20 @@
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gan_mhe.config.constraints import GradientPenaltyConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
 
 
-def gradient_penalty(config: GradientPenaltyConfig) -> Penalty:
-    """E[(||grad_x D(x)|| - target)^2] at x = e real + (1 - e) fake, e ~ U[0, 1] for each image."""
-    return Penalty.timed("gradient_penalty", partial(_slope, target=config.target), config.coefficient, config)
+def gradient_penalties(config: GradientPenaltyConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """E[(||grad_x D(x)|| - target)^2] at x = e real + (1 - e) fake, where e ~ U[0, 1) per image."""
+    function = partial(_squared_excess, target=config.target)
+    return [Penalty.timed("gradient_penalty", function, config.coefficient, config)]
 
 
-def _slope(inputs: PenaltyInputs, *, target: float) -> Tensor:
-    between = (inputs.mix * inputs.real + (1 - inputs.mix) * inputs.fake).requires_grad_()
-    (slope,) = torch.autograd.grad(inputs.discriminator(between).sum(), between, create_graph=True)
-    norms_B: Tensor = torch.linalg.vector_norm(slope.flatten(1), dim=1)
+def _squared_excess(inputs: PenaltyInputs, *, target: float) -> Tensor:
+    mixed = (inputs.mix * inputs.real + (1 - inputs.mix) * inputs.fake).requires_grad_()
+    (gradient,) = torch.autograd.grad(inputs.discriminator(mixed).sum(), mixed, create_graph=True)
+    norms_B: Tensor = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
     return (norms_B - target).square().mean()

@@ -1,4 +1,4 @@
-"""Minimum hyperspherical energy over the layers of a network."""
+"""Penalties from minimum hyperspherical energy (MHE): energies of the directions, decay of the norms."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from gan_mhe.config.constraints import EnergyConfig, MheConfig, MinibatchConfig, OfficialMheConfig, WeightDecayConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyFunction, PenaltyInputs, PenaltyModule
-from gan_mhe.constraints.select import LayerWeight, hidden_weights, layer_weights
+from gan_mhe.constraints.select import hidden_weights, layer_weights, single_neuron_layers
 from gan_mhe.errors import ConfigError
 from gan_mhe.rng import derive_seed
 from gan_mhe.sphere import hyperspherical_energies, official_gan_energy
@@ -16,24 +16,30 @@ from gan_mhe.sphere.minibatch import draw_partners, draw_subset, partner_energie
 
 
 def mhe_penalties(config: MheConfig, network: nn.Module, seed: int) -> list[Penalty]:
-    """lambda_h sum_j E_s(layer j) / (N_j (N_j - 1)) over hidden layers, and lambda_o times the output layer's.
+    """MHE, Liu et al. 2018: lambda_h sum_j E_s(j) / (N_j (N_j - 1)) over hidden layers j; lambda_o E_s of the output.
 
-    Liu et al. 2018 (MHE): hidden layers are summed, not averaged; half space is for hidden layers only. A layer
-    with one neuron has no pair and adds exactly 0. ConfigError for a wrong number of layer factors.
+    The hidden layers are summed, not averaged. Only hidden layers use the half space. A layer with one neuron has no
+    pair and contributes exactly 0.
+
+    Raises ConfigError for a wrong number of layer factors, or for partners in a hidden layer with one neuron.
     """
     check_layer_factors("mhe", config, network)
     hidden: PenaltyFunction = partial(_hidden_energy, config=config)
     if config.minibatch:
         hidden = MinibatchEnergy(config, config.minibatch, hidden_weights(network), seed)
-    return [Penalty.timed("mhe", hidden, config.lambda_hidden, config), *output_penalties("mhe_output", config)]
+    skipped = single_neuron_layers(network)
+    return [
+        Penalty.timed("mhe", hidden, config.lambda_hidden, config, skipped_layers=skipped),
+        *output_penalties("mhe_output", config),
+    ]
 
 
 def check_layer_factors(section: str, config: EnergyConfig, network: nn.Module) -> None:
-    """ConfigError unless there are no layer factors, or one for each hidden layer."""
+    """Raise ConfigError unless `layer_factors` is empty or has one factor per hidden layer."""
     hidden = [layer.name for layer in layer_weights(network) if not layer.is_output]
     if config.layer_factors and len(config.layer_factors) != len(hidden):
         raise ConfigError(
-            f"constraints.{section}.layer_factors: expected {len(hidden)} numbers, one for each hidden layer "
+            f"constraints.{section}.layer_factors: expected {len(hidden)} numbers, one per hidden layer "
             f"({', '.join(hidden)}), got {len(config.layer_factors)}"
         )
 
@@ -48,15 +54,15 @@ def _hidden_energy(inputs: PenaltyInputs, *, config: MheConfig) -> Tensor:
 
 
 def weighted_sum(energies: Tensor, factors: Sequence[float]) -> Tensor:
-    """sum_j factor_j E_j of energies (L,); no factors are 1 each."""
+    """sum_j factor_j E_j of energies (L,); without factors, their sum."""
     if not factors:
         return energies.sum()
-    # Number by number: a vector of the factors would have to come from the host at every step.
+    # One scalar at a time: a vector of factors would be copied from the host in every step.
     return torch.stack([factor * energy for factor, energy in zip(factors, energies.unbind(), strict=True)]).sum()
 
 
 def output_penalties(name: str, config: EnergyConfig) -> list[Penalty]:
-    """The output layer's full-space energy, where it has a factor."""
+    """The full-space energy of the output layer; nothing if its factor is 0."""
     if not config.lambda_output:
         return []
     return [Penalty.timed(name, partial(_output_energy, config=config), config.lambda_output, config)]
@@ -68,13 +74,14 @@ def _output_energy(inputs: PenaltyInputs, *, config: EnergyConfig) -> Tensor:
 
 
 class MinibatchEnergy(PenaltyModule):
-    """The hidden layers' energies, each estimated without bias from some of its pairs."""
+    """The hidden layers' energies, each an unbiased estimate from a random sample of the layer's pairs."""
 
     def __init__(self, config: MheConfig, minibatch: MinibatchConfig, weights: Sequence[Tensor], seed: int) -> None:
         super().__init__()
         if minibatch.of == "partners" and any(len(weight_ND) == 1 for weight_ND in weights):
             raise ConfigError(
-                "constraints.mhe.minibatch.of: expected 'neurons', got 'partners': a hidden layer has but one neuron"
+                "constraints.mhe.minibatch.of: expected 'neurons', because a hidden layer has only one neuron; "
+                "got 'partners'"
             )
         self._config, self._of, self._seed = config, minibatch.of, seed
         for index, weight_ND in enumerate(weights):
@@ -103,9 +110,9 @@ class MinibatchEnergy(PenaltyModule):
         return weighted_sum(energies, config.layer_factors)
 
 
-def official_penalty(config: OfficialMheConfig) -> Penalty:
-    """The authors' GAN code: its energy of every layer, summed, and counted twice."""
-    return Penalty.timed("official_mhe", partial(_official, config=config), config.coefficient, config)
+def official_mhe_penalties(config: OfficialMheConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """The energy as in the authors' GAN code: summed over the layers and added twice."""
+    return [Penalty.timed("official_mhe", partial(_official, config=config), config.coefficient, config)]
 
 
 def _official(inputs: PenaltyInputs, *, config: OfficialMheConfig) -> Tensor:
@@ -124,20 +131,15 @@ def _official(inputs: PenaltyInputs, *, config: OfficialMheConfig) -> Tensor:
     return torch.stack(energies).sum() * (2 if config.counted_twice else 1)
 
 
-def weight_decay_penalty(config: WeightDecayConfig) -> Penalty:
-    """lambda_w / (sum_j N_j) sum_ij ||w_ij||: the MHE objective's hold on magnitudes, as energies hold directions.
+def weight_decay_penalties(config: WeightDecayConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """lambda_w / (sum_j N_j) sum_ij ||w_ij||: the term of the MHE objective for norms, next to that for directions.
 
-    The objective prints the norm itself; power 2 takes half its square, the ordinary L2 decay of the authors' code.
+    The paper has the norm itself. Power 2 uses half the squared norm, the ordinary L2 decay of the authors' code.
     """
-    return Penalty.timed("weight_decay", partial(_magnitude, power=config.power), config.coefficient, config)
+    return [Penalty.timed("weight_decay", partial(_magnitude, power=config.power), config.coefficient, config)]
 
 
 def _magnitude(inputs: PenaltyInputs, *, power: int) -> Tensor:
     layers = layer_weights(inputs.discriminator)
     norms_N = torch.cat([torch.linalg.vector_norm(layer.weight_ND, dim=1) for layer in layers])
     return norms_N.mean() if power == 1 else norms_N.square().mean() / 2
-
-
-def single_neuron_layers(network: nn.Module) -> list[LayerWeight]:
-    """The layers that have no pair of neurons, and therefore no energy."""
-    return [layer for layer in layer_weights(network) if len(layer.weight_ND) == 1]

@@ -1,7 +1,7 @@
-"""Normalisations of a discriminator, as Miyato et al. 2018 set them for their comparison.
+"""Normalizations of a discriminator, as Miyato et al. 2018 configured them for their comparison.
 
-The multiplicative parameter gamma is left out everywhere: it would undo the bound that the method puts on the
-network's slope. The shift stays.
+None of them has the multiplicative parameter gamma, which would undo the method's bound on the Lipschitz constant. The
+additive shift is kept.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,13 @@ from torch.nn.utils import parametrize
 
 from gan_mhe.constraints.select import WeightLayer, neuron_axis, rows, weight_layers
 from gan_mhe.networks.layers import NormSlot
+from gan_mhe.sphere.precision import without_autocast
 
 _SMALLEST_LENGTH = 1e-12
 
 
 class ShiftedNorm(nn.Module):
-    """A normalisation without scale, followed by one trained shift a channel: (B, C, H, W) -> (B, C, H, W)."""
+    """A normalization without scale, followed by one trained shift per channel: (B, C, H, W) -> (B, C, H, W)."""
 
     def __init__(self, norm: nn.Module, channels: int) -> None:
         super().__init__()
@@ -26,12 +27,12 @@ class ShiftedNorm(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
 
     def forward(self, features: Tensor) -> Tensor:
-        normalised: Tensor = self.norm(features)
-        return normalised + self.shift[:, None, None].to(normalised.dtype)
+        normalized: Tensor = self.norm(features)
+        return normalized + self.shift[:, None, None].to(normalized.dtype)
 
 
 class UnitRows(nn.Module):
-    """Parametrization w_i / ||w_i||: Salimans and Kingma 2016 with gamma fixed to 1."""
+    """Parametrization w_i / ||w_i||, Salimans and Kingma 2016 with gamma fixed to 1."""
 
     def __init__(self, layer: WeightLayer) -> None:
         super().__init__()
@@ -46,35 +47,37 @@ class UnitRows(nn.Module):
 
 
 class SpectralNorm(nn.Module):
-    """Parametrization W / sigma(W) with sigma = u^T W v, Miyato et al. 2018: one power iteration at each access in
-    training mode, u and v constants of the gradient.
+    """Parametrization W / sigma(W) with sigma = u^T W v, Miyato et al. 2018.
 
-    The method of PyTorch's parametrization, in the weight's own precision inside autocast too, without its copies of
-    weights that are laid out channels last, and such that a compiler can follow.
+    Each access in training mode runs one power iteration. The gradient treats u and v as constants.
+
+    The method is that of PyTorch's own parametrization, which however leaves the weight's precision inside autocast,
+    copies weights in channels-last layout, and cannot be traced by torch.compile.
     """
 
     _u: Tensor
     _v: Tensor
 
     def __init__(self, layer: WeightLayer, generator: torch.Generator) -> None:
-        """Draw u and v on the CPU, and take the 15 first iterations."""
+        """Draw u and v on the CPU from `generator`, and run 15 power iterations."""
         super().__init__()
         self._axis = neuron_axis(layer)
         matrix_ND = rows(layer.weight.detach(), self._axis)
         for name, size in zip(("_u", "_v"), matrix_ND.shape, strict=True):
             start = torch.randn(size, generator=generator).to(matrix_ND)
             self.register_buffer(name, F.normalize(start, dim=0, eps=_SMALLEST_LENGTH))
-        for _ in range(15):
+        for _ in range(0 if matrix_ND.is_meta else 15):  # the memory estimate needs no values
             self._iterate(matrix_ND)
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):
+        with without_autocast(weight):
             matrix_ND = rows(weight, self._axis)
             if self.training:
                 self._iterate(matrix_ND.detach())
-            # Copies: the next forward pass moves the vectors, perhaps before the backward pass of this one.
+            # Copies, because the next forward pass changes the vectors, possibly before the backward pass of this one.
             u_N, v_D = self._u.clone(), self._v.clone()
-            return weight * torch.dot(u_N, matrix_ND @ v_D).reciprocal()  # a division costs two more passes backward
+            # A product: a quotient would need two more passes over the weight in the backward pass.
+            return weight * torch.dot(u_N, matrix_ND @ v_D).reciprocal()
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         return weight
@@ -86,7 +89,7 @@ class SpectralNorm(nn.Module):
 
 
 def batch_norm(discriminator: nn.Module) -> None:
-    """Batch normalisation in every slot but the one after the first layer, as the SN-GAN code has it."""
+    """Put batch normalization into every slot except the one after the first layer, as in the SN-GAN code."""
     _fill_slots(
         discriminator,
         lambda slot: (
@@ -96,18 +99,18 @@ def batch_norm(discriminator: nn.Module) -> None:
 
 
 def layer_norm(discriminator: nn.Module) -> None:
-    """Layer normalisation over channels and pixels in every slot."""
+    """Put layer normalization over channels and pixels into every slot."""
     _fill_slots(discriminator, lambda slot: ShiftedNorm(nn.GroupNorm(1, slot.channels, affine=False), slot.channels))
 
 
 def weight_norm(discriminator: nn.Module) -> None:
-    """Unit-norm filters in every layer."""
+    """Scale the filters of every layer to unit norm."""
     for _, layer in list(weight_layers(discriminator)):
         parametrize.register_parametrization(layer, "weight", UnitRows(layer))
 
 
 def spectral_norm(discriminator: nn.Module, generator: torch.Generator) -> None:
-    """W / sigma(W) in every layer, one power iteration at each forward pass in training."""
+    """Divide the weight of every layer by its largest singular value; see `SpectralNorm`."""
     for _, layer in list(weight_layers(discriminator)):
         parametrize.register_parametrization(layer, "weight", SpectralNorm(layer, generator))
 

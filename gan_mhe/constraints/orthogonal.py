@@ -1,4 +1,4 @@
-"""Orthonormal weights: the initialisation and the penalty of Brock et al. 2017."""
+"""Orthonormal weights: the initialization and the penalty of Brock et al. 2017."""
 
 import torch
 from torch import Tensor, nn
@@ -10,19 +10,19 @@ from gan_mhe.constraints.select import layer_weights, neuron_axis, original_weig
 
 @torch.no_grad()
 def orthonormal_init(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw every weight with orthonormal rows, or columns where a layer has more neurons than inputs."""
+    """Initialize every weight with orthonormal rows, or columns if the layer has more neurons than inputs."""
     for _, layer in weight_layers(network):
         weight = original_weight(layer).movedim(neuron_axis(layer), 0)
         weight.copy_(nn.init.orthogonal_(torch.empty(weight.shape, dtype=weight.dtype), generator=generator))
 
 
-def orthonormal_penalty(config: OrthonormalConfig) -> Penalty:
-    """sum over layers of ||W W^T - I||_F^2, or of ||W^T W - I||_F^2 where there are more neurons than inputs.
+def orthonormal_penalties(config: OrthonormalConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """Sum over layers of ||W W^T - I||_F^2, or of ||W^T W - I||_F^2 if the layer has more neurons than inputs.
 
-    The paper prints W^T W for every layer. For N < D that differs from W W^T by the constant D - N, so the
-    gradient is the same and the smaller Gram matrix is taken.
+    The paper has W^T W for every layer. For N < D that differs from W W^T by the constant D - N, so the gradient is the
+    same, and the smaller Gram matrix is cheaper.
     """
-    return Penalty.timed("orthonormal", _distance_from_orthonormal, config.coefficient, config)
+    return [Penalty.timed("orthonormal", _distance_from_orthonormal, config.coefficient, config)]
 
 
 def _distance_from_orthonormal(inputs: PenaltyInputs) -> Tensor:

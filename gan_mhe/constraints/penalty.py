@@ -1,4 +1,4 @@
-"""The one signature of every penalty: what it is given, what it returns, how strongly and how often it acts."""
+"""The interface of all penalties: their inputs, their value, their coefficient and their timing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,29 +11,31 @@ from gan_mhe.config.sections import Schedule
 
 @dataclass(frozen=True)
 class PenaltyInputs:
-    """One discriminator update: the network, its real and generated images (B, 3, H, H) in [-1, 1], and noise.
-
-    mix: uniform in [0, 1), (B, 1, 1, 1). Noise is drawn before the update, so that a captured one holds no generator.
-    """
+    """Inputs of a penalty in one discriminator update."""
 
     discriminator: nn.Module
+    """The network that is regularized."""
     real: Tensor
+    """Real images (B, 3, H, H) in [-1, 1]."""
     fake: Tensor
+    """Generated images (B, 3, H, H) in [-1, 1]."""
     mix: Tensor
+    """Random numbers (B, 1, 1, 1), uniform in [0, 1). They are drawn before the update, which can then be captured."""
 
 
 PenaltyFunction = Callable[[PenaltyInputs], Tensor]
 
 
 class PenaltyModule(nn.Module):
-    """A penalty function that keeps something: noise of the step, or inner variables that the steps move.
+    """A penalty function with state: random numbers of the current step, or variables that persist between steps.
 
-    All of it lies in buffers. Inner variables are persistent ones, so that a checkpoint has them; noise is not, because
-    `set_step` makes it again. The forward pass may move inner variables in place, and draws nothing.
+    All state is in buffers. Variables are persistent buffers, which checkpoints contain. Random numbers are in
+    non-persistent buffers, because `set_step` draws them again after a restart. `forward` may update variables in place
+    but must not draw random numbers.
     """
 
     def set_step(self, step: int) -> None:
-        """Draw the numbers of `step`, as a function of (seed, step)."""
+        """Draw the random numbers of `step`, which depend only on the seed and the step."""
 
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         raise NotImplementedError
@@ -41,22 +43,36 @@ class PenaltyModule(nn.Module):
 
 @dataclass(frozen=True)
 class Penalty:
-    """A named scalar added to the discriminator's loss as coefficient(step) * interval * function(inputs).
-
-    With a ratio, the coefficient is what gives the gradients that ratio (see `gan_mhe.training.coefficients`).
-    """
+    """A term coefficient(step) * interval * function(inputs) of the discriminator's loss."""
 
     name: str
+    """Name in the metrics, such as `penalty/<name>`."""
     function: PenaltyFunction
+    """Differentiable scalar. It reads no value back from the device, and so also runs on the meta device."""
     coefficient: float
+    """Coefficient before the schedule; unused if there is a ratio."""
     interval: int
+    """The penalty is computed at every n-th generator step."""
     schedule: Schedule
+    """Factor on the coefficient or on the ratio's target as a function of the step."""
     ratio: RatioConfig | None
+    """Target ratio of gradient norms, see `gan_mhe.training.coefficients`."""
+    skipped_layers: tuple[str, ...] = ()
+    """Layers without effect on the penalty because they have only one neuron."""
 
     @classmethod
-    def timed(cls, name: str, function: PenaltyFunction, coefficient: float, timing: PenaltyTiming) -> "Penalty":
-        """A penalty with the timing of its configuration section. A coefficient of 0 is 0 beside a ratio too."""
-        return cls(name, function, coefficient, timing.interval, timing.schedule, timing.ratio if coefficient else None)
+    def timed(
+        cls,
+        name: str,
+        function: PenaltyFunction,
+        coefficient: float,
+        timing: PenaltyTiming,
+        *,
+        skipped_layers: tuple[str, ...] = (),
+    ) -> "Penalty":
+        """A penalty with the timing of its configuration section. A coefficient of 0 disables the ratio."""
+        ratio = timing.ratio if coefficient else None
+        return cls(name, function, coefficient, timing.interval, timing.schedule, ratio, skipped_layers)
 
     def due(self, step: int) -> bool:
         """Whether the penalty is computed at this generator step."""

@@ -1,4 +1,4 @@
-"""SphereNet: a discriminator whose convolutions answer with angles alone."""
+"""SphereNet: a discriminator whose convolutions respond to angles."""
 
 from torch import nn
 
@@ -6,11 +6,13 @@ from gan_mhe.networks.sphere_conv import Operator, SphereConv2d
 
 
 def sphere_conv(discriminator: nn.Module, *, operator: Operator, k: float, rescale: bool) -> None:
-    """Put a `SphereConv2d` with the same parameters in the place of every convolution, Liu et al. 2017.
+    """Replace every convolution by a `SphereConv2d` with the same parameters, Liu et al. 2017.
 
-    k: of `sigmoid`, and where `learnable` starts; the others ignore it. rescale: SphereNorm, beside `cosine` alone.
-    The linear output stays as it is. In a residual network the 1x1 shortcuts compare filters with averages of pixels:
-    the order of averaging and shortcut, which is free for an ordinary convolution, counts here.
+    k: slope of the `sigmoid` operator and initial value of the `learnable` one; other operators ignore it.
+    rescale: SphereNorm; requires the `cosine` operator.
+
+    The linear output layer is unchanged. In a residual network, the 1x1 shortcuts compare filters with averages of
+    pixels; unlike for ordinary convolutions, the order of averaging and shortcut matters.
 
     Raises ValueError for options out of range, see `SphereConv2d`.
     """

@@ -1,4 +1,4 @@
-"""Hyperspherical uniformity (Liu et al. 2021) of a network's hidden layers: five measures, one penalty."""
+"""Hyperspherical uniformity (Liu et al. 2021) of the hidden layers: one penalty with five measures."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from gan_mhe.config.constraints import UniformityConfig
-from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
-from gan_mhe.constraints.select import hidden_weights
+from gan_mhe.constraints.penalty import Penalty, PenaltyFunction, PenaltyInputs, PenaltyModule
+from gan_mhe.constraints.select import hidden_weights, single_neuron_layers
 from gan_mhe.rng import generator
 from gan_mhe.sphere.uniformity import (
     covering,
@@ -25,18 +25,20 @@ _MOMENTUM = 0.9
 Measure = Callable[[Tensor], Tensor]
 
 
-def uniformity_penalty(config: UniformityConfig, network: nn.Module, seed: int) -> Penalty:
-    """The chosen measure of every hidden layer, summed; lower is more uniform."""
-    plain: dict[str, Measure] = {
+def uniformity_penalties(config: UniformityConfig, network: nn.Module, seed: int) -> list[Penalty]:
+    """The sum of the chosen measure over the hidden layers; lower values are more uniform."""
+    of_pairs: dict[str, Measure] = {
         "separation": partial(separation, half_space=config.half_space),
-        "relaxed_polarization": relaxed_polarization,
         "gram_determinant": partial(gram_determinant, half_space=config.half_space),
     }
-    if config.measure in plain:
-        function: Callable[[PenaltyInputs], Tensor] = partial(_sum, measure=plain[config.measure])
+    measures = of_pairs | {"relaxed_polarization": relaxed_polarization}
+    function: PenaltyFunction
+    if config.measure in measures:
+        function = partial(_sum, measure=measures[config.measure])
     else:
         function = PoleUniformity(config, network, seed)
-    return Penalty.timed("uniformity", function, config.coefficient, config)
+    skipped = single_neuron_layers(network) if config.measure in of_pairs else ()
+    return [Penalty.timed("uniformity", function, config.coefficient, config, skipped_layers=skipped)]
 
 
 def _sum(inputs: PenaltyInputs, *, measure: Measure) -> Tensor:
@@ -44,10 +46,11 @@ def _sum(inputs: PenaltyInputs, *, measure: Measure) -> Tensor:
 
 
 class PoleUniformity(PenaltyModule):
-    """Polarization or covering: a pole a layer seeks the worst direction by momentum steps, the neurons answer it.
+    """Polarization or covering, each measured at one pole per layer that is optimized against the neurons.
 
-    From its N(0, 1) start, that of the authors' code, it moves by 0.05 rad in an update of ten steps (covering of
-    16 x 72 weights) to 2e-5 rad (polarization of 256 x 1024).
+    In each update the pole takes `inner_steps` steps of gradient descent with momentum. Starting from N(0, 1), as in
+    the authors' code, ten steps turn it by 2e-5 rad (polarization of 256 x 1024 weights) to 0.05 rad (covering of
+    16 x 72 weights).
     """
 
     def __init__(self, config: UniformityConfig, network: nn.Module, seed: int) -> None:
@@ -65,11 +68,11 @@ class PoleUniformity(PenaltyModule):
     def forward(self, inputs: PenaltyInputs) -> Tensor:
         buffers = list(self.buffers())
         layers = zip(buffers[::2], buffers[1::2], hidden_weights(inputs.discriminator), strict=True)
-        return torch.stack([self._seek_and_measure(*layer) for layer in layers]).sum()
+        return torch.stack([self._step_and_measure(*layer) for layer in layers]).sum()
 
-    def _seek_and_measure(self, pole_D: Tensor, momentum_D: Tensor, weight_ND: Tensor) -> Tensor:
+    def _step_and_measure(self, pole_D: Tensor, momentum_D: Tensor, weight_ND: Tensor) -> Tensor:
         with torch.no_grad():
-            for kept, moved in zip((pole_D, momentum_D), self._step(weight_ND, pole_D, momentum_D), strict=True):
-                kept.copy_(moved)
-        # A copy: autograd keeps it for the backward pass, and the next update moves the pole.
+            for state, new in zip((pole_D, momentum_D), self._step(weight_ND, pole_D, momentum_D), strict=True):
+                state.copy_(new)
+        # A copy, because autograd saves the pole for the backward pass and the next update changes it in place.
         return self._measure(weight_ND, pole_D.clone())

@@ -1,7 +1,7 @@
-"""Data sets by name, each as uint8 images of one size with the hash of their content.
+"""Loads data sets by name as uint8 images of one size, with the hash of their content.
 
-Only what is asked for is read, nothing is fetched unless the caller allows it, and no set stands in for
-another: a set that is missing is a DataError that says what to set.
+Nothing is downloaded unless the caller allows it, and there are no fallbacks: a missing data set is a DataError that
+names the keys to set.
 """
 
 import hashlib
@@ -18,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from gan_mhe.config import names
 from gan_mhe.data.image_folder import read_folder
 from gan_mhe.errors import DataError
 from gan_mhe.files import canonical_json
@@ -26,23 +27,26 @@ from gan_mhe.rng import generator
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """Images as they are trained on and scored against.
-
-    name: the name in `DATASETS`; images: uint8 (M, 3, H, H), 0..255; labels: int64 (M,), or None where the set
-    has none; class_names: by label; content_sha256: hash of the shape, the image bytes and the label bytes.
-    Two sets with equal hashes hold the same images in the same order, so a score may be cached under it.
-    """
+    """Images as they are trained on and scored against."""
 
     name: str
+    """Key of `DATASETS`."""
     images: Tensor
+    """uint8 (M, 3, H, H), 0..255."""
     labels: Tensor | None
+    """int64 (M,); None if the data set has no labels."""
     class_names: tuple[str, ...]
+    """Indexed by label."""
     content_sha256: str
+    """Hash of the shape, the image bytes and the label bytes.
+
+    Sets with equal hashes have the same images in the same order, so the hash is a valid cache key for scores.
+    """
 
 
 @dataclass(frozen=True)
 class _Request:
-    """What `load` was asked for."""
+    """The arguments of `load`."""
 
     name: str
     root: Path | None
@@ -54,14 +58,7 @@ class _Request:
 
 
 _Content = tuple[Tensor, Tensor | None, tuple[str, ...]]  # images, labels, class names
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a data set comes from: the splits it has, and how one of them is read."""
-
-    splits: tuple[str, ...]
-    read: Callable[[_Request], _Content]
+Reader = Callable[[_Request], _Content]
 
 
 def load(
@@ -74,23 +71,23 @@ def load(
     cache_dir: Path,
     resize: str = "error",
 ) -> ImageSet:
-    """The split of a data set of `DATASETS` as images of image_size x image_size, in a fixed order.
+    """One split of a data set as images of image_size x image_size, in a fixed order.
 
-    `root` is the folder of an image folder, or where torchvision keeps its files (default:
-    `cache_dir`/torchvision). `resize` is "error" or "crop": whether images of another size are refused or
-    resampled; stl10, mnist and fashion_mnist, whose own sizes nobody trains at, are always fitted. Grey
-    images are repeated into three channels.
+    name: a key of `DATASETS`. root: the folder of an image folder, or of torchvision's files (default:
+    `cache_dir`/torchvision). resize: "error" refuses images of another size, "crop" resamples them; stl10, mnist and
+    fashion_mnist, which nobody trains on at their own sizes, are always resized. Grayscale images are repeated into
+    three channels.
 
-    Raises DataError when the name or split does not exist, or the images are missing, broken or of the wrong
-    size; StorageError when the cache of an image folder cannot be written.
+    Raises DataError if the name or split does not exist, or images are missing, broken or of the wrong size;
+    StorageError if the cache of an image folder cannot be written.
     """
     if name not in DATASETS:
         raise DataError(f"data.name: expected one of {', '.join(DATASETS)}; got {name!r}")
-    source = DATASETS[name]
-    if split not in source.splits:
-        raise DataError(f"data.split: {name} has {', '.join(source.splits)}; got {split!r}")
+    splits = names.DATASETS[name].splits
+    if split not in splits:
+        raise DataError(f"data.split: expected one of {', '.join(splits)} for {name}; got {split!r}")
     request = _Request(name, root, split, image_size, download, cache_dir, resize)
-    images, labels, class_names = source.read(request)
+    images, labels, class_names = DATASETS[name](request)
     return ImageSet(name, images, labels, class_names, content_sha256(images, labels))
 
 
@@ -105,32 +102,32 @@ def content_sha256(images: Tensor, labels: Tensor | None) -> str:
 
 
 def _read_digits(request: _Request) -> _Content:
-    """1,797 real 8x8 digits of scikit-learn, values 0..16, enlarged by half-pixel bilinear interpolation."""
+    """scikit-learn's 1,797 real 8x8 digits, values 0..16, enlarged by half-pixel bilinear interpolation."""
     from sklearn.datasets import load_digits
 
     bundle = load_digits()
     pixels = torch.from_numpy(bundle.images).to(torch.float64)[:, None]
     side = request.image_size
     enlarged = torch.nn.functional.interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
-    # Half up, with a margin far above float64's rounding and far below the grid of possible values: a value
-    # that lies on a half must not become another byte, and the set another hash, on another processor.
-    grey = torch.floor(enlarged * (255.0 / 16.0) + (0.5 + 1e-6)).to(torch.uint8)
-    return _three_channels(grey), torch.from_numpy(bundle.target).to(torch.int64), tuple("0123456789")
+    # Rounds half up, with a margin far above float64's rounding error and far below the spacing of possible values:
+    # a value on a half must give the same byte, and the set the same hash, on every processor.
+    gray = torch.floor(enlarged * (255.0 / 16.0) + (0.5 + 1e-6)).to(torch.uint8)
+    return _three_channels(gray), torch.from_numpy(bundle.target).to(torch.int64), tuple("0123456789")
 
 
 def _read_cifar(request: _Request, class_name: str) -> _Content:
     dataset = _open_torchvision(request, class_name, train=request.split == "train")
     if request.resize == "error" and request.image_size != 32:
         raise DataError(
-            f"data.image_size: the images of {request.name} are 32x32, expected "
-            f'{request.image_size}x{request.image_size}; data.resize = "crop" would resize them'
+            f"data.image_size: {request.name} has 32x32 images, got {request.image_size}; "
+            'set data.resize = "crop" to resize them'
         )
     images = _resized(dataset.data, request.image_size)
     return images, torch.tensor(dataset.targets), tuple(dataset.classes)
 
 
 def _read_stl10(request: _Request) -> _Content:
-    """Resampled from 96x96, as Miyato et al. 2018 and the published scores on STL-10 do (to 48x48)."""
+    """Images resampled from 96x96, as in Miyato et al. 2018 and the published scores on STL-10 (to 48x48)."""
     dataset = _open_torchvision(request, "STL10", split=request.split)
     images = _resized(dataset.data.transpose(0, 2, 3, 1), request.image_size)
     if request.split == "unlabeled":
@@ -139,13 +136,13 @@ def _read_stl10(request: _Request) -> _Content:
 
 
 def _read_mnist(request: _Request, class_name: str) -> _Content:
-    """28x28 grey images: at 32x32 in a frame of two black pixels, which is exact; at other sizes resampled."""
+    """28x28 grayscale images: padded with two black pixels to 32x32, which is exact; resampled to other sizes."""
     dataset = _open_torchvision(request, class_name, train=request.split == "train")
-    grey: Tensor = dataset.data[:, None]
+    gray: Tensor = dataset.data[:, None]
     if request.image_size == 32:
-        images = _three_channels(torch.nn.functional.pad(grey, (2, 2, 2, 2)))
+        images = _three_channels(torch.nn.functional.pad(gray, (2, 2, 2, 2)))
     else:
-        images = _resized(grey.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), request.image_size)
+        images = _resized(gray.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), request.image_size)
     return images, dataset.targets.to(torch.int64), tuple(dataset.classes)
 
 
@@ -157,17 +154,17 @@ def _open_torchvision(request: _Request, class_name: str, **which: Any) -> Any:
         return getattr(datasets, class_name)(root, download=request.download, **which)
     except (RuntimeError, OSError, http.client.HTTPException) as error:
         if request.download:
-            raise DataError(f"{request.name}: fetching it into {root} failed: {error}") from error
+            raise DataError(f"data.name: downloading {request.name} to {root} failed: {error}") from error
         raise DataError(
-            f"{request.name}: not there, or damaged, in {root}; set data.download = true to fetch it, "
+            f"data.name: {request.name} is missing or damaged in {root}; set data.download = true to download it, "
             "or data.root to the folder that holds it"
         ) from error
 
 
 def _resized(images: npt.NDArray[np.uint8], image_size: int) -> Tensor:
-    """Square uint8 images (M, h, h, 3) as (M, 3, H, H), resampled by Pillow's antialiased bilinear filter.
+    """Square uint8 images (M, h, h, 3) as (M, 3, H, H), resampled with Pillow's antialiased bilinear filter.
 
-    It is what torchvision's `Resize` does to Pillow images, and with it the usual way to make STL-10 48x48.
+    torchvision's `Resize` does the same to Pillow images, which is how STL-10 is usually resized to 48x48.
     """
     if images.shape[1] == image_size:
         return torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
@@ -179,13 +176,13 @@ def _resized(images: npt.NDArray[np.uint8], image_size: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _three_channels(grey: Tensor) -> Tensor:
-    return grey.expand(-1, 3, -1, -1).contiguous()
+def _three_channels(gray: Tensor) -> Tensor:
+    return gray.expand(-1, 3, -1, -1).contiguous()
 
 
 def _read_image_folder(request: _Request) -> _Content:
     if request.root is None:
-        raise DataError("data.root: an image_folder needs the folder that holds the images; got none")
+        raise DataError("data.root: expected the folder that holds the images of the image_folder; got none")
     return read_folder(
         request.root,
         split=request.split,
@@ -196,7 +193,7 @@ def _read_image_folder(request: _Request) -> _Content:
 
 
 def _read_synthetic(request: _Request) -> _Content:
-    """512 images of 1 to 4 coloured Gaussian blobs (the class) on a colour gradient: for tests, not results."""
+    """512 images of 1 to 4 colored Gaussian blobs on a color gradient, for tests; the class is the number of blobs."""
     count, most, side = 512, 4, request.image_size
     rng = generator("cpu", 0, "synthetic")
     labels = torch.arange(count) % most
@@ -204,28 +201,26 @@ def _read_synthetic(request: _Request) -> _Content:
     edges = torch.rand(2, count, 3, 1, 1, generator=rng) * 0.4
     canvas = edges[0] + (edges[1] - edges[0]) * axis  # (M, 3, 1, H), a gradient from left to right
     canvas = canvas.expand(-1, -1, side, -1)
-    centres = 0.15 + 0.7 * torch.rand(most, 2, count, 1, 1, generator=rng)
-    colours = 0.5 + 0.5 * torch.rand(most, count, 3, 1, 1, generator=rng)
+    centers = 0.15 + 0.7 * torch.rand(most, 2, count, 1, 1, generator=rng)
+    colors = 0.5 + 0.5 * torch.rand(most, count, 3, 1, 1, generator=rng)
     for i in range(most):
-        distance2 = (axis[:, None] - centres[i, 0]) ** 2 + (axis[None, :] - centres[i, 1]) ** 2
+        distance2 = (axis[:, None] - centers[i, 0]) ** 2 + (axis[None, :] - centers[i, 1]) ** 2
         weight = torch.exp(-distance2 / (2 * 0.08**2)) * (i <= labels).view(-1, 1, 1)
-        canvas = torch.lerp(canvas, colours[i].expand_as(canvas), weight[:, None])
-    names = ("one blob", "two blobs", "three blobs", "four blobs")
-    return (canvas * 255).round().to(torch.uint8).contiguous(), labels, names
+        canvas = torch.lerp(canvas, colors[i].expand_as(canvas), weight[:, None])
+    class_names = ("one blob", "two blobs", "three blobs", "four blobs")
+    return (canvas * 255).round().to(torch.uint8).contiguous(), labels, class_names
 
 
-_TRAIN_TEST = ("train", "test")
-
-DATASETS: Mapping[str, Source] = MappingProxyType(
+DATASETS: Mapping[str, Reader] = MappingProxyType(
     {
-        "digits": Source(("train",), _read_digits),
-        "cifar10": Source(_TRAIN_TEST, lambda request: _read_cifar(request, "CIFAR10")),
-        "cifar100": Source(_TRAIN_TEST, lambda request: _read_cifar(request, "CIFAR100")),
-        "stl10": Source(("train", "test", "unlabeled"), _read_stl10),
-        "mnist": Source(_TRAIN_TEST, lambda request: _read_mnist(request, "MNIST")),
-        "fashion_mnist": Source(_TRAIN_TEST, lambda request: _read_mnist(request, "FashionMNIST")),
-        "image_folder": Source(_TRAIN_TEST, _read_image_folder),
-        "synthetic": Source(("train",), _read_synthetic),
+        "digits": _read_digits,
+        "cifar10": lambda request: _read_cifar(request, "CIFAR10"),
+        "cifar100": lambda request: _read_cifar(request, "CIFAR100"),
+        "stl10": _read_stl10,
+        "mnist": lambda request: _read_mnist(request, "MNIST"),
+        "fashion_mnist": lambda request: _read_mnist(request, "FashionMNIST"),
+        "image_folder": _read_image_folder,
+        "synthetic": _read_synthetic,
     }
 )
-"""The closed table of data sets."""
+"""How each data set of `gan_mhe.config.names.DATASETS` is read."""

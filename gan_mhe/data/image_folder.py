@@ -1,4 +1,4 @@
-"""A folder of image files as one uint8 tensor, decoded once and cached by content."""
+"""Loads a folder of image files as one uint8 tensor, decoded once and cached by content."""
 
 import hashlib
 import os
@@ -16,15 +16,16 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from gan_mhe.config.names import DATASETS
 from gan_mhe.errors import DataError
 from gan_mhe.files import atomic_write, canonical_json
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-SPLITS = ("train", "test")
 
+_SPLITS = DATASETS["image_folder"].splits
 _FORMAT = "image-folder-1"  # part of every cache key; another decoding rule needs another number
-_CHUNK = 256  # images per task: a task per image would cost more than decoding a small JPEG
-_SHOWN = 3  # broken files named in a message
+_CHUNK = 256  # images per thread task: a task per image would cost more than decoding a small JPEG
+_SHOWN = 3  # unusable files named in a message
 
 Bytes = npt.NDArray[np.uint8]
 T = TypeVar("T")
@@ -35,17 +36,16 @@ def read_folder(
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
     """Images uint8 (M, 3, H, H), labels int64 (M,) or None, and class names of the image files under `root`.
 
-    Where `root` has a sub-directory `train` or `test`, the one named `split` is read; an undivided `root` is
-    all "train". Images in sub-directories are labelled by the first one (names sorted); a flat folder has
-    labels None. The order is that of the sorted relative paths; names beginning with a dot are skipped.
+    If `root` has a sub-directory `train` or `test`, the one named `split` is read; otherwise all of `root` is the
+    split "train". An image's class is the first sub-directory of its path, and classes are numbered in sorted order; a
+    flat folder has no labels. Images are ordered by their relative paths; names that start with a dot are skipped.
 
-    Files are converted by Pillow's `convert("RGB")`: an alpha channel is dropped, not composited, and EXIF
-    rotation is not applied. `resize` "error" demands image_size x image_size; "crop" cuts the central square
-    and resamples it with Pillow's antialiased Lanczos filter, up or down.
+    Files are converted with Pillow's `convert("RGB")`: an alpha channel is dropped, not composited, and EXIF rotation
+    is not applied. resize: "error" requires image_size x image_size; "crop" takes the central square and resamples it
+    with Pillow's antialiased Lanczos filter, up or down.
 
-    The result is kept in `cache_dir`/image_folder under a hash of size, policy, file names and file bytes.
-    Raises DataError for missing, broken, 16-bit or wrongly sized images, StorageError if the cache cannot be
-    written.
+    The result is cached in `cache_dir`/image_folder under a hash of size, policy, file names and file contents.
+    Raises DataError for missing, broken, 16-bit or wrongly sized images, StorageError if the cache cannot be written.
     """
     base = _split_directory(root, split)
     paths = _list_images(base)
@@ -63,20 +63,20 @@ def read_folder(
 
 def _split_directory(root: Path, split: str) -> Path:
     if not root.is_dir():
-        raise DataError(f"data.root: expected a folder of images, {root} is not a folder")
+        raise DataError(f"data.root: expected a folder of images; {root} is not a folder")
     if (root / split).is_dir():
         return root / split
-    present = [name for name in SPLITS if (root / name).is_dir()]
+    present = [name for name in _SPLITS if (root / name).is_dir()]
     if present or split != "train":
         raise DataError(
             f"data.split is {split!r} but {root} has no {split}/ sub-directory; "
-            f"it has {' and '.join(f'{name}/' for name in present) or 'no splits, which makes it all train'}"
+            f"it has {' and '.join(f'{name}/' for name in present) or 'no splits, so all of it is train'}"
         )
     return root
 
 
 def _list_images(base: Path) -> list[str]:
-    """Relative paths of the image files, with forward slashes, sorted; links to directories are followed."""
+    """Sorted relative paths of the image files, with forward slashes. Links to directories are followed."""
     found = []
     for directory, subdirectories, files in os.walk(base, onerror=_refuse, followlinks=True):
         subdirectories[:] = [name for name in subdirectories if not name.startswith(".")]
@@ -92,7 +92,7 @@ def _list_images(base: Path) -> list[str]:
 
 
 def _refuse(error: OSError) -> None:
-    # Without this, os.walk passes over a directory it may not read, and a class is silently missing.
+    # By default os.walk skips a directory that it may not read, and a class would silently be missing.
     raise DataError(f"data.root: cannot list {error.filename}: {error.strerror}") from error
 
 
@@ -103,7 +103,7 @@ def _classes(base: Path, paths: Sequence[str]) -> tuple[Tensor | None, tuple[str
         return None, ()
     if "" in names:
         raise DataError(
-            f"data.root: {base} has images beside class sub-directories (first: {paths[owners.index('')]}); "
+            f"data.root: {base} has class sub-directories and images outside them (first: {paths[owners.index('')]}); "
             "expected all images in one flat folder or all in sub-directories"
         )
     number = {name: label for label, name in enumerate(names)}
@@ -111,7 +111,7 @@ def _classes(base: Path, paths: Sequence[str]) -> tuple[Tensor | None, tuple[str
 
 
 def _content_key(base: Path, paths: Sequence[str], image_size: int, resize: str) -> str:
-    """SHA-256 over the policy, the size and every file's relative path and bytes, each with its length."""
+    """SHA-256 of the policy, the size, and every file's relative path and content, each preceded by its length."""
     digest = hashlib.sha256(canonical_json([_FORMAT, image_size, resize]))
     for path in paths:
         try:
@@ -130,7 +130,7 @@ def _sha256(images: Tensor) -> str:
 
 
 def _read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
-    """The cached images, or None when there are none or they are not what was written."""
+    """The cached images; None if there are none or they are damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             images: Tensor = file.get_tensor("images")
@@ -143,69 +143,71 @@ def _read_cache(path: Path, shape: tuple[int, ...]) -> Tensor | None:
 
 
 @dataclass(frozen=True)
-class _Fault:
-    """Why one file cannot be used: its decoded size, or, where that is None, what broke."""
+class _BadFile:
+    """A file that cannot be used."""
 
     path: str
     size: tuple[int, int] | None
+    """Its wrong size; None if something else is wrong."""
     reason: str
+    """What else is wrong."""
 
 
 def _decode_all(base: Path, paths: Sequence[str], image_size: int, resize: str) -> Bytes:
     images = np.empty((len(paths), 3, image_size, image_size), dtype=np.uint8)
 
-    def decode_chunk(chunk: range) -> list[_Fault]:
-        faults = []
+    def decode_chunk(chunk: range) -> list[_BadFile]:
+        bad = []
         for i in chunk:
             outcome = _decode(base, paths[i], image_size, resize)
-            if isinstance(outcome, _Fault):
-                faults.append(outcome)
+            if isinstance(outcome, _BadFile):
+                bad.append(outcome)
             else:
                 images[i] = outcome.transpose(2, 0, 1)
-        return faults
+        return bad
 
-    # Files already of training size are so small that threads only fight for the interpreter lock: on two
-    # cores, two threads halve the time at 128x128 pixels and add 30-45 % at 64x64 and below.
+    # Files of training size decode so fast that threads only compete for the interpreter lock: on two cores, two
+    # threads halve the time at 128x128 pixels and add 30 to 45 % at 64x64 and below.
     chunks = _in_threads(decode_chunk, len(paths), most=8 if resize == "crop" else 1)
-    faults = [fault for chunk in chunks for fault in chunk]
-    if faults:
-        raise DataError(_describe(faults, base, image_size))
+    bad = [file for chunk in chunks for file in chunk]
+    if bad:
+        raise DataError(_describe(bad, base, image_size))
     return images
 
 
 def _in_threads(work: Callable[[range], T], count: int, *, most: int) -> list[T]:
-    """`work` on consecutive ranges that make up range(count), in at most `most` threads, results in order.
+    """Apply `work` to consecutive ranges of range(count), in at most `most` threads; return the results in order.
 
-    Worth it only where the work leaves the interpreter lock for long, as Pillow's resampling does.
+    Faster only if the work releases the interpreter lock for long, as Pillow's resampling does.
     """
     chunks = [range(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
     with ThreadPoolExecutor(max_workers=min(most, os.cpu_count() or 1)) as pool:
         return list(pool.map(work, chunks))
 
 
-def _decode(base: Path, path: str, image_size: int, resize: str) -> Bytes | _Fault:
+def _decode(base: Path, path: str, image_size: int, resize: str) -> Bytes | _BadFile:
     try:
         with Image.open(base / path) as file:
             if resize == "error" and file.size != (image_size, image_size):
-                return _Fault(path, file.size, "")
+                return _BadFile(path, file.size, "")
             if file.mode.startswith(("I", "F")):
-                # convert("RGB") would clip at 255 rather than scale, so that nearly everything comes out white.
-                return _Fault(path, None, f"more than 8 bits per channel (mode {file.mode})")
-            return np.asarray(centre_square(_to_rgb(file), image_size))
+                # convert("RGB") clips at 255 instead of scaling, so that almost every image would be white.
+                return _BadFile(path, None, f"more than 8 bits per channel (mode {file.mode})")
+            return np.asarray(center_square(_to_rgb(file), image_size))
     except Exception as error:
-        # Pillow's decoders raise whatever their format's code met: OSError, SyntaxError, struct.error, ...
-        return _Fault(path, None, f"{type(error).__name__}: {error}")
+        # Pillow's decoders raise many types: OSError, SyntaxError, struct.error, ...
+        return _BadFile(path, None, f"{type(error).__name__}: {error}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    # A palette with transparency goes through RGBA, the way Pillow demands with a warning; colours are the same.
+    # Pillow warns unless a palette with transparency is converted to RGBA first; the colors are the same.
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
 
 
-def centre_square(image: Image.Image, image_size: int) -> Image.Image:
-    """The central square of an image, resampled to the given side by Pillow's antialiased Lanczos filter."""
+def center_square(image: Image.Image, image_size: int) -> Image.Image:
+    """The central square of an image, resampled to the given side with Pillow's antialiased Lanczos filter."""
     if image.size == (image_size, image_size):
         return image
     side = min(image.size)
@@ -214,17 +216,17 @@ def centre_square(image: Image.Image, image_size: int) -> Image.Image:
     return square.resize((image_size, image_size), Image.Resampling.LANCZOS)
 
 
-def _describe(faults: Sequence[_Fault], base: Path, image_size: int) -> str:
-    broken = [fault for fault in faults if fault.size is None]
+def _describe(bad: Sequence[_BadFile], base: Path, image_size: int) -> str:
+    broken = [file for file in bad if file.size is None]
     if broken:
-        first = "; ".join(f"{fault.path} ({fault.reason})" for fault in broken[:_SHOWN])
+        first = "; ".join(f"{file.path} ({file.reason})" for file in broken[:_SHOWN])
         more = f"; and {len(broken) - _SHOWN} more" if len(broken) > _SHOWN else ""
         return f"data.root: {len(broken)} image file(s) in {base} cannot be used: {first}{more}"
-    width, height = faults[0].size or (0, 0)
-    sizes = {fault.size for fault in faults}
+    width, height = bad[0].size or (0, 0)
+    sizes = {file.size for file in bad}
     return (
-        f"data.root: {faults[0].path} in {base} is {width}x{height}, "
-        f"expected {image_size}x{image_size}; {len(faults) - 1} other image(s) have a wrong size too "
+        f"data.root: {bad[0].path} in {base} is {width}x{height}, "
+        f"expected {image_size}x{image_size}; {len(bad) - 1} other image(s) have a wrong size too "
         f"({len(sizes)} different size(s) in all); "
-        'data.resize = "crop" would centre-crop and resize them'
+        'set data.resize = "crop" to center-crop and resize them'
     )

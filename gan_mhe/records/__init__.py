@@ -1,1 +1,1 @@
-"""What a run leaves behind: events, checkpoints, results and the directory that holds them."""
+"""The files of a run: events, checkpoints, result, and the directory that holds them."""

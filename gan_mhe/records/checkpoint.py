@@ -1,7 +1,7 @@
-"""Checkpoints: tensors in safetensors, everything else in a JSON manifest, both under a hash.
+"""Checkpoints: tensors in safetensors and everything else in a JSON manifest, both protected by a hash.
 
-A checkpoint is a directory that appears whole or not at all. Loading verifies every byte before a tensor is used;
-nothing is ever unpickled.
+A checkpoint is a directory that is written completely or not at all. Loading verifies every byte before a tensor is
+used; nothing is ever unpickled.
 """
 
 import json
@@ -25,16 +25,23 @@ _MANIFEST_KEYS = frozenset({"format", "step", "lineage", "tensors_sha256", "note
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint. `lineage` is the digest of the configurations it fits; `notes` are the run's own."""
+    """The content of a checkpoint."""
 
     step: int
+    """Number of steps that were made."""
     lineage: str
+    """Digest of the configurations that it fits (`RunConfig.digest("resumable")`)."""
     tensors: Mapping[str, Tensor]
+    """State of the task, by name."""
     notes: Mapping[str, Any]
+    """State of the run besides the tensors, as JSON values."""
 
 
 def save(directory: Path, checkpoint: Checkpoint) -> str:
-    """Write `checkpoint` as `directory`, whole or not at all; returns the manifest's hash. May raise StorageError."""
+    """Write `checkpoint` as `directory`, completely or not at all; return the manifest's hash.
+
+    Raises StorageError if the disk refuses.
+    """
     content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()})
     manifest = {
         "format": FORMAT,
@@ -51,22 +58,22 @@ def save(directory: Path, checkpoint: Checkpoint) -> str:
 
 
 def load(directory: Path, *, lineage: str | None = None, digest: str | None = None) -> Checkpoint:
-    """Read and verify a checkpoint; `lineage`, and the hash that `save` returned, must be its own where given.
+    """Read and verify a checkpoint.
 
-    Raises CheckpointError when a file is missing, altered or cut short, the checkpoint belongs to another
-    configuration, or is another one of the same step.
+    lineage: the expected lineage, if any. digest: the expected hash as returned by `save`, if any. Raises
+    CheckpointError if a file is missing, altered or truncated, or lineage or digest differ.
     """
     manifest = _read_manifest(directory)
     if digest is not None and digest != (found := sha256_bytes(canonical_json(manifest))):
-        raise CheckpointError(f"{directory} is another checkpoint: its SHA-256 is {found}, not {digest}")
+        raise CheckpointError(f"{directory} is another checkpoint: expected SHA-256 {digest}, got {found}")
     if lineage is not None and manifest["lineage"] != lineage:
-        raise CheckpointError(f"{directory} was written by another configuration")
+        raise CheckpointError(f"{directory} belongs to another configuration")
     tensors_file = directory / _TENSORS
     try:
         found = sha256_file(tensors_file)
         if found != manifest["tensors_sha256"]:
             raise CheckpointError(
-                f"{tensors_file} is damaged: its SHA-256 is {found}, not {manifest['tensors_sha256']}"
+                f"{tensors_file} is damaged: expected SHA-256 {manifest['tensors_sha256']}, got {found}"
             )
         tensors = safetensors.torch.load_file(tensors_file)
     except (OSError, SafetensorError) as error:
@@ -83,7 +90,7 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if found != stated:
-        raise CheckpointError(f"{path} is damaged: it does not have the SHA-256 it states")
+        raise CheckpointError(f"{path} is damaged: expected SHA-256 {stated}, got {found}")
     if manifest.get("format") != FORMAT:
         raise CheckpointError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
     missing = _MANIFEST_KEYS - manifest.keys()

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, device, source revision."""
+"""The environment of a run: versions, device and source revision."""
 
 import importlib.metadata
 import platform
@@ -15,7 +15,7 @@ _PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "scipy", "safete
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:
-    """JSON values for `environment.json`; a package that is not installed is null."""
+    """The environment as JSON values, for `environment.json`; a package that is not installed is null."""
     return {
         "gan_mhe": __version__,
         "source_revision": _source_revision(),
@@ -38,7 +38,7 @@ def _version(package: str) -> str | None:
 
 
 def _source_revision() -> str | None:
-    """The git commit of a source checkout, with `+` when it has changes; None for an installed package."""
+    """The git commit of a source checkout, with `+` if it has changes; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

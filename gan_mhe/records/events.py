@@ -1,7 +1,7 @@
-"""What a run says while it runs, and how it is asked to stop.
+"""The events that a run emits, and the interface that can stop it.
 
-Events are frozen values; `encode` and `decode` are their only JSON form. Non-finite numbers travel as the strings
-"NaN", "Infinity" and "-Infinity", because JSON has none and a lost NaN hides a divergence.
+Events are frozen values; `encode` and `decode` define their JSON form. Non-finite numbers are written as the strings
+"NaN", "Infinity" and "-Infinity", because JSON has no such numbers and a lost NaN would hide a divergence.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 
 @dataclass(frozen=True)
 class Started:
-    """The run begins, or goes on from a checkpoint: what was said after `step` before is void."""
+    """The run started, or resumed from the checkpoint at `step`; earlier events with a later step no longer count."""
 
     type: ClassVar[str] = "started"
     step: int
@@ -22,9 +22,9 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far and how fast. `eta_seconds` counts the remaining steps only.
+    """Progress and speed. eta_seconds: for the remaining steps, without evaluations.
 
-    peak_memory_bytes: the most memory the run has held so far; None in journals of versions that did not say.
+    peak_memory_bytes: most device memory the run has held so far; None in journals of older versions.
     """
 
     type: ClassVar[str] = "progress"
@@ -38,7 +38,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Scalars:
-    """Named numbers at one step."""
+    """Losses and diagnostics at one step, by name."""
 
     type: ClassVar[str] = "scalars"
     step: int
@@ -47,7 +47,7 @@ class Scalars:
 
 @dataclass(frozen=True)
 class SampleGrid:
-    """A picture was written; `path` is relative to the run directory."""
+    """A sample grid was written. path: relative to the run directory."""
 
     type: ClassVar[str] = "sample_grid"
     step: int
@@ -57,7 +57,7 @@ class SampleGrid:
 
 @dataclass(frozen=True)
 class CheckpointSaved:
-    """A checkpoint is complete on disk; `path` is relative to the run directory."""
+    """A checkpoint is complete on disk. path: relative to the run directory."""
 
     type: ClassVar[str] = "checkpoint_saved"
     step: int
@@ -67,7 +67,7 @@ class CheckpointSaved:
 
 @dataclass(frozen=True)
 class CheckpointRejected:
-    """The checkpoint of `checkpoint_step` is damaged or foreign: the run was taken up at `step`, from an older one."""
+    """The checkpoint at `checkpoint_step` cannot be used; the run resumed from an older one, at `step`."""
 
     type: ClassVar[str] = "checkpoint_rejected"
     step: int
@@ -77,9 +77,9 @@ class CheckpointRejected:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """Scores of one generator. `purpose` is `scheduled`, `final` or `best_rescored`.
+    """Scores at one step. purpose: `scheduled`, `final` or `best_rescored`.
 
-    fingerprints: of each score by name; two scores of one name compare only if their fingerprints are equal.
+    fingerprints: by score; two scores of one name compare only if their fingerprints are equal.
     """
 
     type: ClassVar[str] = "evaluated"
@@ -93,7 +93,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Notice:
-    """Something a person should know, such as a layer that a penalty skips."""
+    """A message for the user, such as the layers that a penalty skips."""
 
     type: ClassVar[str] = "notice"
     step: int
@@ -102,7 +102,7 @@ class Notice:
 
 @dataclass(frozen=True)
 class Finished:
-    """The last word. `reason` is `completed`, `stopped`, `diverged` or `failed`."""
+    """The run ended. reason: `completed`, `stopped`, `diverged` or `failed`."""
 
     type: ClassVar[str] = "finished"
     step: int
@@ -130,7 +130,7 @@ _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 def encode_number(value: Any) -> Any:
-    """A float as a JSON value: itself, or its name where it is not finite."""
+    """`value` as a JSON value: a non-finite float becomes a string, everything else stays."""
     if not isinstance(value, float) or math.isfinite(value):
         return value
     if math.isnan(value):
@@ -145,7 +145,7 @@ def _encode_value(value: Any) -> Any:
 
 
 def encode(event: Event) -> dict[str, Any]:
-    """The event as JSON values with its type."""
+    """The event as JSON values, with its type."""
     return {"type": event.type} | {key: _encode_value(value) for key, value in asdict(event).items()}
 
 
@@ -161,7 +161,7 @@ def decode_number(value: Any) -> Any:
 
 
 def decode(document: Mapping[str, Any]) -> Event:
-    """Inverse of `encode`; keys that the event does not have (its envelope) are ignored.
+    """Inverse of `encode`. Keys that are no fields of the event are ignored, such as the journal's number and time.
 
     Raises ValueError for an unknown type or a missing field.
     """
@@ -188,25 +188,26 @@ def _with_fingerprints(document: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def effective(events: Iterable[Event]) -> Iterator[Event]:
-    """The events that still hold.
+    """The events that still count.
 
-    A resume voids what an earlier attempt said about later steps; a start from the beginning voids all of it.
+    When a run resumes, events of earlier attempts with later steps no longer count; when it starts from the beginning,
+    no earlier event does.
     """
     kept: list[Event] = []
     for event in events:
         if isinstance(event, Started):
-            kept = [old for old in kept if event.resumed and _stands(old, event.step)]
+            kept = [old for old in kept if event.resumed and _still_counts(old, event.step)]
         kept.append(event)
     return iter(kept)
 
 
-def _stands(old: Event, resumed_step: int) -> bool:
-    concluding = isinstance(old, Finished) or (isinstance(old, Evaluated) and old.purpose == "best_rescored")
-    return old.step <= resumed_step and not concluding
+def _still_counts(old: Event, resumed_step: int) -> bool:
+    is_end = isinstance(old, Finished) or (isinstance(old, Evaluated) and old.purpose == "best_rescored")
+    return old.step <= resumed_step and not is_end
 
 
 def describe(event: Event) -> str:
-    """One plain line for a log or a terminal."""
+    """The event as one line for a log or a terminal."""
     return " ".join(_sentence(event).splitlines())
 
 
@@ -238,14 +239,14 @@ def _sentence(event: Event) -> str:
 
 
 class EventSink(Protocol):
-    """Where events go besides the run directory: a terminal, a server, a test."""
+    """A receiver of events besides the run directory: a terminal, a server, a test."""
 
     def emit(self, event: Event) -> None:
-        """Take one event. Must not block for long and must not raise."""
+        """Handle one event. Must not block for long and must not raise."""
 
 
 class RunControl(Protocol):
-    """The one back-channel into a run."""
+    """The only way to influence a run from outside."""
 
     def should_stop(self) -> bool:
-        """Asked after every step; True makes the run save, say so and return."""
+        """Called after every step; True makes the run save a checkpoint, emit `Finished` and return."""

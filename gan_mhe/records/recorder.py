@@ -1,4 +1,4 @@
-"""Where a run's events go: the durable journal first, then the log, then whoever is listening."""
+"""Records the events of a run: in the journal first, then in the log, then to the sinks."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from gan_mhe.records.run_dir import RunDir
 
 
 class Recorder:
-    """Stamps each event with a sequence number without gaps and the time, and writes it before passing it on."""
+    """Gives each event a consecutive number and the time, and writes it before passing it to the sinks."""
 
     def __init__(self, run_dir: RunDir, sinks: Sequence[EventSink]) -> None:
         self._journal = JsonLines(run_dir.events)
@@ -24,7 +24,7 @@ class Recorder:
             raise StorageError(f"cannot write {run_dir.log}: {error.strerror}") from error
 
     def emit(self, event: Event) -> None:
-        """Record one event. StorageError when the journal cannot be written."""
+        """Record one event. StorageError if the journal or the log cannot be written."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         self._journal.append({"seq": self._journal.lines, "time": now} | encode(event))
         try:
@@ -45,7 +45,7 @@ class Recorder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # A full disk was reported when the line was written; closing would only report it again.
+        # A full disk was reported when a line was written; closing would only report it again.
         for file in (self._journal, self._log):
             with suppress(OSError):
                 file.close()

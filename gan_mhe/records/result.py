@@ -1,54 +1,70 @@
-"""What came of a run, as a value and as JSON."""
+"""The result of a run, as a value and as JSON. Loads no torch."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gan_mhe.records.events import (
-    decode_number,
-    encode_number,
-)
+from gan_mhe.records.events import decode_number, encode_number
 
 
 @dataclass(frozen=True)
 class Score:
-    """Scores of the generator at one step."""
+    """One evaluation."""
 
     step: int
+    """Generator step at which the state was scored."""
     scores: Mapping[str, float]
+    """Score by metric (`gan_mhe.evaluation.metrics.METRICS`)."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What came of a run; `result.json` holds the same.
-
-    status: `completed`, `stopped` or `diverged`. final: the last generator. best: the generator with the best of
-    `evaluations` scores, scored again with fresh latents so that the choice does not flatter it. real: the data.
-    fingerprints: of each score by name, empty without a protocol; two scores of one name compare only if theirs are
-    equal. peak_memory_bytes: the most memory of the device that the run, or one of its processes, has held (see
-    `training.memory.peak_bytes`); None in results of versions that did not say. curve: every evaluation in order, the
-    last included, rescoring not; all latents but the rescoring's are the same. Empty where a version did not say.
-    """
+    """The result of a run; `result.json` is its document."""
 
     status: str
+    """`completed`, `stopped` or `diverged`."""
     step: int
+    """Number of steps made, or the step at which the run diverged."""
     variant: str
+    """Name of the variant."""
     seed: int
+    """Training seed."""
     digest: str
+    """Digest of the configuration (`RunConfig.digest`)."""
     protocol: str | None
+    """Name of the evaluation protocol; None if the run is not scored."""
     fingerprints: Mapping[str, str]
+    """Fingerprint of each score by its name; empty if the run is not scored."""
     metric: str
+    """Metric that ranks the run and that `best` was chosen by."""
     final: Score | None
+    """Scores at the last step; None unless the run is completed and scored."""
     best: Score | None
+    """Scores of the best checkpoint, measured again with fresh samples so that choosing it does not bias them.
+
+    The same as `final` if there was only one evaluation; None if the best checkpoint is missing or damaged.
+    """
     evaluations: int
+    """Number of evaluations that `best` was chosen from."""
     real: Mapping[str, float] | None
+    """Scores of the real data, by metric; None if the run is not scored."""
     train_seconds: float
+    """Seconds of training, evaluation not counted."""
     message: str = ""
+    """Why the run diverged; empty otherwise."""
     peak_memory_bytes: int | None = None
+    """Most device memory held by any process of the run; None in results of older versions.
+
+    See `gan_mhe.training.host_memory.peak_bytes`.
+    """
     curve: tuple[Score, ...] = ()
+    """All evaluations in order, with the last one but without the rescoring of `best`; all use the same latents.
+
+    Empty in results of older versions.
+    """
 
     def document(self) -> dict[str, Any]:
-        """JSON values; non-finite scores by name."""
+        """The result as JSON values; non-finite numbers as strings."""
         document: dict[str, Any] = encode(asdict(self))
         return document
 
@@ -79,13 +95,16 @@ def read_fingerprints(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def read_curve(values: Mapping[str, Any]) -> tuple[Score, ...]:
-    """Empty rather than torn, where a version that kept no curve has made a part of the evaluations."""
+    """The decoded curve of a stored result or state.
+
+    Empty if it is incomplete because a version that recorded no curve made some of the evaluations.
+    """
     points = tuple(Score(**point) for point in values.get("curve", ()))
     return points if len(points) == values["evaluations"] else ()
 
 
 def encode(value: Any) -> Any:
-    """JSON values: tuples as lists, non-finite numbers by name."""
+    """`value` as JSON values: tuples as lists, non-finite numbers as strings."""
     if isinstance(value, Mapping):
         return {key: encode(entry) for key, entry in value.items()}
     if isinstance(value, tuple):
@@ -94,7 +113,7 @@ def encode(value: Any) -> Any:
 
 
 def decode(value: Any) -> Any:
-    """Numbers from what `encode` made of them; lists stay lists."""
+    """Inverse of `encode`, except that lists stay lists."""
     if isinstance(value, Mapping):
         return {key: decode(entry) for key, entry in value.items()}
     if isinstance(value, list):

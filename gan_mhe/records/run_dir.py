@@ -1,4 +1,4 @@
-"""The one place that knows what a run directory's artefacts are called."""
+"""Paths and files of a run directory. Only this file knows their names."""
 
 import fcntl
 import json
@@ -17,7 +17,7 @@ _CHECKPOINT_PREFIX = "step_"
 
 
 class RunDir:
-    """Paths inside one run directory. Creating the object touches nothing."""
+    """The paths inside one run directory. Creating the object touches no file."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -31,15 +31,15 @@ class RunDir:
         self._lock = root / ".lock"
 
     def sample(self, step: int) -> Path:
-        """Grid of one step."""
+        """Path of the sample grid of one step."""
         return self.samples / f"step_{step:08d}.png"
 
     def checkpoint(self, step: int) -> Path:
-        """Checkpoint directory of one step."""
+        """Path of the checkpoint directory of one step."""
         return self.checkpoints / f"{_CHECKPOINT_PREFIX}{step:08d}"
 
     def checkpoint_steps(self) -> list[int]:
-        """Steps that have a checkpoint directory, ascending."""
+        """The steps that have a checkpoint directory, in ascending order."""
         found = self.checkpoints.glob(f"{_CHECKPOINT_PREFIX}*")
         return sorted(
             int(path.name.removeprefix(_CHECKPOINT_PREFIX))
@@ -48,24 +48,24 @@ class RunDir:
         )
 
     def relative(self, path: Path) -> str:
-        """A path as artefact name: relative to the run directory, with forward slashes."""
+        """A path relative to the run directory, with forward slashes, as events give it."""
         return path.relative_to(self.root).as_posix()
 
     def exists(self) -> bool:
-        """Whether a run was begun here."""
+        """Whether the directory has a run's configuration."""
         return self.config.exists()
 
     def read_config(self) -> RunConfig:
-        """The configuration the run was begun with. RunDirError when there is none or it is damaged."""
+        """The configuration of the run, as it was stored. RunDirError if it is missing or damaged."""
         try:
-            return RunConfig.model_validate_json(self.config.read_text())
+            return RunConfig.stored(json.loads(self.config.read_text()))
         except (FileNotFoundError, NotADirectoryError):
             raise RunDirError(f"{self.root} is not a run directory: it has no {self.config.name}") from None
         except ValueError as error:
             raise RunDirError(f"{self.config} cannot be read: {error}") from error
 
     def read_events(self) -> Iterator[Event]:
-        """All events in the order they were said. RunDirError when one cannot be read."""
+        """All events in the order in which they were recorded. RunDirError if one cannot be read."""
         if not self.events.exists():
             return
         try:
@@ -74,7 +74,7 @@ class RunDir:
             raise RunDirError(f"{self.events} cannot be read: {error}") from error
 
     def read_result(self) -> dict[str, Any] | None:
-        """The result of a finished run, or None. RunDirError when it is damaged."""
+        """The document of the run's result, or None if there is none yet. RunDirError if it is damaged."""
         if not self.result.exists():
             return None
         try:
@@ -85,9 +85,9 @@ class RunDir:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the directory for one writer. RunDirError when another process has it or it cannot be written.
+        """Lock the directory for one writer. RunDirError if another process holds it or it cannot be written.
 
-        The lock belongs to the open file, so it goes with the process, however that ends.
+        The lock belongs to the open file, so the system releases it when the process ends, in whatever way.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)

@@ -1,17 +1,13 @@
-"""`execute`: from a configuration to a finished run directory, however often the process dies in between.
+"""The run loop: trains a configuration in a run directory, and resumes there when its process was killed.
 
-One loop decides when to report, sample, evaluate, save and stop. What is computed belongs to the task; what is
-remembered lies in the run directory; only this file and the recorder look at a clock.
+The loop decides when to report, sample, evaluate, save and stop. The task does the computations, and the run directory
+holds everything that a resumed run needs. Only this file and the recorder read a clock.
 """
 
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
@@ -32,127 +28,105 @@ from gan_mhe.records.events import (
     Started,
 )
 from gan_mhe.records.recorder import Recorder
-from gan_mhe.records.result import RunResult, Score, decode, encode, read_curve
+from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.state import RunState
+from gan_mhe.tasks import TASKS
 from gan_mhe.tasks.base import Task
-from gan_mhe.tasks.gan import GanTask
 from gan_mhe.training.precision import resolve_device
-
-
-@dataclass
-class RunState:
-    """What a run must know besides its tensors to go on as if it had never stopped."""
-
-    best: Score | None = None
-    final: Score | None = None
-    evaluations: int = 0
-    train_seconds: float = 0.0
-    peak_memory_bytes: int = 0
-    curve: tuple[Score, ...] = ()
-
-    def notes(self) -> dict[str, Any]:
-        notes: dict[str, Any] = encode(asdict(self))
-        return notes
-
-    @classmethod
-    def from_notes(cls, notes: Mapping[str, Any]) -> "RunState":
-        values = decode(notes)
-        best, final = (Score(**values[key]) if values[key] else None for key in ("best", "final"))
-        peak = values.get("peak_memory_bytes", 0)  # checkpoints of versions that did not say are taken up too
-        return cls(best, final, values["evaluations"], values["train_seconds"], peak, read_curve(values))
 
 
 def execute(
     config: RunConfig, run_dir: Path | str, sink: EventSink | None = None, control: RunControl | None = None
 ) -> RunResult:
-    """Train as `config` says, in `run_dir`; continue there if a run with the same configuration was begun.
+    """Train `config` in `run_dir`, or resume the run of the same configuration that is there.
 
-    Events go to the run directory and to `sink`; `control` is asked after every step whether to stop. Returns when
-    the run is completed or stopped; a run that was completed before is left as it is. Raises GanMheError otherwise:
-    DivergedError when a loss or gradient is not finite, ConfigError when the directory holds another configuration,
-    MemoryLimitError when a step would not fit into what the device has free, StorageError when the disk refuses.
+    sink: receives the events besides the run directory. control: asked after every step whether to stop. Returns when
+    the run is completed or stopped; a run that is completed already is left as it is. Raises GanMheError otherwise:
+    DivergedError if a loss or gradient is not finite, ConfigError if the directory holds another configuration,
+    MemoryLimitError if a step does not fit into the device's free memory, StorageError if a write fails.
     """
-    place = RunDir(Path(run_dir))
-    with place.locked():
-        _check_continues(place, config)
-        finished = _finished_result(place, config)
+    run = RunDir(Path(run_dir))
+    with run.locked():
+        _check_resumable(run, config)
+        finished = _finished_result(run, config)
         if finished:
             return finished
-        _claim(place, config)
-        with Recorder(place, [sink] if sink else []) as recorder:
-            return _Run(config, place, recorder, control).execute()
+        _prepare(run, config)
+        with Recorder(run, [sink] if sink else []) as recorder:
+            return _Run(config, run, recorder, control).execute()
 
 
-def begun(place: RunDir) -> bool:
-    """Whether there is anything to continue. A run that failed before its first picture left nothing to lose."""
-    return place.exists() and (place.sample(0).exists() or bool(place.checkpoint_steps()))
+def has_progress(run: RunDir) -> bool:
+    """Whether the directory holds a run to resume. A run that failed before its first grid has nothing to resume."""
+    return run.exists() and (run.sample(0).exists() or bool(run.checkpoint_steps()))
 
 
-def _check_continues(place: RunDir, config: RunConfig) -> None:
-    """ConfigError when steps were made here under a configuration that `config` does not continue."""
-    changes = config.changes_on_resume(place.read_config()) if begun(place) else []
+def _check_resumable(run: RunDir, config: RunConfig) -> None:
+    """ConfigError if the directory has the progress of a configuration that `config` cannot resume."""
+    changes = config.changes_on_resume(run.read_config()) if has_progress(run) else []
     if changes:
-        raise ConfigError(f"{place.root} was begun with another configuration: {'; '.join(changes)}")
+        raise ConfigError(f"{run.root} holds a run of another configuration: {'; '.join(changes)}")
 
 
-def _claim(place: RunDir, config: RunConfig) -> None:
-    """Write the configuration and the environment, once it is known that the device is there."""
+def _prepare(run: RunDir, config: RunConfig) -> None:
+    """Write the configuration and the environment, after checking that the device exists."""
     environment = describe_environment(resolve_device(config.training.device))
-    remove_temporaries(place.root)
-    remove_temporaries(place.samples)
-    remove_temporaries(place.checkpoints)
-    write_json(place.config, config.document())
-    write_json(place.environment, environment)
+    remove_temporaries(run.root)
+    remove_temporaries(run.samples)
+    remove_temporaries(run.checkpoints)
+    write_json(run.config, config.document())
+    write_json(run.environment, environment)
 
 
-def _finished_result(place: RunDir, config: RunConfig) -> RunResult | None:
-    document = place.read_result() if begun(place) else None
+def _finished_result(run: RunDir, config: RunConfig) -> RunResult | None:
+    document = run.read_result() if has_progress(run) else None
     if document is None or document["status"] != "completed" or document["step"] < config.training.steps:
         return None
     return RunResult.from_document(document)
 
 
 class _Run:
-    def __init__(self, config: RunConfig, place: RunDir, recorder: Recorder, control: RunControl | None) -> None:
+    def __init__(self, config: RunConfig, run_dir: RunDir, recorder: Recorder, control: RunControl | None) -> None:
         self.config = config
-        self.place = place
+        self.run_dir = run_dir
         self.recorder = recorder
         self.control = control
         self.state = RunState()
         self.step = 0
-        self.told: tuple[str, ...] = ()
+        self.reported_warnings: tuple[str, ...] = ()
 
     def execute(self) -> RunResult:
         try:
-            self.task: Task = GanTask(self.config, to_train=True)
+            self.task: Task = TASKS[self.config.task](self.config, to_train=True)
             completed = self._train()
             result = self._conclude() if completed else self._result("stopped")
-            write_json(self.place.result, result.document())
+            write_json(self.run_dir.result, result.document())
         except DivergedError as error:
             self.step = error.step
-            write_json(self.place.result, self._result("diverged", str(error)).document())
-            self._last_words("diverged", error)
+            write_json(self.run_dir.result, self._result("diverged", str(error)).document())
+            self._record_end("diverged", error)
             raise
         except Exception as error:
-            self._last_words("failed", error)
+            self._record_end("failed", error)
             raise
         self.recorder.emit(Finished(self.step, result.status, ""))
         return result
 
     def _train(self) -> bool:
-        """The loop. True when all steps are done, False when control asked to stop."""
+        """Run the loop. Returns True after the last step, False if control asked to stop before."""
         config, total = self.config, self.config.training.steps
         refused = self._resume()
         self.recorder.emit(Started(self.step, total, resumed=self.step > 0))
-        self.place.result.unlink(missing_ok=True)  # it told of the steps so far
+        self.run_dir.result.unlink(missing_ok=True)  # it is out of date as soon as a step is made
         for checkpoint_step, why in refused.items():
             self.recorder.emit(CheckpointRejected(self.step, checkpoint_step, why))
         if refused and self.step == 0:
-            self.recorder.notice(0, "no checkpoint can be used: the run starts over")
+            self.recorder.notice(0, "no checkpoint can be used; the run starts from the beginning")
         if self.step == 0:
-            self._tell_notes()
+            self._report_warnings()
             self._sample()
-        self.told = self.task.notes  # of a run that is taken up again, at its beginning
+        self.reported_warnings = self.task.warnings  # a resumed run reported them when it started
 
         first, trained_before = self.step, self.state.train_seconds
         clock = time.monotonic()
@@ -169,7 +143,7 @@ class _Run:
             if not (report or sample or evaluate or save or stop):
                 continue
 
-            # Waits for the device. Nothing is shown, scored or saved before it is known to be finite.
+            # Waits for the device. Nothing is sampled, scored or saved before it is known to be finite.
             try:
                 self.task.check()
             finally:
@@ -186,22 +160,22 @@ class _Run:
             clock = time.monotonic()
         return True
 
-    def _tell_notes(self) -> None:
-        for note in self.task.notes:
-            if note not in self.told:
-                self.recorder.notice(self.step, note)
-        self.told = self.task.notes
+    def _report_warnings(self) -> None:
+        for warning in self.task.warnings:
+            if warning not in self.reported_warnings:
+                self.recorder.notice(self.step, warning)
+        self.reported_warnings = self.task.warnings
 
     def _due(self, every_steps: int) -> bool:
-        """Every so many steps, and always after the last one."""
+        """Whether the step is a multiple of `every_steps` (never for 0) or the last one."""
         return self.step == self.config.training.steps or (every_steps > 0 and self.step % every_steps == 0)
 
     def _resume(self) -> dict[int, str]:
-        """Go to the newest checkpoint that is whole; return what is wrong with the newer ones, by step."""
+        """Load the newest usable checkpoint; return what is wrong with newer ones, by step."""
         lineage, refused = self.config.digest("resumable"), dict[int, str]()
-        for step in reversed(self.place.checkpoint_steps()):
+        for step in reversed(self.run_dir.checkpoint_steps()):
             try:
-                found = checkpoints.load(self.place.checkpoint(step), lineage=lineage)
+                found = checkpoints.load(self.run_dir.checkpoint(step), lineage=lineage)
             except CheckpointError as error:
                 refused[step] = str(error)
                 continue
@@ -211,36 +185,37 @@ class _Run:
 
     def _restore(self, found: Checkpoint) -> None:
         self.task.load_state(found.tensors)
-        self.step, self.state = found.step, RunState.from_notes(found.notes)
+        self.step, self.state = found.step, RunState.from_document(found.notes)
 
     def _report(self, steps_per_second: float) -> None:
         total = self.config.training.steps
         images_per_second = steps_per_second * self.task.images_per_step
         left = (total - self.step) / steps_per_second
-        self._tell_notes()
+        self._report_warnings()
         self.recorder.emit(Scalars(self.step, self.task.scalars()))
         self.recorder.emit(Progress(self.step, total, steps_per_second, images_per_second, left, self._peak()))
 
     def _peak(self) -> int:
-        """The most memory that this process or an earlier one of the run has held, remembered."""
+        """The most device memory that any process of the run has held; updates the state."""
         self.state.peak_memory_bytes = max(self.state.peak_memory_bytes, self.task.peak_memory_bytes())
         return self.state.peak_memory_bytes
 
     def _sample(self) -> None:
-        path, content = self.place.sample(self.step), self.task.picture()
+        path, content = self.run_dir.sample(self.step), self.task.grid()
         atomic_write(path, content)
-        self.recorder.emit(SampleGrid(self.step, self.place.relative(path), sha256_bytes(content)))
+        self.recorder.emit(SampleGrid(self.step, self.run_dir.relative(path), sha256_bytes(content)))
 
     def _evaluate(self) -> bool:
-        """Score the generator; whether it is the best so far."""
+        """Score the current state; return whether it is the best so far."""
         last = self.step == self.config.training.steps
         score = self._score("final" if last else "scheduled")
         self.state.evaluations += 1
         self.state.curve += (score,)
         if last:
             self.state.final = score
-        best = self.state.best.scores[PRIMARY_METRIC] if self.state.best else None
-        better = METRICS[PRIMARY_METRIC].better(score.scores[PRIMARY_METRIC], best)
+        metric = self.task.metric
+        best = self.state.best.scores[metric] if self.state.best else None
+        better = METRICS[metric].better(score.scores[metric], best)
         if better:
             self.state.best = score
         return better
@@ -256,35 +231,35 @@ class _Run:
         return score
 
     def _save(self) -> None:
-        path = self.place.checkpoint(self.step)
+        path = self.run_dir.checkpoint(self.step)
         self._peak()
-        content = Checkpoint(self.step, self.config.digest("resumable"), self.task.state(), self.state.notes())
+        content = Checkpoint(self.step, self.config.digest("resumable"), self.task.state(), self.state.document())
         digest = checkpoints.save(path, content)
-        self.recorder.emit(CheckpointSaved(self.step, self.place.relative(path), digest))
-        # Later steps are there when they were refused; counted as newest, they would push out what was just saved.
+        self.recorder.emit(CheckpointSaved(self.step, self.run_dir.relative(path), digest))
+        # Refused checkpoints of later steps may still exist; counted as newest, they would displace the one just saved.
         checkpoints.prune(
-            {step: self.place.checkpoint(step) for step in self.place.checkpoint_steps() if step <= self.step},
+            {step: self.run_dir.checkpoint(step) for step in self.run_dir.checkpoint_steps() if step <= self.step},
             keep_last=self.config.checkpoint.keep_last,
             pinned=self.state.best.step if self.state.best and self.config.checkpoint.keep_best else None,
         )
 
     def _conclude(self) -> RunResult:
-        """The result of a completed run: the best of several generators is scored again with fresh latents."""
+        """The result of a completed run. The best of several evaluated states is scored again with fresh samples."""
         best = self.state.final
         if self.state.evaluations > 1:
             best = self._rescore_best()
         return self._result("completed", final=self.state.final, best=best)
 
     def _rescore_best(self) -> Score | None:
-        """None where the best generator was not kept, or what was kept is damaged."""
+        """None if the best checkpoint was not kept or is damaged."""
         chosen = self.state.best
-        if chosen is None or not self.place.checkpoint(chosen.step).exists():
+        if chosen is None or not self.run_dir.checkpoint(chosen.step).exists():
             return None
         final_step, state = self.step, self.state
         try:
-            found = checkpoints.load(self.place.checkpoint(chosen.step), lineage=self.config.digest("resumable"))
+            found = checkpoints.load(self.run_dir.checkpoint(chosen.step), lineage=self.config.digest("resumable"))
         except CheckpointError as error:
-            self.recorder.notice(self.step, f"the best generator, of step {chosen.step}, is not scored again: {error}")
+            self.recorder.notice(self.step, f"the best checkpoint, of step {chosen.step}, is not scored again: {error}")
             return None
         self._restore(found)
         score = self._score("best_rescored")
@@ -302,7 +277,7 @@ class _Run:
             digest=self.config.digest(),
             protocol=self.task.protocol,
             fingerprints=self.task.fingerprints,
-            metric=PRIMARY_METRIC,
+            metric=self.task.metric,
             final=final,
             best=best,
             evaluations=self.state.evaluations,
@@ -313,7 +288,7 @@ class _Run:
             curve=self.state.curve,
         )
 
-    def _last_words(self, reason: str, error: Exception) -> None:
-        """Say why, if the disk still takes it; the error itself goes on to the caller either way."""
+    def _record_end(self, reason: str, error: Exception) -> None:
+        """Record why the run ended if the disk can still be written; the caller gets the error in any case."""
         with suppress(StorageError):
             self.recorder.emit(Finished(self.step, reason, str(error)))

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gan_mhe.config.compose import parse
+from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.protocols import CLASSIFIER_PREFIX, protocol_settings
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
@@ -15,7 +15,8 @@ from gan_mhe.records import checkpoint
 from gan_mhe.records.events import encode_number
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.sample import chosen_step
-from gan_mhe.tasks.gan import GanTask, load_images
+from gan_mhe.tasks import TASKS
+from gan_mhe.tasks.gan import load_images
 from gan_mhe.training.precision import resolve_device
 
 
@@ -33,11 +34,11 @@ def score_checkpoint(
     if others:
         raise ConfigError(f"a score can change evaluation keys only; got {', '.join(others)}")
     saved = run.read_config()
-    config = parse(merge(saved.document(), overrides))
+    config = parse_stored(merge(saved.document(), overrides))
     if config.evaluation.protocol == "none":
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     chosen = chosen_step(run, step)
-    task = GanTask(config)
+    task = TASKS[config.task](config)
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     return {
         "step": chosen,

@@ -16,6 +16,7 @@ from gan_mhe.sphere.geometry import (
     pair_sums,
     squared_distances,
 )
+from gan_mhe.sphere.precision import without_autocast
 
 Distance = Literal["euclidean", "geodesic"]
 Reduction = Literal["mean", "sum"]
@@ -85,7 +86,7 @@ def energies_of_stacks(
     """
     counts, kind = [weight.shape[-2] for weight in weights], weights[0]
     copies = [weight.shape[:-2].numel() for weight in weights]
-    with torch.autocast(device_type=kind.device.type, enabled=False):
+    with without_autocast(kind):
         squared = chords(cosines(weights), counts, copies)
         values = pair_energies(squared, s, distance)
         if half_space:

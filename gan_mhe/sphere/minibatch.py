@@ -29,6 +29,7 @@ from gan_mhe.sphere.energy import (
     riesz,
 )
 from gan_mhe.sphere.geometry import SMALLEST_NORM, directions
+from gan_mhe.sphere.precision import without_autocast
 
 _LARGEST_FORCE = 1e30  # as in `gram`: a larger force times a row would overflow float32
 
@@ -86,7 +87,7 @@ def partner_energies(
         _check_indices("partners", indices, (len(weight), *indices.shape[-1:]))
         if len(weight) == 1 or not indices.numel():
             raise ValueError(f"partners: expected m >= 1 and N >= 2, got m = {indices.shape[1]} and N = {len(weight)}")
-    with torch.autocast(device_type=weights[0].device.type, enabled=False):
+    with without_autocast(weights[0]):
         cosines = [_partner_cosines(*pair).flatten() for pair in zip(weights, partners, strict=True)]
         squared = 2 - 2 * torch.cat(cosines)
         values = pair_energies(squared, s, distance)
@@ -111,7 +112,7 @@ def label_energy(weight: Tensor, labels: Tensor, *, s: float = 0.0, distance: Di
     check_weight(weight)
     check_kind(s, distance)
     _check_indices("labels", labels, (max(labels.numel(), 1),))
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         unit_ND = directions(weight)
         own_mN = labels.unsqueeze(1) == torch.arange(len(weight), device=weight.device)
         squared_mN = (2 - 2 * unit_ND.index_select(0, labels) @ unit_ND.T).masked_fill(own_mN, 1.0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gan_mhe.sphere.energy import check_weight, narrow
 from gan_mhe.sphere.geometry import angles, chords, cosines, pair_count, pair_sums
+from gan_mhe.sphere.precision import without_autocast
 
 ClassifierKind = Literal["s0", "s1", "s2", "a0", "a1", "a2"]
 
@@ -42,7 +43,7 @@ def official_gan_energy(
     _check_gan(weight, norm_eps, log_eps, average_over_all_entries)
     count = len(weight)
     scale = 1.0 if squared_distance else 0.5
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         cosine = cosines([weight], norm_eps / 2 if mirror_on_feature_axis else norm_eps)
         energy = -scale * pair_sums((chords(cosine, [count]) + log_eps).log(), [count])[0]
         if average_over_all_entries:
@@ -61,7 +62,7 @@ def official_classifier_energy(weight: Tensor, *, kind: ClassifierKind, half_spa
     check_weight(weight)
     if kind not in get_args(ClassifierKind):
         raise ValueError(f"kind: expected one of {get_args(ClassifierKind)}, got {kind!r}")
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         cosine_MM = cosines([weight], 1e-4).view(len(weight), len(weight))
         if half_space:
             cosine_MM = torch.cat([torch.cat([cosine_MM, -cosine_MM], 1), torch.cat([-cosine_MM, cosine_MM], 1)])

@@ -26,6 +26,7 @@ from gan_mhe.sphere.energy import (
 )
 from gan_mhe.sphere.geometry import chords, cosines, inverse_norms, pair_count
 from gan_mhe.sphere.gram import saturated
+from gan_mhe.sphere.precision import without_autocast
 
 _CHUNK_ENTRIES = 2**16  # entries of the (C, N, N) matrices processed at once on a CPU, so that they stay in its cache
 _SAME_COSINES = 1e-6  # root mean square; the gradient of the norm is 0/0 at 0, and dominated by rounding errors near it
@@ -59,7 +60,7 @@ def projected_energies(
     for weight_ND, projection_CKD in zip(weights, projections, strict=True):
         check_weight(weight_ND)
         _check_projection("projections", projection_CKD, ("C", "K"), weight_ND.shape[1])
-    with torch.autocast(device_type=weights[0].device.type, enabled=False):
+    with without_autocast(weights[0]):
         stacks = list(map(_project, weights, projections))
         return narrow(_mean_energies(stacks, s=s, distance=distance, half_space=half_space), weights[0])
 
@@ -122,7 +123,7 @@ def angle_preserving_step(
     Raises ValueError for shapes that do not match, and for a negative or non-finite lr or weight_decay.
     """
     _check_step(projection_KD, weight_ND, lr, weight_decay)
-    with torch.autocast(device_type=weight_ND.device.type, enabled=False):
+    with without_autocast(weight_ND):
         rows_ND, wide_KD = _widen(weight_ND), _widen(projection_KD)
         unit_NK, inverse_N = _directions(rows_ND @ wide_KD.T)
         difference_NN = unit_NK @ unit_NK.T - cosines([weight_ND]).view(len(weight_ND), -1)
@@ -145,7 +146,7 @@ def adversarial_step(
     """
     _check_step(projection_KD, weight_ND, lr, weight_decay)
     check_kind(s, "euclidean")
-    with torch.autocast(device_type=weight_ND.device.type, enabled=False):
+    with without_autocast(weight_ND):
         rows_ND, wide_KD = _widen(weight_ND), _widen(projection_KD)
         unit_NK, inverse_N = _directions(rows_ND @ wide_KD.T)
         squared_NN = chords((unit_NK @ unit_NK.T).flatten(), [len(weight_ND)]).view(len(weight_ND), -1)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gan_mhe.sphere.energy import check_weight, distance_floor, narrow, pair_energies
 from gan_mhe.sphere.geometry import directions, inverse_norms, squared_distances
+from gan_mhe.sphere.precision import without_autocast
 
 _SELF = 4.0  # squared distance of the pair (w, -w), the largest possible
 
@@ -31,7 +32,7 @@ def separation(weight: Tensor, *, half_space: bool = False) -> Tensor:
     check_weight(weight)
     if len(weight) == 1:
         return _no_pair(weight)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         squared_NN = squared_distances(weight)
         if half_space:
             squared_NN = torch.minimum(squared_NN, 4 - squared_NN)
@@ -45,7 +46,7 @@ def polarization(weight: Tensor, pole_D: Tensor, *, half_space: bool = False) ->
     A pole with ||v|| <= 1e-12 has no direction and counts as orthogonal to all rows.
     """
     _check_pole(weight, pole_D=pole_D)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         squared_M = _squares(directions(weight) @ directions(pole_D), half_space)
         return narrow(-pair_energies(squared_M, 2.0, "euclidean").mean(), weight)
 
@@ -83,7 +84,7 @@ def covering(weight: Tensor, pole_D: Tensor, *, gamma: float = 10.0, half_space:
     """
     _check_pole(weight, pole_D=pole_D)
     _check_positive(gamma=gamma)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         squared_M = _squares(directions(weight) @ directions(pole_D), half_space)
         return narrow((math.log(len(squared_M)) - (-gamma * squared_M).logsumexp(0)) / gamma, weight)
 
@@ -122,7 +123,7 @@ def gram_determinant(weight: Tensor, *, half_space: bool = False, epsilon: float
         raise ValueError(f"epsilon: expected a finite number >= 0, got {epsilon}")
     if len(weight) == 1:
         return _no_pair(weight)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         # Convert before the product: K can be singular to 1e-6, and a float32 product would make it indefinite.
         squared_NN = squared_distances(weight.double())
         diagonal_NN = _diagonal(squared_NN)
@@ -141,7 +142,7 @@ def relaxed_polarization(weight: Tensor) -> Tensor:
     so is W = 0.
     """
     check_weight(weight)
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         return narrow(torch.linalg.vector_norm(weight.double().sum(0)), weight)
 
 
@@ -169,7 +170,7 @@ def _pole_steps(
         raise ValueError(f"momentum: expected a number in [0, 1), got {momentum}")
     if steps < 1:
         raise ValueError(f"steps: expected a number >= 1, got {steps}")
-    with torch.autocast(device_type=weight.device.type, enabled=False):
+    with without_autocast(weight):
         unit_ND, pole, buffer = directions(weight), pole_D.double(), momentum_D.double()
         for _ in range(steps):
             inverse_norm = inverse_norms(pole.square().sum())

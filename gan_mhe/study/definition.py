@@ -1,7 +1,7 @@
-"""A study: arms x training seeds on one configuration, to answer one question. Needs no torch.
+"""A study: arms x training seeds on one configuration, to answer one question. Loads no torch.
 
-Arms may differ in what a variant owns, its constraints and its loss, and in nothing else: a difference between two of
-them is then theirs, and not that of the data, the networks, the optimiser, the steps or the scoring.
+Arms may differ only in variant, constraints and loss. A difference between their scores is then due to these, and not
+to the data, the networks, the optimizer, the number of steps or the scoring.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from gan_mhe.comparison.compare import read_score
 from gan_mhe.comparison.results import RunScore
 from gan_mhe.config import compose, documents
 from gan_mhe.config.documents import merge, unflatten
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import NonNegative, Positive, Section
 from gan_mhe.errors import ConfigError, RunDirError, nearest
@@ -29,29 +29,29 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
 Seed = Annotated[int, Field(ge=0, lt=2**53)]
 
 _FILE = "study.json"
-_REPORT = "report"  # the folder that `gan_mhe.study.report` replaces
-_TAKEN = frozenset({"variant", "seed"})  # an arm's and the study's own fields, not overrides
+_REPORT = "report"  # the folder that `gan_mhe.study.report` writes
+_NOT_OVERRIDES = frozenset({"variant", "seed"})  # fields of arm and study
 
 
 class Arm(Section):
-    """One of the things compared: a variant with overrides, over every seed."""
+    """One of the compared configurations: a variant with overrides."""
 
     name: Name
-    """What tables and folders call it."""
+    """Name in tables and of the folder of its runs."""
     variant: str
     """Named variant (`gan-mhe variants`)."""
     set: dict[str, Any] = Field(default_factory=dict)
     """Overrides, as tables or with dotted keys."""
     family: str | None = None
-    """Arms of one family with strengths are one curve of score against strength."""
+    """Name of a curve of score against strength, of which this arm is a point."""
     strength: NonNegative | None = None
-    """Where on its family's curve it is, such as the coefficient of its penalty."""
+    """Position on that curve, such as the coefficient of a penalty."""
 
     @field_validator("name")
     @classmethod
     def _free_name(cls, name: str) -> str:
         if name in (_FILE, _REPORT):
-            raise ValueError(f"{name!r} is taken in a study's folder; expected another name")
+            raise ValueError(f"{name!r} is reserved in the folder of a study; expected another name")
         return name
 
     @field_validator("variant")
@@ -64,7 +64,7 @@ class Arm(Section):
     @model_validator(mode="after")
     def _strength_has_a_family(self) -> Self:
         if self.strength is not None and self.family is None:
-            raise ValueError(f"family is missing; expected the curve on which strength {self.strength:g} is a point")
+            raise ValueError(f"family is missing; expected the curve of which strength {self.strength:g} is a point")
         return self
 
 
@@ -72,25 +72,25 @@ class Study(Section):
     """Arms x seeds, and how they are compared."""
 
     name: Name
-    """What its folder is called."""
+    """Name of the study and of its folder."""
     question: str
-    """What it is to answer; heads the report."""
+    """The question that it answers; printed at the top of the report."""
     config: str
-    """Name of a preset, or path of a TOML file, relative to the study's own."""
+    """Name of a preset, or path of a TOML file relative to the study's own."""
     seeds: tuple[Seed, ...]
-    """Training seeds, in the order in which they are taken."""
+    """Training seeds, in the order in which they are run."""
     arms: tuple[Arm, ...]
-    """What is compared."""
+    """The compared configurations."""
     reference: str
-    """Name of the arm that differences are to."""
-    metric: str = PRIMARY_METRIC
-    """Score that is compared."""
+    """Name of the arm to which differences are computed."""
+    metric: str = TASKS[DEFAULT_TASK].metric
+    """Metric that is compared; the one of the configuration's task if unset."""
     wall_time_minutes: Positive | None = None
-    """How long one command may take; unset is as long as it needs."""
+    """Time limit of one command; no limit if unset."""
     set: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of every arm, beneath the arm's own."""
+    """Overrides of every arm; an arm's own win over them."""
     base: dict[str, Any] = Field(default_factory=dict)
-    """The document that `config` names. `load` fills it in; a study's file may not."""
+    """The document that `config` names. `load` fills it in; a study's file must not have it."""
 
     @field_validator("seeds")
     @classmethod
@@ -115,13 +115,13 @@ class Study(Section):
     def _reference_is_an_arm(self) -> Self:
         names = [arm.name for arm in self.arms]
         if self.reference not in names:
-            raise ValueError(f"reference: {self.reference!r} is no arm{nearest(self.reference, names)}")
+            raise ValueError(f"reference: unknown arm {self.reference!r}{nearest(self.reference, names)}")
         return self
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One run of a study."""
+class StudyRun:
+    """One run of a study: an arm with a seed."""
 
     arm: Arm
     seed: int
@@ -129,16 +129,16 @@ class Cell:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Name of the run in messages."""
         return f"{self.arm.name} seed {self.seed}"
 
 
 def load(path: Path) -> Study:
-    """The study of a TOML file, checked whole.
+    """The study of a TOML file, with all its configurations checked.
 
-    ConfigError names the field, what was expected and what came: for a file that cannot be read, an unknown key or
-    value, an arm without a valid configuration, one that differs from the first in more than variants may, and two
-    that are the same.
+    Raises ConfigError for a file that cannot be read, an unknown key or value, an arm without a valid configuration, an
+    arm that differs from the first in more than variant, constraints and loss, and two equal arms. The message names
+    the field, the expected and the given value.
     """
     document = documents.load_document(path)
     if "base" in document:
@@ -153,42 +153,46 @@ def load(path: Path) -> Study:
         raise ConfigError(f"config: {error}") from error
     study = study.model_copy(update={"base": base})
     _check_fair(study)
+    if "metric" not in study.model_fields_set:
+        config = _config(study, study.arms[0], study.seeds[0])
+        study = study.model_copy(update={"metric": TASKS[config.task].metric})
     return study
 
 
-def cells(study: Study) -> list[Cell]:
-    """Its runs, seed by seed: all arms of a seed before the next seed."""
-    return [Cell(arm, seed, _config(study, arm, seed)) for seed in study.seeds for arm in study.arms]
+def runs(study: Study) -> list[StudyRun]:
+    """The runs of a study, seed by seed: all arms of a seed before the next seed."""
+    return [StudyRun(arm, seed, _config(study, arm, seed)) for seed in study.seeds for arm in study.arms]
 
 
-def cell_directory(root: Path, arm: str, seed: int) -> Path:
-    """Where a study in `root` puts a run."""
+def run_directory(root: Path, arm: str, seed: int) -> Path:
+    """The run directory of an arm and a seed in a study's folder `root`."""
     return root / arm / f"seed_{seed}"
 
 
 def scores(study: Study, root: Path) -> list[RunScore]:
-    """The scores of its runs in `root`, with the arm's name for the variant. Runs of anything else are left out."""
+    """The scores of the study's runs in `root`, with the arm's name as variant. Other runs there are left out."""
     found = []
-    for cell in cells(study):
-        run = RunDir(cell_directory(root, cell.arm.name, cell.seed))
-        with suppress(RunDirError):  # not begun, or damaged
-            if run.read_config().digest() == cell.config.digest():
-                found.append(replace(read_score(run), variant=cell.arm.name))
+    for run in runs(study):
+        directory = RunDir(run_directory(root, run.arm.name, run.seed))
+        with suppress(RunDirError):  # not started, or damaged
+            if directory.read_config().digest() == run.config.digest():
+                found.append(replace(read_score(directory), variant=run.arm.name))
     return found
 
 
 def overrides(study: Study, arm: Arm) -> dict[str, Any]:
-    """What an arm lays over the base besides its variant: the study's overrides, and its own on top, as tables."""
+    """The overrides of an arm as tables: the study's, updated with its own."""
     return merge(unflatten(study.set), unflatten(arm.set))
 
 
-def keep(study: Study, root: Path) -> None:
+def save(study: Study, root: Path) -> None:
     """Write the study into its folder.
 
-    ConfigError when the folder holds a study of the same cells with other configurations: finished runs would not be
-    those that the study tells of. Arms and seeds may come and go, and so may what does not change a run.
+    ConfigError if the folder holds a study whose arms of the same names have other configurations: its finished runs
+    would not belong to this study. Arms and seeds may be added and removed, and keys that do not affect what a run
+    computes may change.
     """
-    changes = _changes(study, kept(root)) if (root / _FILE).exists() else []
+    changes = _changes(study, load_saved(root)) if (root / _FILE).exists() else []
     if changes:
         raise ConfigError(
             f"{root} holds this study with other configurations; expected the same, or another --out: "
@@ -197,8 +201,8 @@ def keep(study: Study, root: Path) -> None:
     write_json(root / _FILE, study.model_dump(mode="json"))
 
 
-def kept(root: Path) -> Study:
-    """The study that a folder holds. RunDirError when there is none or it is damaged."""
+def load_saved(root: Path) -> Study:
+    """The study that a folder holds. RunDirError if there is none or it is damaged."""
     try:
         return Study.model_validate_json((root / _FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
@@ -208,7 +212,7 @@ def kept(root: Path) -> Study:
 
 
 def _changes(study: Study, before: Study) -> list[str]:
-    """How the arms that both have differ: each change once, with the arms it is in."""
+    """The differences of the arms that both studies have: each difference once, with the arms that have it."""
     earlier = {arm.name: arm for arm in before.arms}
     arms_of: dict[str, list[str]] = {}
     for arm in study.arms:
@@ -228,51 +232,49 @@ def _differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def _config(study: Study, arm: Arm, seed: int) -> RunConfig:
-    """ConfigError names the arm."""
-    laid_over = overrides(study, arm)
+    """The configuration of one run. ConfigError names the arm."""
+    own = overrides(study, arm)
     try:
-        for key in _TAKEN & laid_over.keys():
-            raise ConfigError(
-                f"set.{key}: unknown override; expected an arm's `variant` and a study's `seeds` beside it"
-            )
-        return compose.compose(study.base, variant=arm.variant, seed=seed, overrides=laid_over)
+        for key in _NOT_OVERRIDES & own.keys():
+            raise ConfigError(f"set.{key}: not an override; expected the arm's `variant` or the study's `seeds`")
+        return compose.compose(study.base, variant=arm.variant, seed=seed, overrides=own)
     except ConfigError as error:
         raise ConfigError(f"arm {arm.name!r}: {error}") from error
 
 
 def _check_fair(study: Study) -> None:
-    """ConfigError where arms differ in more than variants may, or not at all."""
+    """ConfigError if arms differ in more than variant, constraints and loss, or not at all."""
     first = study.arms[0]
     base = _config(study, first, study.seeds[0])
-    recipes: dict[bytes, str] = {}
+    names: dict[bytes, str] = {}
     for arm in study.arms:
         config = _config(study, arm, study.seeds[0])
         if config.digest("comparable") != base.digest("comparable"):
             raise ConfigError(
                 f"arm {arm.name!r} differs from arm {first.name!r} in more than variant, loss and constraints: "
-                + "; ".join(_budget_differences(first.name, base, arm.name, config))
+                + "; ".join(_unfair_differences(first.name, base, arm.name, config))
             )
-        recipe = canonical_json({k: v for k, v in config.identity().items() if k not in _TAKEN})
-        if recipe in recipes:
-            raise ConfigError(f"arm {arm.name!r} is the same configuration as arm {recipes[recipe]!r}")
-        recipes[recipe] = arm.name
+        content = canonical_json({k: v for k, v in config.identity().items() if k not in _NOT_OVERRIDES})
+        if content in names:
+            raise ConfigError(f"arm {arm.name!r} has the same configuration as arm {names[content]!r}")
+        names[content] = arm.name
 
 
-def _budget_differences(first: str, base: RunConfig, name: str, config: RunConfig) -> list[str]:
+def _unfair_differences(first: str, base: RunConfig, name: str, config: RunConfig) -> list[str]:
     was, now = base.identity(), config.identity()
     return [
         f"{key} is {was[key]!r} in {first!r} and {now[key]!r} in {name!r}"
         for key in sorted(was.keys() & now.keys())
-        if was[key] != now[key] and key.split(".")[0] not in (*_TAKEN, "loss", "constraints")
+        if was[key] != now[key] and key.split(".")[0] not in (*_NOT_OVERRIDES, "loss", "constraints")
     ]
 
 
 def _once(values: Sequence[Any]) -> None:
     if not values:
         raise ValueError("expected at least one")
-    twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
-    if twice is not None:
-        raise ValueError(f"expected each once, but {twice!r} comes again")
+    repeated = next((value for index, value in enumerate(values) if value in values[:index]), None)
+    if repeated is not None:
+        raise ValueError(f"expected each once, got {repeated!r} several times")
 
 
 def _explain(problem: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import GanMheError
 from gan_mhe.records.events import RunControl
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.run.loop import begun, execute
+from gan_mhe.run.loop import execute, has_progress
 from gan_mhe.sweep import processes
 from gan_mhe.sweep.processes import Run, SinkFactory
 
@@ -123,7 +123,7 @@ def sweep_in_waves(
         rounds, seconds_left = math.ceil(len(wave) / shared.jobs), budget.seconds_left()
         if budget.should_stop() or seconds_left < seconds_per_round * rounds:
             break
-        all_new = not any(begun(RunDir(run.directory)) for run in wave)
+        all_new = not any(has_progress(RunDir(run.directory)) for run in wave)
         failures += sweep(wave, make_sink, budget, shared)
         if all_new:
             seconds_per_round = max(seconds_per_round, (seconds_left - budget.seconds_left()) / rounds)
@@ -133,7 +133,7 @@ def sweep_in_waves(
 def _has_ended(config: RunConfig, run_dir: RunDir) -> bool:
     """Whether the run has ended as `config` has it; False for a damaged directory, so that executing it reports why."""
     try:
-        result = run_dir.read_result() if begun(run_dir) else None
+        result = run_dir.read_result() if has_progress(run_dir) else None
         if result is None or result["status"] not in ("completed", "diverged"):
             return False
         if result["status"] == "completed" and result["step"] < config.training.steps:

@@ -1,4 +1,4 @@
-"""What `run.execute` drives: something that steps, reports, shows, is scored, and can be put down and taken up again.
+"""The interface between the run loop and what it trains.
 
 The GAN is the first task. Nothing outside a task may assume that there is a generator.
 """
@@ -8,44 +8,62 @@ from typing import Protocol
 
 from torch import Tensor
 
+from gan_mhe.config.run_config import RunConfig
+
 
 class Task(Protocol):
-    """One trainable thing, on one clock. Steps count from 0."""
+    """Something that trains in steps, which count from 0, and that can be scored, saved and resumed."""
 
     images_per_step: int
+    """Real images that a step uses."""
+    metric: str
+    """Metric that ranks states, a key of `gan_mhe.evaluation.metrics.METRICS`."""
     protocol: str | None
+    """Name of the evaluation protocol; None if the run is not scored."""
     fingerprints: Mapping[str, str]
+    """Fingerprint of each score by its name; empty if the run is not scored."""
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """What people should know of this run; may grow as it goes."""
+    def warnings(self) -> tuple[str, ...]:
+        """Messages that the user should see, such as the layers that a penalty skips. More may come during the run."""
 
     def set_step(self, step: int) -> None:
-        """Set what depends on the step number."""
+        """Set everything that depends on the step number."""
 
     def step(self) -> None:
         """Compute the step that `set_step` has set, without waiting for the device."""
 
     def check(self) -> None:
-        """Raise DivergedError if any step since the last check met a non-finite value. Waits for the device."""
+        """Raise DivergedError if a step since the last check produced a non-finite value. Waits for the device."""
 
     def scalars(self) -> dict[str, float]:
-        """Means since the last call, and diagnostics of the present state. Waits for the device."""
+        """Means since the last call, and diagnostics of the current state. Waits for the device."""
 
-    def picture(self) -> bytes:
-        """A PNG of the present state, a function of that state alone."""
+    def grid(self) -> bytes:
+        """A PNG that shows the current state, and depends on nothing else."""
 
     def evaluate(self, *, fresh: bool) -> dict[str, float]:
-        """Scores of the present state under `protocol`; `fresh` draws samples that no earlier evaluation saw."""
+        """Scores of the current state under `protocol`. fresh: use samples that no other evaluation uses."""
 
     def real_scores(self) -> dict[str, float]:
         """Scores of the real data under `protocol`."""
 
     def peak_memory_bytes(self) -> int:
-        """The most memory of the device held so far. Costs little, does not wait."""
+        """The most device memory held so far. Cheap; does not wait for the device."""
 
     def state(self) -> dict[str, Tensor]:
-        """Everything the steps have made, by name."""
+        """Everything that the steps have changed, by name."""
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Inverse of `state`."""
+
+
+class TaskConstructor(Protocol):
+    """How a task is built."""
+
+    def __call__(self, config: RunConfig, *, to_train: bool = False) -> Task:
+        """Load the data and build the models of a configuration.
+
+        to_train: also make sure that training steps fit into memory; scores and grids need less. Raises GanMheError
+        if data, weights, a device or memory is missing.
+        """

@@ -1,4 +1,4 @@
-"""The GAN as a task: a trainer, its evaluator, its fixed latents and its diagnostics."""
+"""The GAN as a task: a trainer, an evaluator, fixed latents and diagnostics."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from gan_mhe.config import names
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.constraints.diagnostics import layer_geometry
 from gan_mhe.data import datasets
 from gan_mhe.data.datasets import ImageSet
@@ -23,7 +25,7 @@ from gan_mhe.training.trainer import Trainer
 
 
 def load_images(config: RunConfig) -> ImageSet:
-    """The configuration's real images. DataError when they are missing, broken or of another size."""
+    """The configuration's real images. DataError if they are missing, broken or of another size."""
     return datasets.load(
         config.data.name,
         root=config.data.root,
@@ -36,7 +38,7 @@ def load_images(config: RunConfig) -> ImageSet:
 
 
 def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -> Evaluator | None:
-    """The configuration's evaluator, or None for protocol `none`. ExtractorError when its weights are missing."""
+    """The configuration's evaluator, or None for protocol `none`. ExtractorError if its weights are missing."""
     if config.evaluation.protocol == "none":
         return None
     return Evaluator.build(
@@ -52,12 +54,15 @@ def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -
 
 
 class GanTask:
-    """See `gan_mhe.tasks.base.Task`."""
+    """A generator and a discriminator that train each other; see `gan_mhe.tasks.base.Task`."""
+
+    metric = names.TASKS["gan"].metric
 
     def __init__(self, config: RunConfig, *, to_train: bool = False) -> None:
-        """Load the data and the extractor, build the networks. Everything that can be missing is missed here.
+        """Load the data and the evaluator, and build the networks; see `gan_mhe.tasks.base.TaskConstructor`.
 
-        to_train: memory for training steps too (MemoryLimitError); scores and pictures need less.
+        Raises here, before training, if data (DataError), weights (ExtractorError), the device (DeviceError) or, with
+        `to_train`, memory (MemoryLimitError) is missing.
         """
         self._config = config
         device = resolve_device(config.training.device)
@@ -66,7 +71,7 @@ class GanTask:
         if to_train:
             memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
         self.trainer = Trainer(config, images.images, device)
-        self.images_per_step = config.training.batch_size * config.training.n_dis
+        self.images_per_step = SUMMARIES["gan"].images_per_step(config)
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
         self.fingerprints: Mapping[str, str] = fingerprints(self._evaluator.protocol) if self._evaluator else {}
         self._latents = latents.fixed_latents(
@@ -74,7 +79,7 @@ class GanTask:
         )
 
     @property
-    def notes(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         return self.trainer.engine.description, *self.trainer.constraints.notes
 
     def set_step(self, step: int) -> None:
@@ -91,7 +96,7 @@ class GanTask:
     def scalars(self) -> dict[str, float]:
         return self.trainer.meter.read() | layer_geometry(self.trainer.discriminator)
 
-    def picture(self) -> bytes:
+    def grid(self) -> bytes:
         images = to_uint8(self.trainer.generate(self._latents, ema=self._config.evaluation.ema))
         return grids.encode_png(grids.grid(images, columns=math.isqrt(len(images) - 1) + 1))
 

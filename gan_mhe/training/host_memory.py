@@ -1,4 +1,4 @@
-"""Memory of the training device and of this machine: what is free, what was used."""
+"""Free and peak memory of the training device and of this machine."""
 
 import resource
 from collections.abc import Iterator
@@ -8,22 +8,22 @@ import torch
 
 
 def peak_bytes(device: torch.device) -> int:
-    """The most memory held so far: CUDA: by tensors on `device`; CPU: by the process, as its peak resident set.
+    """Peak memory of this process so far: on CUDA that of its tensors on `device`, on a CPU its peak resident set.
 
-    Both belong to the process: runs that it made before count.
+    Earlier runs in the same process are included.
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    # getrusage only where there is no such file: its maximum survives exec, so a process begins with its parent's.
+    # getrusage is the fallback, because its maximum survives exec: a process starts with its parent's.
     peak = _kibibytes(Path("/proc/self/status"), "VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 if peak is None else peak
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Bytes that this process can still take on `device`; None where the system does not say.
+    """Bytes that this process can still allocate on `device`; None if the system does not report them.
 
-    CUDA: what the driver has free and what torch holds unused, within the process's share of the device. CPU: what the
-    kernel can give without swapping, within what is left to the process's control groups.
+    CUDA: free memory of the driver plus unused memory of torch's allocator, limited to the process's share of the
+    device. CPU: memory available without swapping, limited by the process's control groups.
     """
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -33,19 +33,19 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def free_on_host(root: Path) -> int | None:
-    """`free_bytes` of the CPU, as the `proc` and `sys` below `root` tell it."""
-    known = [_kibibytes(root / "proc/meminfo", "MemAvailable"), *_left_to_groups(root)]
+    """`free_bytes` of the CPU, read from the `proc` and `sys` directories in `root`."""
+    known = [_kibibytes(root / "proc/meminfo", "MemAvailable"), *_left_in_groups(root)]
     return min((free for free in known if free is not None), default=None)
 
 
 def _kibibytes(path: Path, key: str) -> int | None:
-    """A `key:  N kB` line in bytes."""
+    """The value of a line `key:  N kB`, in bytes."""
     value = _fields(path).get(f"{key}:")
     return None if value is None else int(value) * 1024
 
 
 def _fields(path: Path) -> dict[str, str]:
-    """First word of each line -> second; empty where there is no such file."""
+    """First word of each line -> second word; empty if the file cannot be read."""
     try:
         lines = path.read_text().splitlines()
     except OSError:
@@ -53,34 +53,34 @@ def _fields(path: Path) -> dict[str, str]:
     return {words[0]: words[1] for words in map(str.split, lines) if len(words) > 1}
 
 
-def _left_to_groups(root: Path) -> Iterator[int]:
-    """What each limited control group above the process leaves it, in version 1 and version 2 of the hierarchy.
+def _left_in_groups(root: Path) -> Iterator[int]:
+    """Bytes left in each limited control group above the process, for versions 1 and 2 of the hierarchy.
 
-    Pages of files count as used there, though the kernel gives them up when asked.
+    The usage of a group includes cached file pages. They are subtracted, because the kernel frees them on demand.
     """
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:
         return
-    for _, controllers, path in (line.split(":", 2) for line in lines):
+    for _, controllers, relative in (line.split(":", 2) for line in lines):
         if controllers == "":
             top, limit_name, used_name = root / "sys/fs/cgroup", "memory.max", "memory.current"
         elif "memory" in controllers.split(","):
             top, limit_name, used_name = root / "sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
         else:
             continue
-        group = top / path.lstrip("/")
-        # Inside a container the path may be that of the host; its parents then end at what is mounted.
-        for place in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
-            limit, used = _number(place / limit_name), _number(place / used_name)
+        group = top / relative.lstrip("/")
+        # Inside a container the path may be the host's: then only the topmost directory exists.
+        for path in (group, *(parent for parent in group.parents if parent.is_relative_to(top))):
+            limit, used = _number(path / limit_name), _number(path / used_name)
             if limit is not None and used is not None:
-                stat = _fields(place / "memory.stat")
+                stat = _fields(path / "memory.stat")
                 files = sum(int(stat.get(name, 0)) for name in ("active_file", "inactive_file"))
                 yield limit - max(used - files, 0)
 
 
 def _number(path: Path) -> int | None:
-    """The number in a file; None for `max` and where there is no such file."""
+    """The number in a file; None if it contains `max` or cannot be read."""
     try:
         return int(path.read_text())
     except (OSError, ValueError):

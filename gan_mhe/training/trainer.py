@@ -15,18 +15,16 @@ from torch import Tensor, nn
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import OptimizerConfig
-from gan_mhe.constraints.build import constrain
 from gan_mhe.constraints.penalty import PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import original_weight, weight_layers
 from gan_mhe.data.batches import BatchOrder
-from gan_mhe.networks.build import build_discriminator, build_generator
-from gan_mhe.rng import generator
 from gan_mhe.training import state as states
 from gan_mhe.training.coefficients import AdaptiveCoefficients
 from gan_mhe.training.ema import Ema
 from gan_mhe.training.engine import Engine, choose_engine
 from gan_mhe.training.losses import LOSSES
 from gan_mhe.training.metering import Meter, NonFiniteFlag
+from gan_mhe.training.networks import build_networks, real_and_fake_logits, takes_joint_batch
 from gan_mhe.training.noise import Noise
 from gan_mhe.training.precision import Precision
 from gan_mhe.training.schedule import factor
@@ -55,23 +53,9 @@ class Trainer:
         self.config = config
         self.device = device
         self.precision = Precision(config.training.precision, device)
-        self.generator = self._to_device(
-            build_generator(
-                config.generator.architecture,
-                image_size=config.data.image_size,
-                latent_dim=config.generator.latent_dim,
-                width=config.generator.width,
-                generator=generator("cpu", config.seed, "init/generator"),
-            )
+        self.generator, self.discriminator, self.constraints, self.penalties = build_networks(
+            config, device, self.precision.dtype
         )
-        discriminator = build_discriminator(
-            config.discriminator.architecture,
-            image_size=config.data.image_size,
-            width=config.discriminator.width,
-            generator=generator("cpu", config.seed, "init/discriminator"),
-        )
-        self.constraints = constrain(discriminator, config.constraints, seed=config.seed)
-        self.discriminator = self._to_device(discriminator)
         halflife = config.generator.ema_halflife_steps
         self.ema = Ema(self.generator, halflife) if halflife else None
         self.loss = LOSSES[config.loss]
@@ -88,20 +72,13 @@ class Trainer:
         self.adam_generator = self._adam(self.generator, config.optimizer.generator_lr)
         self.adam_discriminator = self._adam(self.discriminator, config.optimizer.discriminator_lr)
         self.coefficients = AdaptiveCoefficients(self.constraints.penalties, config.training.steps, device)
-        modules = {p.name: p.function for p in self.constraints.penalties if isinstance(p.function, PenaltyModule)}
-        self.penalties = nn.ModuleDict(modules).to(device, self.precision.dtype)
         self._step_number = torch.zeros((), dtype=torch.int64, device=device)
-        # Batch normalization must not mix real and generated images; other networks take both in one batch.
-        self._joint_pass = not any(isinstance(module, nn.BatchNorm2d) for module in self.discriminator.modules())
+        self._joint_pass = takes_joint_batch(self.discriminator)
         self._layer_weights = _names_of_layer_weights(self.discriminator)
         self.engine = engine or choose_engine(config.training.engine, config.training.precision, device)
         self._discriminator_update = self.engine.prepare(self._compute_discriminator_update)
         self._generator_update = self.engine.prepare(self._compute_generator_update)
         self.set_step(0)
-
-    def _to_device(self, network: nn.Module) -> nn.Module:
-        # Convolutions are fastest in channels-last layout, which does not change values.
-        return network.to(self.device, self.precision.dtype).to(memory_format=torch.channels_last).train()
 
     def _adam(self, network: nn.Module, lr: float) -> torch.optim.Adam:
         config: OptimizerConfig = self.config.optimizer
@@ -158,7 +135,7 @@ class Trainer:
     def _compute_discriminator_update(self, real: Tensor, latents_BZ: Tensor, mix_B111: Tensor) -> Update:
         with torch.no_grad():
             fake = self._fake_images(latents_BZ).to(self.precision.dtype)
-        real_logits, fake_logits = self._logits(real, fake)
+        real_logits, fake_logits = real_and_fake_logits(self._discriminate, real, fake, joint=self._joint_pass)
         loss = self.loss.discriminator(real_logits, fake_logits)
         gradients = _gradients(loss, self.discriminator)
         norms = _norms(gradients)
@@ -217,12 +194,6 @@ class Trainer:
         with self.precision.networks():
             logits: Tensor = self.discriminator(images)
         return logits
-
-    def _logits(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        if self._joint_pass:
-            real_logits, fake_logits = self._discriminate(torch.cat([real, fake])).chunk(2)
-            return real_logits, fake_logits
-        return self._discriminate(real), self._discriminate(fake)
 
     @torch.no_grad()
     def generate(self, latents_BZ: Tensor, *, ema: bool = False) -> Tensor:

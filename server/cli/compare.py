@@ -19,7 +19,9 @@ def compare(
         list[str],
         typer.Argument(help="Run directories, or folders of them; with --server, ids.", metavar="RUNS..."),
     ],
-    metric: Annotated[str, typer.Option(help="Metric to compare.")] = "inception_score",
+    metric: Annotated[
+        str | None, typer.Option(help="Metric to compare; the one that ranks the runs unless given.")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option(metavar="VARIANT", help="Show the paired differences of the other variants to this one."),

@@ -13,7 +13,6 @@ import typer
 from gan_mhe.cli.console import out, print_columns, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
 from gan_mhe.config import compose, documents
-from gan_mhe.config.names import PRIMARY_METRIC
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.evaluation.metrics import METRICS
 
@@ -147,8 +146,7 @@ def jobs(
 
 
 def _job_cells(job: "Job") -> tuple[str, ...]:
-    decimals = METRICS[PRIMARY_METRIC].decimals
-    score = "" if job.metric is None else f"{job.metric.latest:.{decimals}f}"
+    score = "" if job.metric is None else f"{job.metric.latest:.{METRICS[job.metric.name].decimals}f}"
     state = job.state if job.reason in (None, "user") else f"{job.state} ({job.reason})"
     step = f"{job.progress.step}/{job.progress.total_steps}"
     return job.id, state, job.title, step, score, _ago(job.created_at)

@@ -8,7 +8,7 @@ from typing import Any
 
 from gan_mhe.cli.console import out, print_error, say
 from gan_mhe.config.documents import unflatten
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from gan_mhe.errors import ConfigError
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes, sha256_file, write_json
 from gan_mhe.records.events import (
@@ -20,13 +20,14 @@ from gan_mhe.records.events import (
     Started,
     effective,
     encode,
-    encode_number,
 )
 from gan_mhe.records.events import Event as RunEvent
+from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Arm, Cell, Study, cell_directory, cells, overrides
+from gan_mhe.study.definition import Arm, Study, StudyRun, overrides, run_directory, runs
 from server.cli.console import Board, run_events
-from server.client import Client, Job, NotFound, Score, downloads
+from server.client import Client, Job, NotFound, downloads
+from server.client import Score as JobScore
 
 DONE, FAILURE, INTERRUPTED = 0, 1, 130
 
@@ -42,7 +43,7 @@ def run(url: str, study: Study, root: Path) -> int:
     the jobs running and downloads what exists. Raises ConfigError if `root` contains local runs, ServerError if the
     service cannot be reached or rejects the study.
     """
-    planned = cells(study)
+    planned = runs(study)
     _reject_local_runs(planned, root)
     if study.wall_time_minutes is not None:
         say("wall_time_minutes has no effect at a service")
@@ -51,7 +52,7 @@ def run(url: str, study: Study, root: Path) -> int:
         interrupted = not _wait(client, jobs)
         jobs = [client.job(job.id) for job in jobs]
         for job in jobs:
-            _fetch(client, job, cell_directory(root, job.labels["arm"], _seed(job)))
+            _fetch(client, job, run_directory(root, job.labels["arm"], _seed(job)))
     for job in jobs:
         if job.terminal and job.state != "succeeded":
             print_error(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
@@ -61,17 +62,17 @@ def run(url: str, study: Study, root: Path) -> int:
     return DONE if all(job.state == "succeeded" for job in jobs) else FAILURE
 
 
-def _reject_local_runs(planned: Sequence[Cell], root: Path) -> None:
+def _reject_local_runs(planned: Sequence[StudyRun], root: Path) -> None:
     """Raise ConfigError if `root` contains runs of this machine, which are recognized by their environment file."""
-    for cell in planned:
-        run_dir = RunDir(cell_directory(root, cell.arm.name, cell.seed))
+    for planned_run in planned:
+        run_dir = RunDir(run_directory(root, planned_run.arm.name, planned_run.seed))
         if run_dir.environment.exists():
             raise ConfigError(f"{run_dir.root} is a local run; expected another --out for runs of a service")
 
 
 def _jobs(client: Client, study: Study, arm: Arm) -> list[Job]:
     """The jobs of an arm, in the order of its seeds: existing ones, continued if necessary, and new ones."""
-    [config, *_] = [cell.config for cell in cells(study) if cell.arm == arm]
+    [config, *_] = [planned.config for planned in runs(study) if planned.arm == arm]
     labels = {"study": study.name, "arm": arm.name, "recipe": config.digest("without_seed")[:16]}
     labeled = client.jobs(label=[f"{key}:{value}" for key, value in labels.items()], page_size=200)
     # A fork may have its origin's labels, but does not belong to the study.
@@ -156,7 +157,7 @@ def _fetch(client: Client, job: Job, directory: Path) -> None:
     lines = [{"seq": seq, "time": time} | encode(event) for seq, (time, event) in enumerate(events)]
     atomic_write(run_dir.events, b"".join(canonical_json(line) + b"\n" for line in lines))
     if job.state == "succeeded":
-        write_json(run_dir.result, _result(job, list(effective(event for _, event in events))))
+        write_json(run_dir.result, _result(job, list(effective(event for _, event in events))).document())
 
 
 def _fetch_grids(client: Client, job: Job, run_dir: RunDir) -> None:
@@ -187,28 +188,28 @@ def _rfc3339(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _result(job: Job, events: Sequence[RunEvent]) -> dict[str, Any]:
-    """The document of `gan_mhe.records.result.RunResult`, from the job's scores and its run's events."""
+def _result(job: Job, events: Sequence[RunEvent]) -> RunResult:
+    """The result of a job's run, from the job's scores and the events of its run."""
     scores = job.scores
     evaluated = [event for event in events if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
-    return {
-        "status": "completed",
-        "step": job.progress.step,
-        "variant": job.variant,
-        "seed": job.seed,
-        "digest": job.config_digest.removeprefix("sha256:"),
-        "protocol": scores.protocol if scores else None,
-        "fingerprints": dict(scores.fingerprints) if scores else {},
-        "metric": PRIMARY_METRIC,
-        "final": _score(scores.final) if scores else None,
-        "best": _score(scores.best) if scores else None,
-        "evaluations": len(evaluated),
-        "real": _numbers(scores.real) if scores and scores.real else None,
-        "train_seconds": _train_seconds(events),
-        "curve": [_score(event) for event in evaluated],
-        "message": job.message or "",
-        "peak_memory_bytes": max((event.peak_memory_bytes or 0 for event in _progress(events)), default=None),
-    }
+    return RunResult(
+        status="completed",
+        step=job.progress.step,
+        variant=job.variant or "",
+        seed=_seed(job),
+        digest=job.config_digest.removeprefix("sha256:"),
+        protocol=scores.protocol if scores else None,
+        fingerprints=dict(scores.fingerprints) if scores else {},
+        metric=job.metric.name if job.metric else TASKS[DEFAULT_TASK].metric,
+        final=_score(scores.final) if scores else None,
+        best=_score(scores.best) if scores else None,
+        evaluations=len(evaluated),
+        real=scores.real if scores else None,
+        train_seconds=_train_seconds(events),
+        message=job.message or "",
+        peak_memory_bytes=max((event.peak_memory_bytes or 0 for event in _progress(events)), default=None),
+        curve=tuple(Score(event.step, event.scores) for event in evaluated),
+    )
 
 
 def _train_seconds(events: Sequence[RunEvent]) -> float:
@@ -235,9 +236,5 @@ def _progress(events: Sequence[RunEvent]) -> list[Progress]:
     return [event for event in events if isinstance(event, Progress)]
 
 
-def _score(score: Score | Evaluated | None) -> dict[str, Any] | None:
-    return None if score is None else {"step": score.step, "scores": _numbers(score.scores)}
-
-
-def _numbers(scores: Mapping[str, float]) -> dict[str, Any]:
-    return {name: encode_number(value) for name, value in scores.items()}
+def _score(score: JobScore | None) -> Score | None:
+    return None if score is None else Score(score.step, score.scores)

@@ -39,8 +39,8 @@ def study(
             "--jobs, --budget and --report-only apply to local runs; they cannot be combined with --server"
         )
     if report_only:
-        studies.kept(folder)
-    studies.keep(definition, folder)
+        studies.load_saved(folder)
+    studies.save(definition, folder)
     code = 0 if report_only else _run_study(definition, folder, jobs=jobs, budget=budget, server=server)
     _report_study(definition, folder)
     raise typer.Exit(code)

@@ -316,14 +316,14 @@ class Client:
         self,
         ids: str | Sequence[str],
         *,
-        metric: str = "inception_score",
+        metric: str | None = None,
         reference: str | None = None,
         view: "View" = "steps",
     ) -> "Comparison":
         """Compare jobs and experiments.
 
-        reference: variant that the others are compared with. view: `steps` compares final generators, `wall_time`
-        generators after about the same training time.
+        metric: by default the one that ranks the jobs. reference: variant that the others are compared with. view:
+        `steps` compares final generators, `wall_time` generators after about the same training time.
         """
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view}
         return _comparison(self._connection.get("/v1/compare", **params))
@@ -333,7 +333,7 @@ class Client:
         ids: str | Sequence[str],
         *,
         format: Literal["json", "csv", "markdown"],
-        metric: str = "inception_score",
+        metric: str | None = None,
         reference: str | None = None,
         view: "View" = "steps",
     ) -> str:

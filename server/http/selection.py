@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from server.errors import FieldError, InvalidRequest
 from server.queue import experiments, queue
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 MAX_IDS = 200
 
@@ -29,7 +29,7 @@ class _Selection:
         self._job_ids = list(dict.fromkeys(job or []))
         self._experiment_id = experiment
 
-    def rows(self, connection: Connection, project: str) -> list[Row]:
+    def rows(self, connection: Connection, project: str) -> list[JobRow]:
         """The distinct jobs. Raises NotFound if one does not exist or belongs to another project."""
         found = []
         if self._experiment_id is not None:

@@ -1,1 +1,1 @@
-"""What runs leave in their directories, read into the store; what is kept and deleted there."""
+"""Reads the files of runs into the store, imports runs, and deletes files that are no longer kept."""

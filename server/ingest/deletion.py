@@ -1,4 +1,4 @@
-"""Deleting jobs: the rows in a transaction, the files after it, so that no row ever names a file that is gone."""
+"""Deletes the files of deleted jobs, after the rows are deleted, so that no row names a missing file."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from server.store.store import Store
 
 
 def put_aside(settings: Settings, job_id: str) -> Path:
-    """Rename the directory of a job whose rows are gone; give its new path to `shutil.rmtree` at leisure."""
+    """Rename the directory of a deleted job, so that the caller can delete it later. Returns the new path."""
     directory = settings.job_dir(job_id)
     aside = directory.with_name(f".{job_id}.tmp")
     with suppress(FileNotFoundError):
@@ -24,7 +24,7 @@ def put_aside(settings: Settings, job_id: str) -> Path:
 
 
 def sweep(store: Store, settings: Settings) -> None:
-    """Delete what a deletion cut short has left: for the start of the service, before anything writes jobs."""
+    """Delete the files that an interrupted deletion has left. For the start of the service, before jobs are created."""
     jobs = settings.job_dir("")
     if not jobs.is_dir():
         return

@@ -1,7 +1,8 @@
-"""Run directories that were made elsewhere become jobs: the operator puts them into the inbox, a request takes one in.
+"""Imports run directories as jobs: the operator puts them into the inbox, and a request imports one.
 
-The row comes first, the files after it: a note in the job's directory says which directory is on its way, until it has
-arrived and was read. So a crash leaves the inbox as it was, or a job that `recover` completes.
+The job's row is created first, then the files are moved. Until they are moved and read, a marker file in the job's
+directory names the directory in the inbox. A crash therefore leaves either the inbox unchanged, or a job that `recover`
+completes.
 """
 
 import errno
@@ -12,12 +13,14 @@ import shutil
 import stat
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from gan_mhe.comparison.compare import score_of
+from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.files import canonical_json, write_json
@@ -28,20 +31,21 @@ from server.queue import admission, queue
 from server.queue.states import Reason, State
 from server.settings import Settings
 from server.store import artifacts
-from server.store.rows import Row
+from server.store.rows import JobRow
 from server.store.store import Store
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_NOTE = "import.json"
+_MARKER = "import.json"
 _MAX_MESSAGE = 300
 _RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol"})
-_UNFINISHED = "the imported run is not finished; resume the job to go on with it"
+_UNFINISHED = "the imported run is not finished; resume the job to continue it"
 
 
 def importable(settings: Settings) -> list[dict[str, Any]]:
-    """What lies in the inbox, by name: variant, seed, total_steps, status; `problem` says why one cannot be taken in.
+    """List the inbox, by name. Keys: name, variant, seed, total_steps, status, problem.
 
-    status: `completed`, `diverged`, or `unfinished`; None, as the others, where there is a problem.
+    status: `completed`, `diverged`, or `unfinished`. problem: why the directory cannot be imported, else None; if there
+    is one, variant, seed, total_steps and status are None.
     """
     if not settings.inbox.is_dir():
         return []
@@ -65,21 +69,23 @@ def _described(path: Path) -> dict[str, Any]:
 
 def import_run(
     store: Store, settings: Settings, indexer: Indexer, *, name: str, project: str, labels: Mapping[str, str]
-) -> Row:
-    """Make a job of a run directory in the inbox and move it there.
+) -> JobRow:
+    """Create a job from a run directory in the inbox, and move the directory into the job's.
 
-    A completed run succeeded, a diverged one failed; any other is paused, so that it can be resumed. Raises
-    InvalidRequest when the directory is no run, NotFound when there is none, NotReady while a process writes to it,
-    StorageError when the files cannot be moved; the service completes the move when it starts again.
+    A completed run becomes a succeeded job, a diverged one a failed job; any other run becomes a paused job, which can
+    be resumed.
+
+    Raises InvalidRequest if the directory is no run, NotFound if it does not exist, NotReady while a process writes to
+    it, StorageError if the files cannot be moved; the service then completes the move at its next start.
     """
     source = _entry(settings.inbox, name)
     with ExitStack() as stack:
-        _hold(stack, source)
+        _lock(stack, source)
         config, result = _read(source)
 
-        def create(connection: Connection) -> Row:
+        def create(connection: Connection) -> JobRow:
             job = _create(connection, _without_paths(config, settings), result, name, project, labels)
-            write_json(settings.job_dir(job["id"]) / _NOTE, {"name": name})
+            write_json(settings.job_dir(job["id"]) / _MARKER, {"name": name})
             return job
 
         job = store.write(create)
@@ -89,16 +95,16 @@ def import_run(
 
 
 def recover(store: Store, settings: Settings) -> None:
-    """Complete the imports that a crash cut short: for the start of the service, before jobs are scheduled."""
+    """Complete the imports that a crash interrupted. For the start of the service, before jobs are scheduled."""
     indexer = Indexer(store, settings)
-    for note in sorted(settings.job_dir("").glob(f"*/{_NOTE}")):
-        job_id = note.parent.name
+    for marker in sorted(settings.job_dir("").glob(f"*/{_MARKER}")):
+        job_id = marker.parent.name
         try:
-            store.read(lambda connection, job_id=job_id: queue.get(connection, job_id))  # type: ignore[misc]
+            store.read(partial(queue.get, job_id=job_id))
         except NotFound:
-            shutil.rmtree(note.parent)  # the run is still in the inbox
+            shutil.rmtree(marker.parent)  # the run is still in the inbox
             continue
-        source = settings.inbox / json.loads(note.read_bytes())["name"]
+        source = settings.inbox / json.loads(marker.read_bytes())["name"]
         target = artifacts.run_dir(settings, job_id).root
         if source.is_dir() and not target.exists():
             _move(source, target)
@@ -106,7 +112,7 @@ def recover(store: Store, settings: Settings) -> None:
 
 
 def _entry(inbox: Path, name: str) -> Path:
-    """The directory that goes by a name. InvalidRequest when it cannot be a run, NotFound when there is none."""
+    """Return the directory of a name. Raises InvalidRequest if it cannot be a run, NotFound if it does not exist."""
     if not _NAME.fullmatch(name):
         message = f"name: expected letters, digits, '.', '_' and '-', at most 100 of them, got {name[:120]!r}"
         raise InvalidRequest(FieldError("/name", "invalid_name", message))
@@ -122,7 +128,7 @@ def _refusal(path: Path, why: str) -> InvalidRequest:
 
 
 def _read(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
-    """The configuration, and the result where the run came to its end. InvalidRequest when it is no run directory."""
+    """Read a run's configuration, and its result if the run has ended. Raises InvalidRequest if it is no run."""
     run = RunDir(path)
     for file in (run.config, run.events):
         if not file.is_file():
@@ -138,7 +144,7 @@ def _read(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
 
 
 def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
-    """ValueError unless a result can be shown and compared: it has its parts, and numbers that JSON has."""
+    """Raise ValueError unless a result has all keys, contains only JSON values, and can be compared."""
     if result is None:
         return
     try:
@@ -152,7 +158,7 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
 
 
 def _check_entries(path: Path) -> None:
-    """InvalidRequest unless there are only directories and plain files: a link would lead the service elsewhere."""
+    """Raise InvalidRequest unless there are only directories and plain files; links could lead out of the inbox."""
     mode = path.lstat().st_mode
     if not stat.S_ISDIR(mode):
         raise _refusal(path, "it is not a directory")
@@ -163,8 +169,8 @@ def _check_entries(path: Path) -> None:
                 raise _refusal(path, f"{entry!r} is neither a directory nor a plain file")
 
 
-def _hold(stack: ExitStack, source: Path) -> None:
-    """Hold the run directory, so that no trainer writes to it and nobody else imports it. NotReady when one does."""
+def _lock(stack: ExitStack, source: Path) -> None:
+    """Lock the run directory against trainers and other imports. Raises NotReady if another process has the lock."""
     try:
         stack.enter_context(RunDir(source).locked())
     except RunDirError as error:
@@ -173,22 +179,22 @@ def _hold(stack: ExitStack, source: Path) -> None:
 
 
 def _without_paths(config: RunConfig, settings: Settings) -> RunConfig:
-    """The configuration as a request could have it: folders and files by the operator's names, where there are such."""
+    """Return the configuration with the operator's names in place of paths, or None where a path has no name."""
     root = _operator_name(config.data.root, settings.data_roots)
-    if root is None and config.data.root is not None and config.data.name == "image_folder":
-        root = config.data.root.name  # must be something, and a path of another machine says nothing here
+    if root is None and config.data.root is not None and DATASETS[config.data.name].needs_root:
+        root = config.data.root.name  # a root is required, and the path of another machine means nothing here
     weights = _operator_name(config.evaluation.weights, settings.weights)
     document = config.document()
     document["data"]["root"] = root
     document["evaluation"]["weights"] = weights
     document["training"]["device"] = config.training.device.split(":")[0]
-    return RunConfig.model_validate(document)
+    return RunConfig.stored(document)
 
 
 def _operator_name(path: Path | None, known: Mapping[str, Path]) -> str | None:
     if path is None:
         return None
-    return next((name for name, place in known.items() if place.resolve() == path.resolve()), None)
+    return next((name for name, offered in known.items() if offered.resolve() == path.resolve()), None)
 
 
 def _create(
@@ -198,18 +204,21 @@ def _create(
     name: str,
     project: str,
     labels: Mapping[str, str],
-) -> Row:
+) -> JobRow:
     new = admission.new_job(config, project, name=name, labels=dict(labels), origin="imported")
     if result is None:
         return queue.create(connection, new, State.PAUSED, message=_UNFINISHED)
     if result["status"] == "completed":
         return queue.create(connection, new, State.SUCCEEDED, result=dict(result))
-    facts = {"reason": Reason.DIVERGED, "message": result.get("message"), "result": dict(result)}
-    return queue.create(connection, new, State.FAILED, **facts)
+    message, result = result.get("message"), dict(result)
+    return queue.create(connection, new, State.FAILED, reason=Reason.DIVERGED, message=message, result=result)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a directory to where nothing is yet; from another device by a copy that appears whole."""
+    """Move a directory to a path that does not exist yet.
+
+    From another file system it is copied under a temporary name and then renamed, so that it appears complete.
+    """
     try:
         try:
             os.rename(source, target)
@@ -226,6 +235,6 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _read_in(settings: Settings, indexer: Indexer, job_id: str) -> None:
-    """Take in what the run said; then nothing is left to be completed."""
+    """Read the run's events and console, and delete the marker: the import is complete."""
     indexer.drain(job_id)
-    (settings.job_dir(job_id) / _NOTE).unlink(missing_ok=True)
+    (settings.job_dir(job_id) / _MARKER).unlink(missing_ok=True)

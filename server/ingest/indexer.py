@@ -1,4 +1,4 @@
-"""Reads what runs write into their directories, while they write it, into the store."""
+"""Reads the journals and consoles of runs into the store while the runs write them."""
 
 import math
 import time
@@ -12,45 +12,45 @@ from server.ingest.tail import Text, count_lines, newest_text, whole_lines
 from server.queue import queue
 from server.settings import Settings
 from server.store import artifacts, journal, tables
-from server.store.rows import Row
+from server.store.rows import JobRow, fetch_all
 from server.store.store import Store
 
-# After text that did not fit into one row a console is left alone for so long: a flood becomes one row a second.
+# After console output that did not fit into one row, the console is not read for so long: at most one row per second.
 FLOOD_SECONDS = 1.0
 
 _jobs, _attempts = tables.jobs, tables.attempts
 
 
 class Indexer:
-    """Follows the run journals and consoles of jobs. `poll` is for one thread; `drain` is too, for each job."""
+    """Follows the journals and consoles of jobs. Only one thread may call `poll`, and only one per job `drain`."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
         self._settings = settings
-        self._flooded: dict[str, float] = {}  # monotonic time of the last row that had to leave text out, by job
+        self._flooded: dict[str, float] = {}  # by job: monotonic time of the last row that omitted text
         self._unreadable: set[str] = set()
 
     def poll(self) -> None:
-        """Read what is new of every job that has an attempt, of each at most one chunk."""
+        """Read the new lines and text of every job that has a live attempt, at most one chunk per job."""
         for job in self._store.read(_followed):
             self._read(job, self._read_events)
             self._read(job, self._read_console)
         self._flooded = {key: at for key, at in self._flooded.items() if time.monotonic() - at < FLOOD_SECONDS}
 
     def drain(self, job_id: str) -> None:
-        """Read a job's files to their ends. NotFound when there is no such job."""
+        """Read a job's files to their ends. Raises NotFound if there is no such job."""
         job = self._store.read(lambda connection: queue.get(connection, job_id))
         while self._read(job, self._read_events):
             job = self._store.read(lambda connection: queue.get(connection, job_id))
         self._read(job, partial(self._read_console, to_the_end=True))
 
-        def note_pruned(connection: Connection) -> None:
-            artifacts.note_pruned_checkpoints(connection, self._settings, job_id)
+        def mark_pruned(connection: Connection) -> None:
+            artifacts.mark_pruned_checkpoints(connection, self._settings, job_id)
 
-        self._store.write(note_pruned, name="ingest", durable=False)
+        self._store.write(mark_pruned, name="ingest", durable=False)
 
-    def _read(self, job: Row, reader: Callable[[Row], bool]) -> bool:
-        """Whether there was anything to read. Files that cannot be read are spoken of once."""
+    def _read(self, job: JobRow, reader: Callable[[JobRow], bool]) -> bool:
+        """Return whether there was anything to read. Unreadable files are reported once per job."""
         try:
             return reader(job)
         except (FileNotFoundError, NotADirectoryError):
@@ -61,14 +61,14 @@ class Indexer:
                 self._notice(job, f"the run's files cannot be read: {error.strerror}")
             return False
 
-    def _notice(self, job: Row, message: str) -> None:
+    def _notice(self, job: JobRow, message: str) -> None:
         data = {"step": job["step"], "message": message}
         self._store.write(lambda connection: journal.append(connection, job["id"], "job.notice", data), name="ingest")
 
-    def _read_events(self, job: Row) -> bool:
+    def _read_events(self, job: JobRow) -> bool:
         path = artifacts.run_dir(self._settings, job["id"]).events
         if path.stat().st_size < job["events_offset"]:
-            self._go_back(job, *count_lines(path))
+            self._reset_position(job, *count_lines(path))
             return True
         found = whole_lines(path, job["events_offset"])
         if not found.lines:
@@ -76,17 +76,19 @@ class Indexer:
 
         def apply(connection: Connection) -> None:
             current = queue.get(connection, job["id"])
-            if current["events_offset"] == job["events_offset"]:  # else somebody else has just read it
-                reading = Ingest(connection, self._settings, current)
-                reading.read(found.lines)
-                reading.finish(found.next_offset)
+            if current["events_offset"] == job["events_offset"]:  # else another reader was faster
+                chunk = Ingest(connection, self._settings, current)
+                chunk.read(found.lines)
+                chunk.finish(found.next_offset)
 
         self._store.write(apply, name="ingest", durable=False)
         return True
 
-    def _go_back(self, job: Row, lines: int, size: int) -> None:
-        """The journal is shorter than what was read of it: its end was lost with the machine. Go on at its new end."""
-        message = "the end of the run's journal was lost after it was read; what it said stands until it is said again"
+    def _reset_position(self, job: JobRow, lines: int, size: int) -> None:
+        """Continue at the end of a journal that became shorter, because the machine crashed before it was on disk."""
+        message = (
+            "the end of the run's journal was lost after it was read; the lost events stay until the run repeats them"
+        )
 
         def change(connection: Connection) -> None:
             values = {"events_offset": size, "events_seq": lines}
@@ -95,7 +97,7 @@ class Indexer:
 
         self._store.write(change, name="ingest", durable=False)
 
-    def _read_console(self, job: Row, *, to_the_end: bool = False) -> bool:
+    def _read_console(self, job: JobRow, *, to_the_end: bool = False) -> bool:
         job_id, offset = job["id"], job["console_offset"]
         if not to_the_end and time.monotonic() - self._flooded.get(job_id, -math.inf) < FLOOD_SECONDS:
             return False
@@ -111,10 +113,10 @@ class Indexer:
         return True
 
 
-def _followed(connection: Connection) -> list[Row]:
+def _followed(connection: Connection) -> list[JobRow]:
     live = select(_attempts.c.job_id).where(_attempts.c.live)
     query = select(_jobs).where(_jobs.c.id.in_(live)).order_by(_jobs.c.seq)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return fetch_all(connection, query, JobRow)
 
 
 def _add_text(connection: Connection, job_id: str, found: Text, skipped: int) -> None:

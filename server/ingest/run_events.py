@@ -1,10 +1,11 @@
-"""What a run says, applied to the rows of its job: one chunk of its journal in one transaction.
+"""Applies a run's events to the rows of its job: one chunk of the run's journal in one transaction.
 
-A job's row tells how far its journal was read, in bytes and in lines, and moves on in the transaction that applies what
-was read. So a process that is killed in between loses nothing and counts nothing twice.
+A job's row has the position up to which its journal was read, in bytes and in lines. The transaction that applies a
+chunk also moves the position, so that a killed process loses no event and applies none twice.
 """
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -37,9 +38,18 @@ from server.queue import queue
 from server.queue.states import State
 from server.settings import Settings
 from server.store import artifacts, journal, metric_points, tables
-from server.store.rows import Row
+from server.store.rows import (
+    AttemptRow,
+    EvaluationRow,
+    FileRow,
+    JobChanges,
+    JobRow,
+    NewCheckpointRow,
+    SampleRow,
+    fetch_one,
+)
 
-MAX_PICTURE_BYTES = 64 * 2**20
+MAX_GRID_BYTES = 64 * 2**20
 _MAX_NAME = 200
 _MAX_STEP = 2**53
 _LISTED_PROBLEMS = 3
@@ -59,7 +69,7 @@ class JournalLine(NamedTuple):
 
 
 def parse(line: bytes | None) -> JournalLine:
-    """A line read. ValueError says what is wrong with it; None stands for one that is too long."""
+    """Parse a line of a run's journal; None is a line that is too long. Raises ValueError, which names the problem."""
     if line is None:
         raise ValueError("it is too long")
     try:
@@ -79,7 +89,7 @@ def parse(line: bytes | None) -> JournalLine:
 
 
 def _milliseconds(time: Any) -> int:
-    """RFC 3339 as milliseconds; now where it is not that, because nothing is decided by it."""
+    """Convert RFC 3339 to milliseconds. An invalid time becomes the present, because no decision depends on it."""
     try:
         return round(datetime.fromisoformat(time).timestamp() * 1000)
     except (TypeError, ValueError, OverflowError):
@@ -87,13 +97,13 @@ def _milliseconds(time: Any) -> int:
 
 
 def _checked(event: Event) -> Event:
-    """The event with every field of its type and within what the tables hold. ValueError names the one that is not."""
+    """Validate an event's field types. Raises ValueError, which names a field that the tables cannot hold."""
     event = _SHAPES[type(event)].validate_python(asdict(event))
     for field, value in asdict(event).items():
         if isinstance(value, int) and not 0 <= value < _MAX_STEP:
             raise ValueError(f"{field}: expected 0 or more and less than 2**53, got {value}")
         for text in _texts(value):
-            text.encode()  # JSON can spell half of a character, which no column holds
+            text.encode()  # raises for a lone surrogate, which JSON can express and no column can hold
             if len(text) > _MAX_NAME and field != "message":
                 raise ValueError(f"{field}: expected at most {_MAX_NAME} characters, got {len(text)}")
     return event
@@ -106,27 +116,27 @@ def _texts(value: Any) -> list[str]:
 
 
 class Ingest:
-    """One chunk of a job's journal being applied. `offset` and `seq` of the job move on with `finish`."""
+    """Applies one chunk of a job's journal: `read` for the lines, then `finish`, which moves the job's position."""
 
-    def __init__(self, connection: Connection, settings: Settings, job: Row) -> None:
+    def __init__(self, connection: Connection, settings: Settings, job: JobRow) -> None:
         self._connection = connection
         self._settings = settings
         self._job = job
         self._attempt = _newest_attempt(connection, job)
         self._run = artifacts.run_dir(settings, job["id"])
         self._seq: int = job["events_seq"]
-        self._changes: dict[str, Any] = {}
+        self._changes: JobChanges = {}
         self._points: list[tuple[int, dict[str, float]]] = []
         self._progress: Progress | None = None
         self._problems: list[str] = []
 
     @property
     def _number(self) -> int:
-        """Of the attempt that is speaking. Runs that were imported had theirs elsewhere; they are counted here."""
-        return int(self._attempt["number"] if self._attempt else self._job["attempts"])
+        """The number of the attempt that wrote the lines. Attempts of imported runs have no row and are counted."""
+        return self._attempt["number"] if self._attempt else self._job["attempts"]
 
     def problem(self, message: str) -> None:
-        """Something a person should know about the files, said once for the chunk."""
+        """Add a problem with the run's files; `finish` reports them in one notice."""
         self._problems.append(message)
 
     def read(self, lines: Sequence[bytes | None]) -> None:
@@ -135,44 +145,44 @@ class Ingest:
             expected = self._seq
             self._seq += 1
             try:
-                said = parse(line)
+                entry = parse(line)
             except ValueError as error:
                 why = " ".join(str(error).split())[:200]
                 self.problem(f"line {expected} of the run's journal cannot be read: {why}")
                 continue
-            if said.seq > expected:
-                self.problem(f"lines {expected} to {said.seq - 1} of the run's journal are missing")
-            elif said.seq < expected:
-                self.problem(f"the run's journal goes back from line {expected} to {said.seq}")
-            self._seq = said.seq + 1
-            self._apply(said)
+            if entry.seq > expected:
+                self.problem(f"lines {expected} to {entry.seq - 1} of the run's journal are missing")
+            elif entry.seq < expected:
+                self.problem(f"the run's journal goes back from line {expected} to {entry.seq}")
+            self._seq = entry.seq + 1
+            self._apply(entry)
 
     def finish(self, next_offset: int) -> None:
-        """Write what was gathered over the chunk, and how far it was read."""
+        """Write the chunk's points, progress and problems, and the new position. next_offset: in bytes."""
         self._write_points()
         if self._progress:
             self._append("job.progress", _fields(self._progress))
         if self._problems:
             more = len(self._problems) - _LISTED_PROBLEMS
-            listed = self._problems[:_LISTED_PROBLEMS] + ([f"and {more} more such problems"] if more > 0 else [])
+            listed = self._problems[:_LISTED_PROBLEMS] + ([f"and {more} more problems"] if more > 0 else [])
             step = self._changes.get("step", self._job["step"])
             self._append("job.notice", {"step": step, "message": "; ".join(listed)})
-        artifacts.note_pruned_checkpoints(self._connection, self._settings, self._job["id"])
-        self._change_job(**self._changes, events_offset=next_offset, events_seq=self._seq)
+        artifacts.mark_pruned_checkpoints(self._connection, self._settings, self._job["id"])
+        self._change_job({**self._changes, "events_offset": next_offset, "events_seq": self._seq})
 
-    def _apply(self, said: JournalLine) -> None:
-        match said.event:
+    def _apply(self, entry: JournalLine) -> None:
+        match entry.event:
             case Started() as event:
-                self._started(event, said.time)
+                self._started(event, entry.time)
             case Progress() as event:
                 self._progress = event
-                self._changes |= {"step": event.step, "total_steps": event.total_steps} | _rates(event)
+                self._changes.update(_progress_columns(event))
             case Scalars(step=step, values=values):
                 self._points.append((step, dict(values)))
             case SampleGrid() as event:
-                self._sample(event, said.time)
+                self._sample(event, entry.time)
             case CheckpointSaved() as event:
-                self._checkpoint(event, said.time)
+                self._checkpoint(event, entry.time)
             case CheckpointRejected(checkpoint_step=step, message=message):
                 artifacts.reject_checkpoint(self._connection, self._job["id"], step)
                 self._append("checkpoint.rejected", {"step": step, "message": message})
@@ -186,89 +196,104 @@ class Ingest:
     def _started(self, event: Started, time: int) -> None:
         self._write_points()
         self._progress = None
-        after_step = event.step if event.resumed else -1
-        metric_points.void(self._connection, self._job, after_step)
-        artifacts.void(self._connection, self._job["id"], after_step)
-        self._changes |= {"step": event.step, "total_steps": event.total_steps}
+        last_step = event.step if event.resumed else -1
+        metric_points.supersede_after(self._connection, self._job, last_step)
+        artifacts.discard_after(self._connection, self._job["id"], last_step)
+        self._changes.update({"step": event.step, "total_steps": event.total_steps})
         if self._attempt:
             times = {"started_at": time, "resumed_from_step": event.step if event.resumed else None}
             same = _attempts.c.id == self._attempt["id"]
             self._connection.execute(update(_attempts).where(same).values(times))
-            self._now_running(self._attempt)
+            self._set_running(self._attempt)
         else:
-            self._change_job(attempts=self._job["attempts"] + 1)
+            attempts = self._job["attempts"] + 1
+            self._change_job({"attempts": attempts})
+            self._job = {**self._job, "attempts": attempts}
         self._append("job.started", {**_fields(event), "attempt": self._number})
 
-    def _now_running(self, attempt: Row) -> None:
-        """Move the job on, if it still waits for this very attempt to start."""
+    def _set_running(self, attempt: AttemptRow) -> None:
+        """Move the job to `running` if it is waiting for this attempt to start."""
         current = attempt["live"] and attempt["epoch"] == self._job["lease_epoch"]
         if current and self._job["state"] == State.STARTING:
             self._job = queue.move(self._connection, self._job, State.RUNNING, epoch=attempt["epoch"])
 
     def _sample(self, event: SampleGrid, time: int) -> None:
         path = self._run.sample(event.step)
-        content = self._picture(path)
-        sides = _sides(content)
-        if sides is None or sha256_bytes(content) != event.sha256:
-            self.problem(f"the sample grid of step {event.step} is not the PNG file that the run says it wrote")
+        content = self._grid_bytes(path)
+        size = _png_size(content)
+        if size is None or sha256_bytes(content) != event.sha256:
+            self.problem(f"the sample grid of step {event.step} is not the PNG file that the run's event describes")
             return
-        size = {**sides, "size_bytes": len(content)}
-        row = {
+        width, height = size
+        sizes = {"width": width, "height": height, "size_bytes": len(content)}
+        row: SampleRow = {
             "job_id": self._job["id"],
             "step": event.step,
             "attempt": self._number,
             "sha256": event.sha256,
             "path": self._own_path(path),
-            **size,
+            "width": width,
+            "height": height,
+            "size_bytes": len(content),
             "created_at": time,
+            "pruned_at": None,
         }
         artifacts.add_sample(self._connection, row)
         url = f"/v1/blobs/{event.sha256}"
-        self._append("sample.created", {"step": event.step, "sha256": event.sha256, **size, "url": url})
+        self._append("sample.created", {"step": event.step, "sha256": event.sha256, **sizes, "url": url})
 
-    def _picture(self, path: Path) -> bytes:
-        """A file's bytes; none where there is no file inside the job, or it is too large."""
+    def _grid_bytes(self, path: Path) -> bytes:
+        """Read a grid's file; empty if it is missing, outside the job's directory, or too large."""
+        row: FileRow = {"job_id": self._job["id"], "path": self._own_path(path)}
         try:
-            found = artifacts.blob_path(self._settings, {"job_id": self._job["id"], "path": self._own_path(path)})
+            found = artifacts.blob_path(self._settings, row)
         except NotFound:
             return b""
-        return found.read_bytes() if found.stat().st_size <= MAX_PICTURE_BYTES else b""
+        return found.read_bytes() if found.stat().st_size <= MAX_GRID_BYTES else b""
 
     def _checkpoint(self, event: CheckpointSaved, time: int) -> None:
         directory = self._run.checkpoint(event.step)
         files = [directory / name for name in artifacts.CHECKPOINT_FILES]
-        there = all(file.is_file() for file in files)
-        size_bytes = sum(file.stat().st_size for file in files) if there else 0
-        row = {
+        exists = all(file.is_file() for file in files)
+        size_bytes = sum(file.stat().st_size for file in files) if exists else 0
+        row: NewCheckpointRow = {
             "job_id": self._job["id"],
             "step": event.step,
             "attempt": self._number,
             "sha256": event.sha256,
             "path": self._own_path(directory),
             "size_bytes": size_bytes,
-            "status": artifacts.AVAILABLE if there else artifacts.PRUNED,
+            "status": artifacts.AVAILABLE if exists else artifacts.PRUNED,
             "created_at": time,
         }
         checkpoint_id = artifacts.add_checkpoint(self._connection, row)
-        if there:
+        if exists:
             data = {"id": checkpoint_id, "step": event.step, "sha256": event.sha256, "size_bytes": size_bytes}
             self._append("checkpoint.created", data)
 
     def _evaluated(self, event: Evaluated) -> None:
-        said = _fields(event)
-        row = {"job_id": self._job["id"], "attempt": self._number, **said}
-        # One hash of all fingerprints: equal rows have equal ones for every score.
-        row["fingerprint"] = sha256_bytes(canonical_json(row.pop("fingerprints")))
+        document = _fields(event)
+        row: EvaluationRow = {
+            "job_id": self._job["id"],
+            "step": event.step,
+            "purpose": event.purpose,
+            "attempt": self._number,
+            "scores": document["scores"],
+            "protocol": event.protocol,
+            # One hash of all fingerprints: equal rows have equal ones for every score.
+            "fingerprint": sha256_bytes(canonical_json(document["fingerprints"])),
+            "seconds": document["seconds"],
+        }
         artifacts.add_evaluation(self._connection, row)
-        # The best generator's second score is of a step that has been scored: the history keeps the first.
+        # A rescored best generator is of a step that has a score already: the history keeps the first one.
         if event.purpose != "best_rescored":
             self._points.append((event.step, dict(event.scores)))
-        self._append("evaluation.completed", said)
+        self._append("evaluation.completed", document)
 
     def _write_points(self) -> None:
         if not self._points:
             return
-        metric_points.ingest(self._connection, self._job, self._number, self._points)
+        metric_points.add(self._connection, self._job, self._number, self._points)
         points = [
             {"step": step, "values": {name: encode_number(number) for name, number in values.items()}}
             for step, values in self._points
@@ -282,33 +307,38 @@ class Ingest:
     def _append(self, type_: str, data: dict[str, Any]) -> None:
         journal.append(self._connection, self._job["id"], type_, data)
 
-    def _change_job(self, **values: Any) -> None:
-        self._connection.execute(update(_jobs).where(_jobs.c.id == self._job["id"]).values(values))
-        self._job = {**self._job, **values}
+    def _change_job(self, changes: JobChanges) -> None:
+        self._connection.execute(update(_jobs).where(_jobs.c.id == self._job["id"]).values(dict(changes)))
 
 
-def _newest_attempt(connection: Connection, job: Row) -> Row | None:
-    """The attempt that the lines not yet read come from: an attempt is launched once those before it are read."""
+def _newest_attempt(connection: Connection, job: JobRow) -> AttemptRow | None:
+    """Return the attempt that wrote the lines not yet read: an attempt starts only after all earlier lines are read."""
     query = select(_attempts).where(_attempts.c.job_id == job["id"]).order_by(_attempts.c.number.desc()).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return fetch_one(connection, query, AttemptRow)
 
 
 def _fields(event: Event) -> dict[str, Any]:
-    """An event's fields as JSON values."""
+    """Return an event's fields as JSON values."""
     return {key: value for key, value in encode(event).items() if key != "type"}
 
 
-def _rates(event: Progress) -> dict[str, float | None]:
-    """Speeds and the time left; None where they are not finite."""
-    said = _fields(event)
-    rates = ("steps_per_second", "images_per_second", "eta_seconds")
-    return {name: said[name] if isinstance(said[name], float) else None for name in rates}
+def _progress_columns(event: Progress) -> JobChanges:
+    return {
+        "step": event.step,
+        "total_steps": event.total_steps,
+        "steps_per_second": _finite(event.steps_per_second),
+        "images_per_second": _finite(event.images_per_second),
+        "eta_seconds": _finite(event.eta_seconds),
+    }
 
 
-def _sides(content: bytes) -> dict[str, int] | None:
-    """Width and height of a PNG in pixels, which its first chunk begins with; None for anything else."""
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
+
+
+def _png_size(content: bytes) -> tuple[int, int] | None:
+    """Return the width and height of a PNG in pixels, from its first chunk; None for other content."""
     if len(content) < _PNG_FIRST_CHUNK_BYTES or not content.startswith(_PNG_HEADER):
         return None
     width, height = struct.unpack_from(">II", content, len(_PNG_HEADER))
-    return {"width": width, "height": height}
+    return width, height

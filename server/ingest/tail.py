@@ -1,4 +1,4 @@
-"""Reading files that somebody else is writing: whole lines of a journal, the newest text of a console."""
+"""Reads files while another process writes them: whole lines of a journal, the newest text of a console."""
 
 import os
 import re
@@ -13,7 +13,7 @@ TEXT_BYTES = 8 * 1024
 
 _ESCAPES = re.compile(
     r"\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)?"  # operating system command, such as a window title
-    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # control sequence, such as a colour
+    r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]?"  # control sequence, such as a color
     r"|\x1b[ -/]*[0-~]?"  # any other escape
 )
 _LINE_ENDS = re.compile(r"\r+\n?")
@@ -22,14 +22,14 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 @dataclass(frozen=True)
 class Lines:
-    """Whole lines without their ends, None for one that is too long to be one of ours, and the offset behind them."""
+    """Whole lines without their line ends, and the offset after them. None is a line longer than MAX_LINE_BYTES."""
 
     lines: Sequence[bytes | None]
     next_offset: int
 
 
 def whole_lines(path: Path, offset: int) -> Lines:
-    """The lines from byte `offset` on, about CHUNK_BYTES of them; a line that has no end yet is not there yet."""
+    """Read whole lines from byte `offset` on, about CHUNK_BYTES; a last line without a line end is not included."""
     with open(path, "rb") as file:
         file.seek(offset)
         content = file.read(CHUNK_BYTES)
@@ -40,7 +40,7 @@ def whole_lines(path: Path, offset: int) -> Lines:
 
 
 def _long_line(file: BinaryIO, content: bytes, offset: int) -> Lines:
-    """The line that begins with `content`, without holding more than MAX_LINE_BYTES of it."""
+    """Read the line that begins with `content`, and hold at most MAX_LINE_BYTES of it in memory."""
     length = len(content)
     while block := file.read(CHUNK_BYTES):
         end = block.find(b"\n")
@@ -54,7 +54,7 @@ def _long_line(file: BinaryIO, content: bytes, offset: int) -> Lines:
 
 
 def count_lines(path: Path) -> tuple[int, int]:
-    """How many whole lines a file has, and how many bytes they take."""
+    """Count the whole lines of a file. Returns their number and their size in bytes."""
     lines, size, position = 0, 0, 0
     with open(path, "rb") as file:
         while block := file.read(CHUNK_BYTES):
@@ -74,10 +74,10 @@ class Text:
 
 
 def newest_text(path: Path, offset: int, *, to_the_end: bool) -> Text | None:
-    """What follows byte `offset`, of which only the newest TEXT_BYTES are read; None when there is nothing to show yet.
+    """Read the text after byte `offset`, at most its newest TEXT_BYTES. Returns None if there is nothing to show yet.
 
-    A line that has no end yet waits for it, unless it is too long or `to_the_end`. A file that became shorter is read
-    from its beginning.
+    A last line without a line end is not included, unless it is too long or `to_the_end` is set. A file that became
+    shorter is read from its beginning.
     """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -97,6 +97,6 @@ def newest_text(path: Path, offset: int, *, to_the_end: bool) -> Text | None:
 
 
 def plain(content: bytes) -> str:
-    """Text to be shown: UTF-8 as far as it is, without terminal escapes and control characters."""
+    """Decode UTF-8, with replacement of invalid bytes, and remove terminal escapes and control characters."""
     text = _ESCAPES.sub("", content.decode("utf-8", "replace"))
     return _CONTROLS.sub("", _LINE_ENDS.sub("\n", text))

@@ -1,1 +1,1 @@
-"""Jobs as rows: admitted, queued, moved from state to state, listed and compared."""
+"""Jobs: admitted, queued, moved from state to state, listed and compared."""

@@ -1,23 +1,24 @@
-"""From a request to a job: the configuration composed and checked, the operator's rules applied, room made sure of.
+"""Admission of jobs: composes and checks the configuration, applies the operator's rules, checks disk and queue.
 
-A configuration that came over the network holds no path: where the library expects one, a request may only use the
-names under which the operator has put folders and weight files into the settings.
+A configuration from the network contains no paths. Where the library expects a path, a request can only use the names
+that the operator gave to folders and weight files in the settings.
 """
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
+from gan_mhe.config.names import DATASETS
 from gan_mhe.config.protocols import protocol_settings
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.config.sections import DataConfig
+from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
 from server.clock import now_ms, rfc3339
 from server.errors import FieldError, InsufficientStorage, InvalidRequest, QueueFull, pointer
@@ -25,7 +26,6 @@ from server.executors.base import Executor
 from server.queue import queue
 from server.settings import Settings
 
-_BUNDLED_DATA = ("digits", "synthetic")
 _DEVICES = ("auto", "cpu", "cuda")
 _MAX_MESSAGE = 500
 
@@ -34,9 +34,10 @@ Refusals = list[tuple[str, str, str]]  # key, code, message
 
 @dataclass(frozen=True)
 class Source:
-    """Where a configuration comes from: one of preset, config and ancestor, with the rest laid over it.
+    """The parts of a configuration: one of preset, config and ancestor, and the changes to it.
 
-    config: a whole configuration as sent. ancestor: that of a job to be forked. overrides: dotted keys to values.
+    config: a whole configuration as sent. ancestor: the configuration of the job to fork. overrides: values by dotted
+    key.
     """
 
     preset: str | None = None
@@ -47,7 +48,7 @@ class Source:
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
     def pointer(self, path: Sequence[str]) -> str:
-        """Where in the request the value at a path of configuration keys comes from, or would have to be given."""
+        """Return the JSON pointer to the value of a configuration key in the request, or to where it belongs."""
         if not path:
             return "/config" if self.config is not None else ""
         dotted = ".".join(path)
@@ -63,14 +64,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Operator:
-    """What the operator allows and what the machine has."""
+    """The operator's settings, and the executor with its slots."""
 
     settings: Settings
     executor: Executor
 
 
 def presets(settings: Settings) -> dict[str, Path]:
-    """The presets that jobs may name, with their files, by name."""
+    """Return the files of the presets that jobs may use, by name."""
     shipped = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
     if settings.presets is None:
         return shipped
@@ -78,7 +79,7 @@ def presets(settings: Settings) -> dict[str, Path]:
 
 
 def preset(settings: Settings, name: str) -> dict[str, Any]:
-    """The document of a preset. InvalidRequest when there is none by this name."""
+    """Return the document of a preset. Raises InvalidRequest if there is no preset of this name."""
     allowed = presets(settings)
     if name not in allowed:
         message = f"preset: unknown preset {name!r}{nearest(name, allowed)}"
@@ -87,34 +88,43 @@ def preset(settings: Settings, name: str) -> dict[str, Any]:
 
 
 def data_sets(settings: Settings) -> list[dict[str, Any]]:
-    """The data sets that jobs may train on: their names, the roots for them, and whether they may be fetched."""
+    """Return the data sets that jobs may use. Keys: name, bundled, roots, download (whether it can be downloaded)."""
     offers: list[dict[str, Any]] = []
-    for name in get_args(DataConfig.model_fields["name"].annotation):
-        fetchable = settings.allow_downloads and name not in (*_BUNDLED_DATA, "image_folder")
-        if name == "image_folder":
+    for name, dataset in DATASETS.items():
+        download = settings.allow_downloads and not (dataset.bundled or dataset.needs_root)
+        if dataset.needs_root:
             roots = sorted(settings.data_roots)
         else:
-            roots = [name] if name in settings.data_roots and name not in _BUNDLED_DATA else []
-        if name in _BUNDLED_DATA or roots or fetchable:
-            offers.append({"name": name, "bundled": name in _BUNDLED_DATA, "roots": roots, "download": fetchable})
+            roots = [name] if name in settings.data_roots and not dataset.bundled else []
+        if dataset.bundled or roots or download:
+            offers.append({"name": name, "bundled": dataset.bundled, "roots": roots, "download": download})
     return offers
 
 
 def resolve(operator: Operator, source: Source) -> RunConfig:
-    """The checked configuration. InvalidRequest says of every wrong field where it is and what was expected."""
+    """Compose and check a configuration.
+
+    Raises InvalidRequest, which states for every wrong field where it is and what was expected.
+    """
     document = source.config if source.config is not None else source.ancestor
     if source.preset is not None:
         document = preset(operator.settings, source.preset)
     assert document is not None
     overrides = _nested(source.overrides)
     try:
-        config = compose(document, variant=source.variant, seed=source.seed, overrides=overrides)
+        config = compose(
+            document,
+            variant=source.variant,
+            seed=source.seed,
+            overrides=overrides,
+            stored=source.ancestor is not None,
+        )
     except ConfigError as error:
         raise InvalidRequest(*_field_errors(source, error)) from error
     refusals = [
         FieldError(source.pointer(key.split(".")), code, f"{key}: {message}")
         for key, code, message in (
-            *_guesses(merge(source.config or {}, overrides), config.document()),
+            *_coerced(merge(source.config or {}, overrides), config.document()),
             *_data_refusals(operator.settings, config),
             *_evaluation_refusals(operator.settings, config),
             *_device_refusals(operator.executor, config),
@@ -126,7 +136,7 @@ def resolve(operator: Operator, source: Source) -> RunConfig:
 
 
 def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys as nested tables. InvalidRequest when one key lies within another, since either might win."""
+    """Convert dotted keys to nested tables. Raises InvalidRequest if one key contains another, which is ambiguous."""
     for key in overrides:
         inner = next((other for other in overrides if other.startswith(f"{key}.")), None)
         if inner is not None:
@@ -136,7 +146,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _field_errors(source: Source, error: ConfigError) -> list[FieldError]:
-    """The lines of a ConfigError, each with the place that pydantic reported it for."""
+    """Return the lines of a ConfigError, each with the field that pydantic reported it for."""
     cause = error.__cause__
     lines = str(error).splitlines()
     if not isinstance(cause, ValidationError):
@@ -145,32 +155,32 @@ def _field_errors(source: Source, error: ConfigError) -> list[FieldError]:
     for problem, line in zip(cause.errors(include_url=False), lines, strict=False):
         path = [str(part) for part in problem["loc"]]
         code = "unknown_key" if problem["type"] == "extra_forbidden" else str(problem["type"])
-        found.append(FieldError(source.pointer(path or _named_first(line)), code, line[:_MAX_MESSAGE]))
+        found.append(FieldError(source.pointer(path or _first_key(line)), code, line[:_MAX_MESSAGE]))
     return found
 
 
-def _named_first(line: str) -> list[str]:
-    """The key that a message about several fields begins with, such as `data.root is missing`."""
+def _first_key(line: str) -> list[str]:
+    """Return the key that begins a message about several fields, such as `data.root is missing`."""
     key = line.split(maxsplit=1)[0].rstrip(":")
     section, _, name = key.partition(".")
     known = RunConfig.model_fields
     return [part for part in (section, name) if part] if section in known else []
 
 
-def _guesses(given: Mapping[str, Any], taken: Mapping[str, Any], within: str = "") -> Refusals:
-    """Values that were taken for something else, such as the text "20" for a number: a request is not guessed at."""
+def _coerced(given: Mapping[str, Any], parsed: Mapping[str, Any], within: str = "") -> Refusals:
+    """Return the values that validation converted to another type, such as the text "20" to a number."""
     refusals: Refusals = []
-    for key in given.keys() & taken.keys():
-        came, became = given[key], taken[key]
-        if isinstance(came, Mapping) and isinstance(became, Mapping):
-            refusals += _guesses(came, became, f"{within}{key}.")
-        elif _kind(came) and _kind(became) and _kind(came) != _kind(became):
-            refusals.append((f"{within}{key}", "wrong_type", f"expected {_kind(became)}, got {came!r}"))
+    for key in given.keys() & parsed.keys():
+        before, after = given[key], parsed[key]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            refusals += _coerced(before, after, f"{within}{key}.")
+        elif _kind(before) and _kind(after) and _kind(before) != _kind(after):
+            refusals.append((f"{within}{key}", "wrong_type", f"expected {_kind(after)}, got {before!r}"))
     return refusals
 
 
 def _kind(value: Any) -> str | None:
-    """What people call a simple value; None for any other."""
+    """Return the name of a simple value's type in error messages; None for other types."""
     kinds = {bool: "true or false", int: "a number", float: "a number", str: "text"}
     return kinds.get(type(value))
 
@@ -182,10 +192,10 @@ def _data_refusals(settings: Settings, config: RunConfig) -> Refusals:
         refusals.append(("data.root", "unknown_root", _unknown(root, settings.data_roots)))
     if data.download and not settings.allow_downloads:
         refusals.append(("data.download", "downloads_not_allowed", "the operator does not allow downloads"))
-    bundled = data.name in _BUNDLED_DATA or data.name == "image_folder"
-    if not bundled and not refusals and not data.download and (root or data.name) not in settings.data_roots:
+    downloadable = not (DATASETS[data.name].bundled or DATASETS[data.name].needs_root)
+    if downloadable and not refusals and not data.download and (root or data.name) not in settings.data_roots:
         names = ", ".join(str(offer["name"]) for offer in data_sets(settings))
-        message = f"the service has no folder of {data.name!r} and data.download is off; it offers {names}"
+        message = f"the service has no folder for {data.name!r} and data.download is off; it offers {names}"
         refusals.append(("data.name", "data_unavailable", message))
     return refusals
 
@@ -202,7 +212,7 @@ def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
     protocol = protocol_settings(evaluation.protocol)
     if evaluation.num_samples is not None and evaluation.num_samples < protocol.splits:
         message = (
-            f"expected at least {protocol.splits}, the splits of {evaluation.protocol}; got {evaluation.num_samples}"
+            f"expected at least {protocol.splits}, one per split of {evaluation.protocol}; got {evaluation.num_samples}"
         )
         refusals.append(("evaluation.num_samples", "too_few", message))
     if protocol.weights_url and weights is None and not evaluation.download:
@@ -236,30 +246,30 @@ def _unknown(name: str, known: Mapping[str, Any]) -> str:
 
 
 def check_room(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:
-    """Raises InsufficientStorage when the disk's reserve is reached, QueueFull when too many of the project wait."""
+    """Raise InsufficientStorage if the disk's reserve is reached, QueueFull if too many jobs of the project wait."""
     free = shutil.disk_usage(settings.data_dir).free
     if free < settings.disk_reserve_bytes:
         raise InsufficientStorage(
-            f"{free // 2**20} MiB of disk are free and {settings.disk_reserve_bytes // 2**20} MiB are kept in reserve; "
-            "delete jobs or free space"
+            f"{free // 2**20} MiB of disk are free, but {settings.disk_reserve_bytes // 2**20} MiB are reserved; "
+            "delete jobs or free disk space"
         )
     waiting = queue.waiting(connection, project)
     if waiting + jobs > settings.max_queued_jobs:
         raise QueueFull(
-            f"{waiting} jobs of the project are waiting and {jobs} more would come; "
-            f"expected at most {settings.max_queued_jobs}"
+            f"{waiting} jobs of the project are waiting and the request adds {jobs}; "
+            f"expected at most {settings.max_queued_jobs} in total"
         )
 
 
 def check_deadline(start_deadline: int | None) -> None:
-    """Raises InvalidRequest when the deadline, in milliseconds, is over already."""
+    """Raise InvalidRequest if the deadline, in milliseconds, has passed."""
     if start_deadline is not None and start_deadline <= now_ms():
-        message = f"start_deadline: expected a time to come, got {rfc3339(start_deadline)}"
+        message = f"start_deadline: expected a time in the future, got {rfc3339(start_deadline)}"
         raise InvalidRequest(FieldError("/start_deadline", "past", message))
 
 
 def new_job(config: RunConfig, project: str, **attributes: Any) -> queue.NewJob:
-    """The job that trains a configuration. attributes: further fields of NewJob."""
+    """Return the job that trains a configuration. attributes: further fields of NewJob."""
     return queue.NewJob(
         project=project,
         request=config.document(),
@@ -273,16 +283,13 @@ def new_job(config: RunConfig, project: str, **attributes: Any) -> queue.NewJob:
 
 
 def estimate(config: RunConfig) -> dict[str, Any]:
-    """What a configuration will cost, in units that no device changes."""
-    training, evaluation = config.training, config.evaluation
-    images = training.steps * training.n_dis * training.batch_size
+    """Estimate the cost of a configuration in units that do not depend on the device."""
+    training, evaluation, task = config.training, config.evaluation, SUMMARIES[config.task]
+    images = training.steps * task.images_per_step(config)
     scored = 0
     if evaluation.protocol != "none":
         samples = evaluation.num_samples or protocol_settings(evaluation.protocol).num_samples
         times = training.steps // evaluation.every_steps if evaluation.every_steps else 0
         scored = max(times, 1) * samples
-    note = (
-        f"{training.steps:,} generator steps of {training.n_dis} discriminator updates on {training.batch_size} real "
-        f"images each, and {scored:,} images to be scored; how long that takes depends on the slot"
-    )
+    note = f"{task.work(config)}, and {scored:,} images to score; the time this takes depends on the slot"
     return {"steps": training.steps, "images": images, "scored_images": scored, "note": note}

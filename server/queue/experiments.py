@@ -1,7 +1,7 @@
-"""Experiments: a base configuration and a matrix, one job for every cell.
+"""Experiments: a base configuration and a matrix of keys and values, with one job per combination (cell).
 
-All cells are checked before any row is made, and all rows are made in one transaction. Jobs are queued seed by seed,
-so that an experiment cut short has whole seeds of everything else.
+All cells are checked before any row is written, and all rows are written in one transaction. Jobs are queued seed by
+seed, so that an interrupted experiment has every arm for the seeds that it finished.
 """
 
 import itertools
@@ -22,7 +22,7 @@ from server.queue import admission, queue
 from server.queue.admission import Operator, Source
 from server.queue.job_list import Order, keyset_page
 from server.store import tables
-from server.store.rows import Row
+from server.store.rows import ExperimentRow, JobRow, fetch_all, fetch_one
 
 _experiments, _jobs = tables.experiments, tables.jobs
 Matrix = Mapping[str, Sequence[Any]]
@@ -30,7 +30,7 @@ Matrix = Mapping[str, Sequence[Any]]
 
 @dataclass(frozen=True)
 class Plan:
-    """An experiment that was checked: its cells with their configurations, in the order of queueing."""
+    """A checked experiment. cells: each cell with its configuration, in the order of queueing."""
 
     source: Source
     matrix: Matrix
@@ -38,14 +38,14 @@ class Plan:
 
 
 def plan(operator: Operator, source: Source, matrix: Matrix) -> Plan:
-    """Check every cell. InvalidRequest names the matrix key, or the cell, that is wrong."""
+    """Check every cell. Raises InvalidRequest, which names the matrix key or the cell that is wrong."""
     size = math.prod(len(values) for values in matrix.values())
     if size > operator.settings.max_matrix_cells:
         message = f"matrix: expected at most {operator.settings.max_matrix_cells} cells, got {size}"
         raise InvalidRequest(FieldError("/matrix", "too_many_cells", message))
     _check_matrix(source, matrix)
     cells = [(cell, _resolve(operator, source, cell)) for cell in _product(matrix)]
-    _refuse_twins(cells)
+    _check_distinct(cells)
     return Plan(source, matrix, cells)
 
 
@@ -64,30 +64,30 @@ def _check_matrix(source: Source, matrix: Matrix) -> None:
 
 
 def _product(matrix: Matrix) -> list[dict[str, Any]]:
-    """All combinations, those of one seed together."""
+    """Return all combinations, grouped by seed."""
     keys = sorted(matrix, key=lambda key: key != "seed")
     cells = [dict(zip(keys, values, strict=True)) for values in itertools.product(*(matrix[key] for key in keys))]
     return [{key: cell[key] for key in matrix} for cell in cells]
 
 
 def _resolve(operator: Operator, source: Source, cell: Mapping[str, Any]) -> RunConfig:
-    """A cell's configuration; what is wrong with a value of the matrix is reported there."""
+    """Return a cell's configuration. An error in a value of the matrix points to the matrix, not to the overrides."""
     try:
         return admission.resolve(operator, replace(source, overrides={**source.overrides, **cell}))
     except InvalidRequest as refusal:
-        places = {pointer("overrides", key): key for key in cell}
-        raise InvalidRequest(*(_in_matrix(error, places, cell) for error in refusal.errors)) from refusal
+        keys = {pointer("overrides", key): key for key in cell}
+        raise InvalidRequest(*(_in_matrix(error, keys, cell) for error in refusal.errors)) from refusal
 
 
-def _in_matrix(error: FieldError, places: Mapping[str, str], cell: Mapping[str, Any]) -> FieldError:
-    key = places.get(error.pointer)
+def _in_matrix(error: FieldError, keys: Mapping[str, str], cell: Mapping[str, Any]) -> FieldError:
+    key = keys.get(error.pointer)
     if key is None:
         where = ", ".join(f"{name}={value!r}" for name, value in cell.items())
         return replace(error, message=f"cell {where}: {error.message}")
     return replace(error, pointer=pointer("matrix", key))
 
 
-def _refuse_twins(cells: Sequence[tuple[Mapping[str, Any], RunConfig]]) -> None:
+def _check_distinct(cells: Sequence[tuple[Mapping[str, Any], RunConfig]]) -> None:
     seen: dict[bytes, Mapping[str, Any]] = {}
     for cell, config in cells:
         document = canonical_json(config.document())
@@ -105,8 +105,8 @@ def create(
     name: str | None,
     labels: Mapping[str, str],
     **attributes: Any,
-) -> Row:
-    """The experiment, with all its jobs queued. attributes: further fields of every job."""
+) -> ExperimentRow:
+    """Create an experiment and queue all its jobs. attributes: further fields of NewJob, the same for every job."""
     base = {"preset": new.source.preset, "config": new.source.config, "overrides": new.source.overrides}
     values = {
         "id": new_id("exp"),
@@ -125,26 +125,25 @@ def create(
     return get(connection, experiment_id, project)
 
 
-def get(connection: Connection, experiment_id: str, project: str) -> Row:
-    """An experiment. NotFound when there is none, or it is another project's."""
+def get(connection: Connection, experiment_id: str, project: str) -> ExperimentRow:
+    """Return an experiment. Raises NotFound if it does not exist or belongs to another project."""
     query = select(_experiments).where(_experiments.c.id == experiment_id, _experiments.c.project == project)
-    row = connection.execute(query).mappings().one_or_none()
+    row = fetch_one(connection, query, ExperimentRow)
     if row is None:
         raise NotFound(f"there is no {experiment_id!r}")
-    return dict(row)
+    return row
 
 
 def page(
     connection: Connection, project: str, *, order: Order, after: int | None, limit: int
-) -> tuple[list[Row], bool]:
-    """Up to `limit` experiments in the order they were made, or the reverse, and whether more follow."""
-    return keyset_page(
-        connection, _experiments, [_experiments.c.project == project], order=order, after=after, limit=limit
-    )
+) -> tuple[list[ExperimentRow], bool]:
+    """Return up to `limit` experiments by creation, and whether more follow. after: the `seq` to start after."""
+    mine = select(_experiments).where(_experiments.c.project == project)
+    return keyset_page(connection, mine, ExperimentRow, _experiments.c.seq, order=order, after=after, limit=limit)
 
 
 def counts(connection: Connection, experiment_ids: Sequence[str]) -> dict[str, dict[str, int]]:
-    """How many jobs of each experiment are in which state, in one query."""
+    """Count the jobs of each experiment by state, in one query."""
     query = (
         select(_jobs.c.experiment_id, _jobs.c.state, func.count())
         .where(_jobs.c.experiment_id.in_(experiment_ids))
@@ -156,12 +155,12 @@ def counts(connection: Connection, experiment_ids: Sequence[str]) -> dict[str, d
     return found
 
 
-def jobs(connection: Connection, experiment_id: str) -> list[Row]:
-    """The jobs of an experiment, in the order of its cells."""
+def jobs(connection: Connection, experiment_id: str) -> list[JobRow]:
+    """Return the jobs of an experiment, in the order of its cells."""
     query = select(_jobs).where(_jobs.c.experiment_id == experiment_id).order_by(_jobs.c.seq)
-    return [dict(row) for row in connection.execute(query).mappings()]
+    return fetch_all(connection, query, JobRow)
 
 
 def cancel(connection: Connection, experiment_id: str, mode: queue.StopMode) -> None:
-    """Cancel every job of an experiment that has not ended."""
+    """Cancel all jobs of an experiment that have not ended."""
     queue.cancel_many(connection, jobs(connection, experiment_id), mode)

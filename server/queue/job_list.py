@@ -1,26 +1,36 @@
-"""Pages of training jobs, and what is shown beside their rows: one query a page each, never one a job."""
+"""Pages of training jobs, and the attempts and scores to show with them: one query per page, never one per job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, select
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.queue.queue import TRAIN
 from server.store import metric_points, tables
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow, MetricSummaryRow, RowT, fetch_all
 
 Order = Literal["asc", "desc"]
 
 _jobs, _attempts, _labels, _summary = tables.jobs, tables.attempts, tables.job_labels, tables.metric_summary
 
 
+class PrimaryMetric(TypedDict):
+    """A job's latest and best primary score. latest: a number, or the name of a non-finite one."""
+
+    name: str
+    step: int
+    latest: float | str
+    best: float | None
+    best_step: int | None
+
+
 @dataclass(frozen=True)
 class JobFilter:
-    """Which jobs. Several states or variants are alternatives; several labels must all be there.
+    """A selection of jobs. A job has one of the states, one of the variants, and all of the labels.
 
-    created_after, created_before: milliseconds, both exclusive. name: part of the name, upper and lower case alike.
+    created_after, created_before: milliseconds, both exclusive. name: part of the name, ignoring case.
     """
 
     states: Sequence[str] = ()
@@ -32,7 +42,7 @@ class JobFilter:
     created_before: int | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
-        """As SQL."""
+        """Return the SQL conditions of the selection."""
         found: list[ColumnElement[bool]] = []
         if self.states:
             found.append(_jobs.c.state.in_(self.states))
@@ -56,49 +66,59 @@ def _labelled(key: str, value: str) -> ColumnElement[bool]:
 
 def page(
     connection: Connection, project: str, which: JobFilter, *, order: Order, after: int | None, limit: int
-) -> tuple[list[Row], bool]:
-    """Up to `limit` jobs in the order they were made, or the reverse, and whether more follow. after: a job's seq."""
-    conditions = [_jobs.c.project == project, _jobs.c.kind == TRAIN, *which.conditions()]
-    return keyset_page(connection, _jobs, conditions, order=order, after=after, limit=limit)
+) -> tuple[list[JobRow], bool]:
+    """Return up to `limit` training jobs by creation, and whether more follow. after: the `seq` to start after."""
+    query = select(_jobs).where(_jobs.c.project == project, _jobs.c.kind == TRAIN, *which.conditions())
+    return keyset_page(connection, query, JobRow, _jobs.c.seq, order=order, after=after, limit=limit)
 
 
 def keyset_page(
     connection: Connection,
-    table: Table,
-    conditions: Sequence[ColumnElement[bool]],
+    query: Select[Any],
+    row_type: type[RowT],
+    seq: Column[Any],
     *,
     order: Order,
     after: int | None,
     limit: int,
-) -> tuple[list[Row], bool]:
-    """Up to `limit` rows of a table sorted by its `seq`, and whether more follow. One row too many is asked for."""
-    behind = []
+) -> tuple[list[RowT], bool]:
+    """Return up to `limit` rows of a query sorted by the column `seq`, and whether more follow.
+
+    after: the `seq` to start after, in the direction of `order`. It fetches one more row than it returns.
+    """
     if after is not None:
-        behind = [table.c.seq > after if order == "asc" else table.c.seq < after]
-    sorting = table.c.seq.asc() if order == "asc" else table.c.seq.desc()
-    query = select(table).where(*conditions, *behind).order_by(sorting).limit(limit + 1)
-    rows: list[Row] = [dict(row) for row in connection.execute(query).mappings()]
+        query = query.where(seq > after if order == "asc" else seq < after)
+    query = query.order_by(seq.asc() if order == "asc" else seq.desc()).limit(limit + 1)
+    rows = fetch_all(connection, query, row_type)
     return rows[:limit], len(rows) > limit
 
 
-def newest_attempts(connection: Connection, rows: Sequence[Row]) -> dict[str, Row]:
-    """The newest attempt of each job that had one, by job id."""
+def newest_attempts(connection: Connection, rows: Sequence[JobRow]) -> dict[str, AttemptRow]:
+    """Return the newest attempt of each job that had one, by job id."""
     newest = and_(_attempts.c.job_id == _jobs.c.id, _attempts.c.number == _jobs.c.attempts)
     query = select(_attempts).join(_jobs, newest).where(_jobs.c.id.in_([row["id"] for row in rows]))
-    return {row["job_id"]: dict(row) for row in connection.execute(query).mappings()}
+    return {row["job_id"]: row for row in fetch_all(connection, query, AttemptRow)}
 
 
-def primary_metrics(connection: Connection, rows: Sequence[Row]) -> dict[int, Mapping[str, Any]]:
-    """Latest and best primary score of each job that was scored, by its seq; non-finite numbers by name."""
-    scored = (_summary.c.job_seq.in_([row["seq"] for row in rows]), _summary.c.name == PRIMARY_METRIC)
-    found = connection.execute(select(_summary).where(*scored)).mappings()
+def primary_metrics(connection: Connection, rows: Sequence[JobRow]) -> dict[int, PrimaryMetric]:
+    """Return the latest and the best score of each scored job in the metric that ranks it, by the job's `seq`."""
+    metrics = {row["seq"]: _ranking_metric(row) for row in rows}
+    scored = (_summary.c.job_seq.in_(metrics), _summary.c.name.in_(set(metrics.values())))
+    found = fetch_all(connection, select(_summary).where(*scored), MetricSummaryRow)
     return {
         row["job_seq"]: {
             "name": row["name"],
             "step": row["step"],
-            "latest": metric_points.shown(row["value"], row["kind"]),
+            "latest": metric_points.to_json(row["value"], row["kind"]),
             "best": row["best"],
             "best_step": row["best_step"],
         }
         for row in found
+        if row["name"] == metrics[row["job_seq"]]
     }
+
+
+def _ranking_metric(row: JobRow) -> str:
+    """Return the metric that the job's result names, or, without a result, that of its task."""
+    metric: str = (row["result"] or {}).get("metric") or TASKS[DEFAULT_TASK].metric
+    return metric

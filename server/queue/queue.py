@@ -1,12 +1,12 @@
-"""Jobs as rows: made, moved from state to state by compare-and-set, and claimed for slots.
+"""Job rows: created, moved from state to state by compare-and-set, and claimed for slots.
 
-Every function works inside the caller's transaction. A move that is not legal from the state the job is in raises
-InvalidTransition and changes nothing; a writer with an old lease epoch gets StaleWriter.
+Every function works in the caller's transaction. An illegal move raises InvalidTransition and changes nothing; a writer
+with an old lease epoch gets StaleWriter.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
 
@@ -16,11 +16,11 @@ from server.executors.base import Handle, Slot
 from server.ids import new_id
 from server.queue.states import LIVE, TERMINAL, Reason, State, legal
 from server.store import journal, tables
-from server.store.rows import Row
+from server.store.rows import AttemptRow, ForkedFrom, JobChanges, JobRow, fetch_all, fetch_one
 
 StopMode = Literal["graceful", "now"]
 
-# One level of priority is worth as much as having waited this long: low priority ages instead of starving.
+# One level of priority counts as much as waiting for this long, so that jobs of low priority cannot starve.
 PRIORITY_STEP_MS = 600_000
 
 _jobs, _attempts, _labels = tables.jobs, tables.attempts, tables.job_labels
@@ -29,7 +29,7 @@ TRAIN = "train"
 
 @dataclass(frozen=True)
 class NewJob:
-    """What a job is made of. `request` is a RunConfig document for training, a task's parameters otherwise."""
+    """The values of a new job. request: a RunConfig document for training, a task's parameters otherwise."""
 
     project: str
     request: Mapping[str, Any]
@@ -40,7 +40,7 @@ class NewJob:
     origin: str = "submitted"
     experiment_id: str | None = None
     cell: Mapping[str, Any] | None = None
-    forked_from: Mapping[str, Any] | None = None
+    forked_from: ForkedFrom | None = None
     variant: str | None = None
     seed: int | None = None
     total_steps: int | None = None
@@ -50,8 +50,8 @@ class NewJob:
     start_deadline: int | None = None
 
 
-def create(connection: Connection, new: NewJob, state: State = State.QUEUED, **facts: Any) -> Row:
-    """A new job, in the queue; or, for work done elsewhere, in the state it is in, with further columns as `facts`."""
+def create(connection: Connection, new: NewJob, state: State = State.QUEUED, **facts: Unpack[JobChanges]) -> JobRow:
+    """Create a job. It is queued, unless it was run elsewhere; then `state` and `facts` describe it."""
     now = now_ms()
     values = {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
@@ -91,46 +91,40 @@ def _rank(queued_at: int, priority: int) -> int:
     return queued_at - priority * PRIORITY_STEP_MS
 
 
-def _write_labels(connection: Connection, job: Row) -> None:
+def _write_labels(connection: Connection, job: JobRow) -> None:
     connection.execute(delete(_labels).where(_labels.c.job_seq == job["seq"]))
     if job["labels"]:
         rows = [{"job_seq": job["seq"], "key": key, "value": value} for key, value in job["labels"].items()]
         connection.execute(_labels.insert(), rows)
 
 
-def get(connection: Connection, job_id: str, project: str | None = None) -> Row:
-    """A job or task. NotFound when there is none, or it is another project's."""
-    row = _one(connection, select(_jobs).where(_jobs.c.id == job_id))
+def get(connection: Connection, job_id: str, project: str | None = None) -> JobRow:
+    """Return a job or task. Raises NotFound if it does not exist or belongs to another project than `project`."""
+    row = fetch_one(connection, select(_jobs).where(_jobs.c.id == job_id), JobRow)
     if row is None or (project is not None and row["project"] != project):
         raise NotFound(f"there is no {job_id!r}")
     return row
 
 
-def _one(connection: Connection, query: Select[Any]) -> Row | None:
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else {str(key): value for key, value in row.items()}
-
-
 def waiting(connection: Connection, project: str) -> int:
-    """How many jobs of a project are queued."""
+    """Return how many jobs of a project are queued."""
     query = select(func.count()).select_from(_jobs).where(_jobs.c.project == project, _jobs.c.state == State.QUEUED)
     return connection.execute(query).scalar_one()
 
 
 def move(
     connection: Connection,
-    job: Row,
+    job: JobRow,
     to: State,
     *,
-    reason: Reason | None = None,
-    message: str | None = None,
-    exit_code: int | None = None,
     epoch: int | None = None,
-    **changes: Any,
-) -> Row:
-    """Take a job from the state it was read in to another; state, reason, times and exit code change together.
+    **changes: Unpack[JobChanges],
+) -> JobRow:
+    """Move a job from the state in `job` to another, and set its times and the columns in `changes`.
 
-    epoch: the lease epoch of a writer that acts for an attempt.
+    Reason, message and exit code become None unless they are given. epoch: the lease epoch of a writer that acts for an
+    attempt. Raises InvalidTransition if the move is illegal or the job is no longer in that state, StaleWriter if the
+    epoch is not the job's.
     """
     before = State(job["state"])
     if not legal(before, to):
@@ -139,9 +133,9 @@ def move(
         raise StaleWriter(f"{job['id']} is at lease epoch {job['lease_epoch']}; the writer's is {epoch}")
     values = {
         "state": to,
-        "reason": reason,
-        "message": message,
-        "exit_code": exit_code,
+        "reason": None,
+        "message": None,
+        "exit_code": None,
         "revision": _jobs.c.revision + 1,
         **_times(job, to),
         **changes,
@@ -154,7 +148,7 @@ def move(
     return get(connection, job["id"])
 
 
-def _times(job: Row, to: State) -> dict[str, Any]:
+def _times(job: JobRow, to: State) -> JobChanges:
     now = now_ms()
     if to is State.QUEUED:
         return {"queued_at": now, "rank": _rank(now, job["priority"]), "finished_at": None}
@@ -167,11 +161,11 @@ def _times(job: Row, to: State) -> dict[str, Any]:
     return {}
 
 
-def _announce_state(connection: Connection, job: Row) -> None:
+def _announce_state(connection: Connection, job: JobRow) -> None:
     journal.append(connection, job["id"], "job.state", _state_data(job))
 
 
-def _state_data(job: Row) -> dict[str, Any]:
+def _state_data(job: JobRow) -> dict[str, Any]:
     return {
         "state": job["state"],
         "terminal": job["state"] in TERMINAL,
@@ -183,21 +177,27 @@ def _state_data(job: Row) -> dict[str, Any]:
     }
 
 
-# What users ask for.
+# Requests of users.
 
 
-def cancel(connection: Connection, job: Row, mode: StopMode = "graceful") -> Row:
-    """Cancel: at once where nothing runs, else as soon as the attempt has ended. Asking again may only be harsher."""
+def cancel(connection: Connection, job: JobRow, mode: StopMode = "graceful") -> JobRow:
+    """Cancel a job: at once if no attempt runs, else when the attempt has ended.
+
+    A second request can change the mode from `graceful` to `now`, not back.
+    """
     state = State(job["state"])
     if state is State.CANCELLING:
-        return _harsher(connection, job, mode)
+        return _escalate(connection, job, mode)
     if state in LIVE and live_attempt(connection, job["id"]):
         return move(connection, job, State.CANCELLING, reason=Reason.USER, stop_mode=mode, stop_at=now_ms())
     return move(connection, job, State.CANCELLED, reason=Reason.USER)
 
 
-def cancel_many(connection: Connection, jobs: Sequence[Row], mode: StopMode = "graceful") -> list[str]:
-    """Cancel whichever of `jobs` have not ended, and return their ids. Thousands that wait cost a few statements."""
+def cancel_many(connection: Connection, jobs: Sequence[JobRow], mode: StopMode = "graceful") -> list[str]:
+    """Cancel those of `jobs` that have not ended and return their ids.
+
+    All queued and paused jobs together take a few statements.
+    """
     open_ids = {job["id"] for job in jobs if job["state"] not in TERMINAL}
     idle = _cancel_idle(connection, [job["id"] for job in jobs if job["state"] in (State.QUEUED, State.PAUSED)])
     for job in jobs:
@@ -207,7 +207,7 @@ def cancel_many(connection: Connection, jobs: Sequence[Row], mode: StopMode = "g
 
 
 def _cancel_idle(connection: Connection, job_ids: Sequence[str]) -> set[str]:
-    """Cancel the jobs that are queued or paused, which no process has to be asked about."""
+    """Cancel the queued and paused jobs, which have no process, and return their ids."""
     values = {
         "state": State.CANCELLED,
         "reason": Reason.USER,
@@ -218,53 +218,58 @@ def _cancel_idle(connection: Connection, job_ids: Sequence[str]) -> set[str]:
         "revision": _jobs.c.revision + 1,
     }
     idle = (_jobs.c.id.in_(job_ids), _jobs.c.state.in_((State.QUEUED, State.PAUSED)))
-    changed = connection.execute(update(_jobs).where(*idle).values(values).returning(_jobs))
-    moved = [dict(row) for row in changed.mappings()]
+    moved = fetch_all(connection, update(_jobs).where(*idle).values(values).returning(_jobs), JobRow)
     journal.append_each(connection, "job.state", {job["id"]: _state_data(job) for job in moved})
     return {job["id"] for job in moved}
 
 
 def pause(
     connection: Connection,
-    job: Row,
+    job: JobRow,
     mode: StopMode = "graceful",
     *,
     reason: Reason = Reason.USER,
     message: str | None = None,
-) -> Row:
-    """Pause: the attempt saves its state and gives its slot back."""
+) -> JobRow:
+    """Pause a job: its attempt saves a checkpoint and frees its slot."""
     state = State(job["state"])
     if state is State.PAUSING:
-        return _harsher(connection, job, mode)
+        return _escalate(connection, job, mode)
     if state in LIVE and live_attempt(connection, job["id"]):
         return move(connection, job, State.PAUSING, reason=reason, message=message, stop_mode=mode, stop_at=now_ms())
     return move(connection, job, State.PAUSED, reason=reason, message=message)
 
 
-def _harsher(connection: Connection, job: Row, mode: StopMode) -> Row:
+def _escalate(connection: Connection, job: JobRow, mode: StopMode) -> JobRow:
     if mode == "now" and job["stop_mode"] != "now":
         changes = {"stop_mode": mode, "revision": _jobs.c.revision + 1}
         connection.execute(update(_jobs).where(_jobs.c.id == job["id"]).values(changes))
     return get(connection, job["id"])
 
 
-def resume(connection: Connection, job: Row) -> Row:
+def resume(connection: Connection, job: JobRow) -> JobRow:
     """Put a paused job back into the queue."""
     if job["state"] != State.PAUSED:
         raise InvalidTransition(f"{job['id']} is {job['state']}; only a paused job can be resumed")
     return move(connection, job, State.QUEUED, not_before=None)
 
 
-def retry(connection: Connection, job: Row) -> Row:
-    """Put a failed job back into the queue, with budgets and time full again; it goes on from its last checkpoint."""
+def retry(connection: Connection, job: JobRow) -> JobRow:
+    """Put a failed job back into the queue, with full retry and time budgets; it continues from its last checkpoint."""
     if job["state"] != State.FAILED:
         raise InvalidTransition(f"{job['id']} is {job['state']}; only a failed job can be retried")
-    fresh: dict[str, Any] = {"infrastructure_used": 0, "program_used": 0, "wall_seconds_used": 0.0}
-    return move(connection, job, State.QUEUED, not_before=None, result=None, **fresh)
+    fresh: JobChanges = {
+        "infrastructure_used": 0,
+        "program_used": 0,
+        "wall_seconds_used": 0.0,
+        "not_before": None,
+        "result": None,
+    }
+    return move(connection, job, State.QUEUED, **fresh)
 
 
-def change(connection: Connection, job: Row, changes: Mapping[str, Any], *, revision: int | None = None) -> Row:
-    """Set `name`, `labels`, `priority`. RevisionMismatch when `revision` is given and not the job's."""
+def change(connection: Connection, job: JobRow, changes: Mapping[str, Any], *, revision: int | None = None) -> JobRow:
+    """Set any of `name`, `labels` and `priority`. Raises RevisionMismatch if `revision` is given and not the job's."""
     if revision is not None and revision != job["revision"]:
         raise RevisionMismatch(f"{job['id']} is at revision {job['revision']}; expected {revision}")
     values = {**changes, "revision": _jobs.c.revision + 1}
@@ -277,8 +282,8 @@ def change(connection: Connection, job: Row, changes: Mapping[str, Any], *, revi
     return changed
 
 
-def remove(connection: Connection, job: Row) -> None:
-    """Forget a job that has ended and all rows about it. Its files are the caller's to delete."""
+def remove(connection: Connection, job: JobRow) -> None:
+    """Delete a job that has ended, with all rows that belong to it. The caller deletes its files."""
     if State(job["state"]) not in TERMINAL:
         raise InvalidTransition(f"{job['id']} is {job['state']}; only a job that has ended can be deleted")
     if live_attempt(connection, job["id"]):
@@ -286,51 +291,51 @@ def remove(connection: Connection, job: Row) -> None:
     connection.execute(delete(_jobs).where(_jobs.c.id == job["id"]))
 
 
-# What the scheduler asks for.
+# Requests of the scheduler.
 
 
-def live_attempt(connection: Connection, job_id: str) -> Row | None:
-    """The attempt of a job of which something may still run."""
-    return _one(connection, select(_attempts).where(_attempts.c.job_id == job_id, _attempts.c.live))
+def live_attempt(connection: Connection, job_id: str) -> AttemptRow | None:
+    """Return the attempt of a job that may still have processes, if there is one."""
+    return fetch_one(connection, select(_attempts).where(_attempts.c.job_id == job_id, _attempts.c.live), AttemptRow)
 
 
-def live_attempts(connection: Connection) -> Sequence[tuple[Row, Row]]:
-    """Every attempt of which something may still run, with its job."""
+def live_attempts(connection: Connection) -> list[tuple[AttemptRow, JobRow]]:
+    """Return every attempt that may still have processes, with its job."""
     ids = connection.execute(select(_attempts.c.id).where(_attempts.c.live).order_by(_attempts.c.created_at)).scalars()
     found = [attempt(connection, attempt_id) for attempt_id in ids.all()]
     return [(row, get(connection, row["job_id"])) for row in found]
 
 
-def attempt(connection: Connection, attempt_id: str) -> Row:
-    """One attempt. NotFound when there is none."""
-    row = _one(connection, select(_attempts).where(_attempts.c.id == attempt_id))
+def attempt(connection: Connection, attempt_id: str) -> AttemptRow:
+    """Return one attempt. Raises NotFound if there is none."""
+    row = fetch_one(connection, select(_attempts).where(_attempts.c.id == attempt_id), AttemptRow)
     if row is None:
         raise NotFound(f"there is no {attempt_id!r}")
     return row
 
 
-def overdue(connection: Connection) -> Sequence[Row]:
-    """Jobs that should have started by now and never have."""
+def overdue(connection: Connection) -> list[JobRow]:
+    """Return the queued jobs that never started and whose start deadline has passed."""
     late = (_jobs.c.state == State.QUEUED, _jobs.c.started_at.is_(None), _jobs.c.start_deadline <= now_ms())
-    return [dict(row) for row in connection.execute(select(_jobs).where(*late)).mappings()]
+    return fetch_all(connection, select(_jobs).where(*late), JobRow)
 
 
 def any_due(connection: Connection) -> bool:
-    """Whether any job waits that may start now."""
+    """Return whether any queued job may start now."""
     query = select(_jobs.c.seq).where(_jobs.c.state == State.QUEUED, _is_due()).limit(1)
     return connection.execute(query).first() is not None
 
 
 def wanted(connection: Connection, slots: Sequence[Slot]) -> list[Slot]:
-    """Those of the slots for which a job waits."""
+    """Return those of the slots for which a job is waiting."""
     return [slot for slot in slots if connection.execute(_first_waiting(slot)).first() is not None]
 
 
-def claim(connection: Connection, slots: Sequence[Slot], executor: str) -> list[tuple[Row, Row, Slot]]:
-    """Give each free slot the waiting job that fits it and comes first; the job is `starting` with a new epoch."""
+def claim(connection: Connection, slots: Sequence[Slot], executor: str) -> list[tuple[JobRow, AttemptRow, Slot]]:
+    """Give each free slot the first waiting job that fits it. The job becomes `starting`, with a new lease epoch."""
     claimed = []
     for slot in slots:
-        job = _one(connection, _first_waiting(slot))
+        job = fetch_one(connection, _first_waiting(slot), JobRow)
         if job is None:
             continue
         number = job["attempts"] + 1
@@ -353,24 +358,39 @@ def claim(connection: Connection, slots: Sequence[Slot], executor: str) -> list[
 
 
 def launched(connection: Connection, attempt_id: str, handle: Handle) -> None:
-    """Keep how the executor knows the attempt that it has started."""
+    """Store the handle by which the executor identifies an attempt that it has started."""
     values = {"handle": dict(handle), "started_at": now_ms()}
     connection.execute(update(_attempts).where(_attempts.c.id == attempt_id).values(values))
 
 
-def requeue(connection: Connection, job: Row, *, delay_seconds: float, **changes: Any) -> Row:
-    """Put a job that lost its attempt back into the queue, at its old place; it starts after the delay."""
-    place = {"rank": job["rank"], "queued_at": job["queued_at"]}
-    quiet = {"stop_mode": None, "stop_at": None, "eta_seconds": None}
-    not_before = now_ms() + round(1000 * delay_seconds)
-    return move(connection, job, State.QUEUED, not_before=not_before, **place, **quiet, **changes)
+def requeue(
+    connection: Connection,
+    job: JobRow,
+    *,
+    delay_seconds: float,
+    epoch: int | None = None,
+    **changes: Unpack[JobChanges],
+) -> JobRow:
+    """Put a job that lost its attempt back into the queue with its old rank; it can start after the delay.
+
+    epoch, changes and errors: as for `move`.
+    """
+    requeued: JobChanges = {
+        **changes,
+        "not_before": now_ms() + round(1000 * delay_seconds),
+        "rank": job["rank"],
+        "queued_at": job["queued_at"],
+        "stop_mode": None,
+        "stop_at": None,
+        "eta_seconds": None,
+    }
+    return move(connection, job, State.QUEUED, epoch=epoch, **requeued)
 
 
 def _first_waiting(slot: Slot) -> Select[Any]:
     device = "cuda" if slot.device.startswith("cuda") else "cpu"
     fits = _jobs.c.kind == TRAIN if slot.purpose == "train" else _jobs.c.kind != TRAIN
-    free_choice = ("auto", device)
-    query = select(_jobs).where(_jobs.c.state == State.QUEUED, fits, _jobs.c.device.in_(free_choice), _is_due())
+    query = select(_jobs).where(_jobs.c.state == State.QUEUED, fits, _jobs.c.device.in_(("auto", device)), _is_due())
     return query.order_by(_jobs.c.rank, _jobs.c.seq).limit(1)
 
 

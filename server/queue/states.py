@@ -1,4 +1,4 @@
-"""The states of a job and its legal moves, as data."""
+"""The states of a job and the legal moves between them, as data."""
 
 from collections.abc import Mapping
 from enum import StrEnum
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 
 class State(StrEnum):
-    """Where a job is in its life."""
+    """The state of a job."""
 
     QUEUED = "queued"
     STARTING = "starting"
@@ -21,7 +21,7 @@ class State(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a job is where it is, for programs. The message beside it is for people."""
+    """Why a job is in its state, for programs. The message beside it is for people."""
 
     USER = "user"
     DEADLINE_BEFORE_START = "deadline_before_start"
@@ -39,7 +39,7 @@ class Reason(StrEnum):
 
 _S = State
 
-# Only a retry leaves a terminal state, and only that of failure.
+# Only a retry leaves a terminal state, and only `failed`.
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         _S.QUEUED: frozenset({_S.STARTING, _S.CANCELLED, _S.PAUSED, _S.FAILED}),
@@ -49,7 +49,7 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         _S.RUNNING: frozenset({_S.SUCCEEDED, _S.FAILED, _S.PAUSING, _S.PAUSED, _S.RECOVERING, _S.CANCELLING}),
         _S.PAUSING: frozenset({_S.PAUSED, _S.SUCCEEDED, _S.FAILED, _S.RECOVERING, _S.CANCELLING}),
         _S.PAUSED: frozenset({_S.QUEUED, _S.CANCELLED}),
-        # Succeeded where an attempt that was given up on had done its work by the time it was gone.
+        # Succeeded, if an abandoned attempt turns out to have finished its work.
         _S.RECOVERING: frozenset(
             {_S.QUEUED, _S.SUCCEEDED, _S.FAILED, _S.PAUSING, _S.PAUSED, _S.CANCELLING, _S.CANCELLED}
         ),
@@ -62,10 +62,10 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
 
 TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 
-# States in which an attempt exists that an executor may still be running.
+# States in which an attempt may still have processes.
 LIVE = frozenset({_S.STARTING, _S.RUNNING, _S.PAUSING, _S.RECOVERING, _S.CANCELLING})
 
 
 def legal(before: State, after: State) -> bool:
-    """Whether a job may go from one state to the other."""
+    """Return whether a job may move from one state to the other."""
     return after in MOVES[before]

@@ -1,4 +1,4 @@
-"""Short work on a checkpoint, sampling and scoring: jobs of kinds of their own, with slots of their own."""
+"""Tasks: short work on a checkpoint, sampling or scoring. A task is a job of its own kind and runs in its own slots."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,16 +13,16 @@ from server.queue.admission import Operator, Source
 from server.queue.states import State
 from server.settings import Settings
 from server.store import tables
-from server.store.rows import Row
+from server.store.rows import CheckpointRow, JobRow, fetch_one
 
 SAMPLE, SCORE = "sample", "score"
-MAX_IMAGES = 8192  # in one file: what a grid and the memory of a small machine can take
+MAX_IMAGES = 8192  # in one file: a limit for the grid's size and for a small machine's memory
 
 _jobs = tables.jobs
 
 
-def get(connection: Connection, task_id: str, project: str) -> Row:
-    """A task. NotFound when there is none, it is another project's, or it is a training job."""
+def get(connection: Connection, task_id: str, project: str) -> JobRow:
+    """Return a task. Raises NotFound if it does not exist, belongs to another project, or is a training job."""
     row = queue.get(connection, task_id, project)
     if row["kind"] == queue.TRAIN:
         raise NotFound(f"there is no {task_id!r}")
@@ -30,27 +30,29 @@ def get(connection: Connection, task_id: str, project: str) -> Row:
 
 
 def sample(
-    connection: Connection, settings: Settings, checkpoint: Row, project: str, parameters: Mapping[str, Any]
-) -> Row:
-    """A task that draws images, or the finished one that drew the very same from this checkpoint.
+    connection: Connection, settings: Settings, checkpoint: CheckpointRow, project: str, parameters: Mapping[str, Any]
+) -> JobRow:
+    """Create a task that samples images, or return the finished task that sampled the same ones.
 
-    parameters: n, seed, truncation, interpolation, ema, format. Raises InvalidRequest for what the checkpoint cannot
-    give, NotReady when the checkpoint is no longer kept, and as `admission.check_room` does.
+    parameters: n, seed, truncation, interpolation, ema, format. Raises InvalidRequest if the checkpoint cannot be
+    sampled like that, NotReady if the checkpoint is not available, and the errors of `admission.check_room`.
     """
     job = _source_job(connection, checkpoint)
     _check_sampling(job, parameters)
     new = _new_task(SAMPLE, checkpoint, project, parameters)
-    drawn = _finished(connection, new)
-    if drawn is not None:
-        return drawn
+    finished = _finished(connection, new)
+    if finished is not None:
+        return finished
     admission.check_room(connection, settings, project)
     return queue.create(connection, new)
 
 
-def score(connection: Connection, operator: Operator, checkpoint: Row, project: str, changes: Mapping[str, Any]) -> Row:
-    """A task that scores a checkpoint as its job's configuration says, with `changes` to the `evaluation` section.
+def score(
+    connection: Connection, operator: Operator, checkpoint: CheckpointRow, project: str, changes: Mapping[str, Any]
+) -> JobRow:
+    """Create a task that scores a checkpoint under its job's `evaluation` section with `changes`.
 
-    Another protocol takes its own number of samples and its own weights unless they are given. Raises as `sample`.
+    Another protocol uses its own number of samples and its own weights, unless they are given. Errors as for `sample`.
     """
     job = _source_job(connection, checkpoint)
     if changes.get("protocol", job["request"]["evaluation"]["protocol"]) != job["request"]["evaluation"]["protocol"]:
@@ -72,20 +74,20 @@ def _in_body(error: FieldError) -> FieldError:
     return replace(error, pointer=error.pointer.replace("/overrides/evaluation.", "/", 1))
 
 
-def _source_job(connection: Connection, checkpoint: Row) -> Row:
+def _source_job(connection: Connection, checkpoint: CheckpointRow) -> JobRow:
     if checkpoint["status"] != "available":
         raise NotReady(f"the checkpoint {checkpoint['id']} is {checkpoint['status']}")
     return queue.get(connection, checkpoint["job_id"])
 
 
-def _check_sampling(job: Row, parameters: Mapping[str, Any]) -> None:
+def _check_sampling(job: JobRow, parameters: Mapping[str, Any]) -> None:
     problems = []
     if parameters["ema"] and not job["request"]["generator"]["ema_halflife_steps"]:
         message = "ema: the job keeps no moving average, since its generator.ema_halflife_steps is 0; expected false"
         problems.append(FieldError("/ema", "no_moving_average", message))
     columns = parameters["interpolation"]
     if columns == 1:
-        message = "interpolation: a walk has two ends; expected 0, or 2 and more"
+        message = "interpolation: an interpolation has two end points; expected 0, or 2 or more; got 1"
         problems.append(FieldError("/interpolation", "too_few", message))
     images = parameters["n"] * max(1, columns)
     if images > MAX_IMAGES:
@@ -97,7 +99,7 @@ def _check_sampling(job: Row, parameters: Mapping[str, Any]) -> None:
         raise InvalidRequest(*problems)
 
 
-def _new_task(kind: str, checkpoint: Row, project: str, parameters: Mapping[str, Any]) -> queue.NewJob:
+def _new_task(kind: str, checkpoint: CheckpointRow, project: str, parameters: Mapping[str, Any]) -> queue.NewJob:
     request = {
         "job_id": checkpoint["job_id"],
         "checkpoint_id": checkpoint["id"],
@@ -109,9 +111,8 @@ def _new_task(kind: str, checkpoint: Row, project: str, parameters: Mapping[str,
     return queue.NewJob(project=project, kind=kind, request=request, request_sha256=digest)
 
 
-def _finished(connection: Connection, new: queue.NewJob) -> Row | None:
-    # The digest is over the checkpoint's id too, so that this is the same project's.
+def _finished(connection: Connection, new: queue.NewJob) -> JobRow | None:
+    # The digest covers the checkpoint's id, so the task belongs to the same project.
     same = (_jobs.c.request_sha256 == new.request_sha256, _jobs.c.state == State.SUCCEEDED)
     query = select(_jobs).where(*same).order_by(_jobs.c.seq.desc()).limit(1)
-    row = connection.execute(query).mappings().one_or_none()
-    return None if row is None else dict(row)
+    return fetch_one(connection, query, JobRow)

@@ -1,6 +1,6 @@
-"""What the worker of an attempt is asked to do: the request it reads.
+"""The request that the worker of an attempt reads.
 
-Rows hold names where a request may not hold paths; here, and nowhere else, they become the operator's paths.
+Job rows contain the operator's names for folders and files. Only this module turns the names into paths.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,18 @@ from server.executors.base import LaunchSpec, Slot
 from server.queue.queue import TRAIN
 from server.queue.tasks import SAMPLE
 from server.settings import Settings
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 
 
-def attempt_dir(attempt: Row, settings: Settings) -> Path:
-    """What supervisor and worker of an attempt leave behind."""
+def attempt_dir(attempt: AttemptRow, settings: Settings) -> Path:
+    """Return the directory for the files of an attempt's supervisor and worker."""
     return settings.job_dir(attempt["job_id"]) / "attempts" / str(attempt["number"])
 
 
-def launch_spec(job: Row, attempt: Row, slot: Slot, settings: Settings, *, has_checkpoint: bool) -> LaunchSpec:
-    """The whole attempt, for an executor. Parameters and errors as of `worker_request`."""
+def launch_spec(
+    job: JobRow, attempt: AttemptRow, slot: Slot, settings: Settings, *, has_checkpoint: bool
+) -> LaunchSpec:
+    """Return everything that an executor needs to launch an attempt. Parameters and errors as for `worker_request`."""
     directory, limit = attempt_dir(attempt, settings), job["wall_seconds_limit"]
     return LaunchSpec(
         attempt_id=attempt["id"],
@@ -40,19 +42,19 @@ def launch_spec(job: Row, attempt: Row, slot: Slot, settings: Settings, *, has_c
 
 
 def worker_request(
-    job: Row, settings: Settings, slot: Slot, directory: Path, *, has_checkpoint: bool
+    job: JobRow, settings: Settings, slot: Slot, directory: Path, *, has_checkpoint: bool
 ) -> dict[str, Any]:
-    """The request of an attempt that runs in `directory`, every path absolute.
+    """Return the request of an attempt that runs in `directory`. All paths are absolute.
 
-    has_checkpoint: whether the job is known to have made a checkpoint that is kept; training without one would then
-    lose what was done. Raises ConfigError when the operator has withdrawn a folder or file that the job names.
+    has_checkpoint: the job has an available checkpoint; the worker then refuses to start from step 0. Raises
+    ConfigError if the operator no longer offers a folder or file that the job names.
     """
     if job["kind"] == TRAIN:
         return _training(job, settings, slot, directory, has_checkpoint)
     return _task(job, settings, slot, directory)
 
 
-def _training(job: Row, settings: Settings, slot: Slot, directory: Path, has_checkpoint: bool) -> dict[str, Any]:
+def _training(job: JobRow, settings: Settings, slot: Slot, directory: Path, has_checkpoint: bool) -> dict[str, Any]:
     source = job["forked_from"]
     fork = None
     if source is not None and not has_checkpoint:
@@ -69,22 +71,23 @@ def _training(job: Row, settings: Settings, slot: Slot, directory: Path, has_che
     }
 
 
-def _task(job: Row, settings: Settings, slot: Slot, directory: Path) -> dict[str, Any]:
-    asked = dict(job["request"])
-    own = {"kind": job["kind"], "run_dir": str(_run_dir(settings, asked.pop("job_id"))), "outcome": _outcome(directory)}
-    del asked["checkpoint_id"]  # the worker goes by step and hash
+def _task(job: JobRow, settings: Settings, slot: Slot, directory: Path) -> dict[str, Any]:
+    request = dict(job["request"])
+    run_dir = str(_run_dir(settings, request.pop("job_id")))
+    own = {"kind": job["kind"], "run_dir": run_dir, "outcome": _outcome(directory)}
+    del request["checkpoint_id"]  # the worker identifies the checkpoint by step and hash
     if job["kind"] == SAMPLE:
-        return {**asked, **own, "output": str(settings.job_dir(job["id"]).resolve() / output_path(job))}
-    evaluation = asked.pop("evaluation")
+        return {**request, **own, "output": str(settings.job_dir(job["id"]).resolve() / output_path(job))}
+    evaluation = request.pop("evaluation")
     overrides = {
         "evaluation": {**evaluation, **_evaluation(settings, evaluation)},
         "training": {"device": _device(slot)},
     }
-    return {**asked, **own, "overrides": overrides}
+    return {**request, **own, "overrides": overrides}
 
 
-def output_path(job: Row) -> str:
-    """Where a sampling task leaves its images, relative to its own directory."""
+def output_path(job: JobRow) -> str:
+    """Return the path of a sampling task's images, relative to the task's directory."""
     return f"output/images.{job['request']['format']}"
 
 
@@ -97,12 +100,12 @@ def _outcome(directory: Path) -> str:
 
 
 def _device(slot: Slot) -> str:
-    """As the worker sees it: of all GPUs, the executor shows it only its own."""
+    """Return the slot's device as the worker sees it: the executor makes only one GPU visible to it."""
     return "cuda:0" if slot.device.startswith("cuda") else slot.device
 
 
 def _data(settings: Settings, data: Mapping[str, Any]) -> dict[str, Any]:
-    """The folder that the data section names; that of torchvision's sets goes by the set's own name."""
+    """Return the root that the data section names. Without one, the data set's own name counts."""
     if data["root"] is None and data["name"] not in settings.data_roots:
         return {}
     return {"root": _path("data.root", data["root"] or data["name"], settings.data_roots)}

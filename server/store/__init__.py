@@ -1,1 +1,1 @@
-"""The database and everything kept in it. No HTTP, no processes."""
+"""The database, and the queries on what it holds. No HTTP, no processes."""

@@ -1,7 +1,11 @@
-"""Who serves a database, said in the database itself: file locks do not reach other machines on every file system."""
+"""A record in the database of the machine that serves it, because some file systems do not share locks.
+
+The lock on the data directory keeps a second server of the same machine out.
+"""
 
 import socket
 from pathlib import Path
+from typing import TypedDict
 
 from sqlalchemy import Connection, select
 
@@ -17,25 +21,28 @@ _KEY = "heartbeat"
 _state = tables.service_state
 
 
+class _Heartbeat(TypedDict):
+    host: str
+    boot_id: str
+    time: int
+
+
 def beat(connection: Connection) -> None:
-    """Say that this machine serves the database now."""
-    value = {"host": socket.gethostname(), "boot_id": _boot_id(), "time": now_ms()}
+    """Record that this machine serves the database now."""
+    value: _Heartbeat = {"host": socket.gethostname(), "boot_id": _boot_id(), "time": now_ms()}
     upsert(connection, _state, [{"key": _KEY, "value": value}])
 
 
 def check(connection: Connection) -> None:
-    """Raises StartRefused when another machine serves the database.
-
-    Another machine has another name and another boot; the same one has the lock on the data directory to go by.
-    """
-    value = connection.execute(select(_state.c.value).where(_state.c.key == _KEY)).scalar()
+    """Raise StartRefused if another machine serves the database. It differs in host name and in boot id."""
+    value: _Heartbeat | None = connection.execute(select(_state.c.value).where(_state.c.key == _KEY)).scalar()
     if value is None or value["host"] == socket.gethostname() or value["boot_id"] == _boot_id():
         return
     age_ms = abs(now_ms() - value["time"])
     if age_ms < _FRESH_MS:
         raise StartRefused(
-            f"the database is in use by a server on {value['host']}, heard of {age_ms / 1000:.0f} s ago; "
-            f"expected none, or {_FRESH_MS // 1000} s of silence"
+            f"the database is in use by a server on {value['host']}, last seen {age_ms / 1000:.0f} s ago; "
+            f"expected no server on another machine within the last {_FRESH_MS // 1000} s"
         )
 
 

@@ -1,8 +1,8 @@
-"""Requests that are done once however often they come: the answer is kept in the transaction of the work itself.
+"""Idempotent requests: a request is carried out once, and its repetitions get the stored answer.
 
-Only the answers of work that was done are kept. A request that failed changed nothing and may simply be sent again.
-Two requests with one key at the same time are put in order by the store's one writer; the second gets the first's
-answer.
+The answer is stored in the transaction of the work. Only successful answers are stored: a failed request changed
+nothing and can be sent again. The store has one writer, so of two simultaneous requests with one key the second gets
+the answer of the first.
 """
 
 import json
@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, select
 from server.clock import now_ms
 from server.errors import IdempotencyMismatch
 from server.store import tables
+from server.store.rows import IdempotencyKeyRow, fetch_one
 from server.store.store import Store
 
 KEPT_MS = 24 * 3600 * 1000
@@ -24,7 +25,7 @@ _keys = tables.idempotency_keys
 
 @dataclass(frozen=True)
 class Call:
-    """A request as far as it must be the same to be the same. key: None where the client sent none."""
+    """What identifies a request. key: None if the client sent no Idempotency-Key."""
 
     owner: str
     method: str
@@ -35,7 +36,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is sent back. body: a JSON document; replayed: whether it was made by an earlier request."""
+    """An HTTP answer. body: a JSON document. replayed: it was stored by an earlier request."""
 
     status: int
     body: Any
@@ -44,33 +45,33 @@ class Answer:
 
 
 def run(store: Store, call: Call, work: Callable[[Connection], Answer]) -> Answer:
-    """Do `work` in one transaction, or give the answer it had when this call came before.
+    """Do `work` in one transaction, or return the stored answer if the same call came before.
 
-    Raises IdempotencyMismatch when the key came with another body, and whatever `work` raises.
+    Raises IdempotencyMismatch if the key came with another body, and whatever `work` raises.
     """
 
     def once(connection: Connection) -> Answer:
         if call.key is None:
             return work(connection)
-        before = _kept(connection, call)
+        before = _stored(connection, call)
         if before is not None:
             return before
         answer = work(connection)
-        _keep(connection, call, answer)
+        _store_answer(connection, call, answer)
         return answer
 
     return store.write(once, name="submit")
 
 
 def kept(store: Store, call: Call) -> Answer | None:
-    """The answer this call had when it came before; for work that is costly to prepare.
+    """Return the stored answer if the same call came before, else None; for work that is costly to prepare.
 
-    Raises IdempotencyMismatch when the key came with another body.
+    Raises IdempotencyMismatch if the key came with another body.
     """
-    return store.read(lambda connection: _kept(connection, call)) if call.key is not None else None
+    return store.read(lambda connection: _stored(connection, call)) if call.key is not None else None
 
 
-def _kept(connection: Connection, call: Call) -> Answer | None:
+def _stored(connection: Connection, call: Call) -> Answer | None:
     same = (
         _keys.c.created_at >= _oldest(),
         _keys.c.owner == call.owner,
@@ -78,7 +79,7 @@ def _kept(connection: Connection, call: Call) -> Answer | None:
         _keys.c.path == call.path,
         _keys.c.key == call.key,
     )
-    row = connection.execute(select(_keys).where(*same)).mappings().one_or_none()
+    row = fetch_one(connection, select(_keys).where(*same), IdempotencyKeyRow)
     if row is None:
         return None
     if row["body_sha256"] != call.body_sha256:
@@ -90,7 +91,7 @@ def _oldest() -> int:
     return now_ms() - KEPT_MS
 
 
-def _keep(connection: Connection, call: Call, answer: Answer) -> None:
+def _store_answer(connection: Connection, call: Call, answer: Answer) -> None:
     values = {
         "owner": call.owner,
         "method": call.method,

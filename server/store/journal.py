@@ -1,4 +1,4 @@
-"""The durable history of jobs: what streams replay, oldest first."""
+"""The durable history of jobs, which event streams replay, oldest first."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,28 +7,35 @@ from sqlalchemy import Connection, func, select, update
 
 from server.clock import now_ms
 from server.store import tables
+from server.store.rows import JournalRow, NewJournalRow, fetch_all
 from server.store.sqlite import inserted_key
-from server.store.store import JournalRow, announce
+from server.store.store import announce
 
 _journal, _jobs = tables.journal, tables.jobs
 
 
 def append(connection: Connection, job_id: str, type_: str, data: Mapping[str, Any]) -> JournalRow:
-    """Add one row to a job's history. Listeners hear of it after the commit."""
-    job_seq = connection.execute(
+    """Add one row to a job's history. Listeners get it after the commit."""
+    job_seq: int = connection.execute(
         update(_jobs)
         .where(_jobs.c.id == job_id)
         .values(journal_seq=_jobs.c.journal_seq + 1)
         .returning(_jobs.c.journal_seq)
     ).scalar_one()
-    values = {"job_id": job_id, "job_seq": job_seq, "type": type_, "time": now_ms(), "data": dict(data)}
-    row = {"seq": inserted_key(connection.execute(_journal.insert().values(values)))} | values
+    new: NewJournalRow = {
+        "job_id": job_id,
+        "job_seq": job_seq,
+        "type": type_,
+        "time": now_ms(),
+        "data": dict(data),
+    }
+    row: JournalRow = {**new, "seq": inserted_key(connection.execute(_journal.insert().values(dict(new))))}
     announce(connection, row)
     return row
 
 
 def append_each(connection: Connection, type_: str, data: Mapping[str, Mapping[str, Any]]) -> None:
-    """Add one row to the history of each of many jobs, by their ids, at the price of a few statements."""
+    """Add one row to the history of each of many jobs, with a few statements. data: by job id."""
     if not data:
         return
     counted = connection.execute(
@@ -37,31 +44,31 @@ def append_each(connection: Connection, type_: str, data: Mapping[str, Mapping[s
         .values(journal_seq=_jobs.c.journal_seq + 1)
         .returning(_jobs.c.id, _jobs.c.journal_seq)
     )
-    numbers = {row.id: row.journal_seq for row in counted}
+    numbers: dict[str, int] = dict(counted.all())
     last = connection.execute(select(func.max(_journal.c.seq))).scalar() or 0
-    rows = [
+    rows: list[NewJournalRow] = [
         {"job_id": job_id, "job_seq": numbers[job_id], "type": type_, "time": now_ms(), "data": dict(document)}
         for job_id, document in data.items()
     ]
     connection.execute(_journal.insert(), rows)
     query = select(_journal).where(_journal.c.seq > last).order_by(_journal.c.seq)
-    for row in connection.execute(query).mappings():
-        announce(connection, dict(row))
+    for row in fetch_all(connection, query, JournalRow):
+        announce(connection, row)
 
 
-def of_job(connection: Connection, job_id: str, *, after: int, limit: int) -> Sequence[JournalRow]:
-    """A job's rows with job_seq > after, oldest first."""
+def of_job(connection: Connection, job_id: str, *, after: int, limit: int) -> list[JournalRow]:
+    """Return a job's rows with job_seq > after, oldest first."""
     query = select(_journal).where(_journal.c.job_id == job_id, _journal.c.job_seq > after)
-    return [dict(row) for row in connection.execute(query.order_by(_journal.c.job_seq).limit(limit)).mappings()]
+    return fetch_all(connection, query.order_by(_journal.c.job_seq).limit(limit), JournalRow)
 
 
-def of_jobs(connection: Connection, job_ids: Sequence[str], *, after: int, limit: int) -> Sequence[JournalRow]:
-    """Several jobs' rows with seq > after, oldest first."""
+def of_jobs(connection: Connection, job_ids: Sequence[str], *, after: int, limit: int) -> list[JournalRow]:
+    """Return several jobs' rows with seq > after, oldest first."""
     query = select(_journal).where(_journal.c.job_id.in_(job_ids), _journal.c.seq > after)
-    return [dict(row) for row in connection.execute(query.order_by(_journal.c.seq).limit(limit)).mappings()]
+    return fetch_all(connection, query.order_by(_journal.c.seq).limit(limit), JournalRow)
 
 
-def tail(connection: Connection, job_ids: Sequence[str], *, limit: int) -> Sequence[JournalRow]:
-    """The newest rows of several jobs, oldest first."""
+def tail(connection: Connection, job_ids: Sequence[str], *, limit: int) -> list[JournalRow]:
+    """Return the newest rows of several jobs, oldest first."""
     query = select(_journal).where(_journal.c.job_id.in_(job_ids)).order_by(_journal.c.seq.desc()).limit(limit)
-    return [dict(row) for row in reversed(connection.execute(query).mappings().all())]
+    return fetch_all(connection, query, JournalRow)[::-1]

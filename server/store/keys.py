@@ -1,13 +1,12 @@
-"""API keys: `gk_<prefix>_<secret>`, of which only the prefix and a SHA-256 of the secret are kept.
+"""API keys: `gk_<prefix>_<secret>`. Only the prefix and a SHA-256 of the secret are stored.
 
-Secrets have 256 random bits and are made here only, so a fast hash is enough and there is nothing to guess.
+Secrets have 256 random bits and are generated here only, so they cannot be guessed and a fast hash is enough.
 """
 
 import hmac
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
@@ -15,6 +14,7 @@ from gan_mhe.files import sha256_bytes
 from server.clock import now_ms
 from server.errors import FieldError, InvalidRequest, NotFound
 from server.store import tables
+from server.store.rows import KeyRow, ListedKeyRow, fetch_all, fetch_one
 from server.store.store import Store
 
 SCOPES = ("jobs:read", "jobs:write", "samples:read", "artifacts:read", "admin")
@@ -28,7 +28,10 @@ _MAX_NAME = 100
 
 
 def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
-    """A new key's token, shown this once. InvalidRequest for an unknown scope or an unusable name or project."""
+    """Create a key and return its token, which cannot be shown again.
+
+    Raises InvalidRequest for an unknown scope or an invalid name or project.
+    """
     _check(name, project, scopes)
     prefix = "".join(secrets.choice(_ALPHABET) for _ in range(12))
     secret = secrets.token_urlsafe(32)
@@ -61,15 +64,15 @@ def _check(name: str, project: str, scopes: Sequence[str]) -> None:
         raise InvalidRequest(*errors)
 
 
-def listing(store: Store) -> list[Mapping[str, Any]]:
-    """All keys, oldest first, the revoked ones too; without anything secret."""
+def listing(store: Store) -> list[ListedKeyRow]:
+    """Return all keys without their secrets, oldest first, including revoked ones."""
     shown = [column for column in _keys.c if column.name != "secret_sha256"]
     query = select(*shown).order_by(_keys.c.created_at, _keys.c.prefix)
-    return store.read(lambda connection: [dict(row) for row in connection.execute(query).mappings()])
+    return store.read(lambda connection: fetch_all(connection, query, ListedKeyRow))
 
 
 def revoke(store: Store, prefix: str) -> None:
-    """Make a key useless from the next request on; revoking it again changes nothing. NotFound when there is none."""
+    """Revoke a key from the next request on; revoking it again changes nothing. Raises NotFound if there is none."""
 
     def work(connection: Connection) -> None:
         if connection.execute(select(_keys.c.prefix).where(_keys.c.prefix == prefix)).first() is None:
@@ -80,19 +83,19 @@ def revoke(store: Store, prefix: str) -> None:
     store.write(work)
 
 
-def verify(connection: Connection, token: str) -> Mapping[str, Any] | None:
-    """The key that a token is of, or None when it is none, unknown, wrong or revoked."""
+def verify(connection: Connection, token: str) -> KeyRow | None:
+    """Return the key of a token, or None if the token is malformed, unknown, wrong or revoked."""
     parts = _TOKEN.fullmatch(token)
     if parts is None:
         return None
     prefix, secret = parts.groups()
-    row = connection.execute(select(_keys).where(_keys.c.prefix == prefix)).mappings().one_or_none()
+    row = fetch_one(connection, select(_keys).where(_keys.c.prefix == prefix), KeyRow)
     stored = "" if row is None else row["secret_sha256"]
     if not hmac.compare_digest(stored, sha256_bytes(secret.encode())):
         return None
-    return None if row is None or row["revoked_at"] is not None else dict(row)
+    return None if row is None or row["revoked_at"] is not None else row
 
 
 def exist(connection: Connection) -> bool:
-    """Whether a key was ever made. Revoked ones count: revoking the last key must not open the door."""
+    """Return whether a key was ever created. Revoked ones count, or revoking the last key would open the service."""
     return connection.execute(select(_keys.c.prefix).limit(1)).first() is not None

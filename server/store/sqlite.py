@@ -1,4 +1,4 @@
-"""All that is particular to SQLite."""
+"""Everything that is specific to SQLite."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,9 +13,9 @@ _READERS = 8
 
 
 def writer_engine(path: Path) -> Engine:
-    """The engine of the one writing connection: every transaction takes the write lock as it begins.
+    """Create the engine of the one writing connection. Every transaction takes the write lock when it begins.
 
-    A deferred transaction that reads and then writes fails at once when another process wrote in between.
+    A deferred transaction that reads and then writes would fail if another process wrote in between.
     """
     engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False})
     _configure(engine, "BEGIN IMMEDIATE", "PRAGMA journal_mode=WAL", "PRAGMA foreign_keys=ON")
@@ -23,7 +23,7 @@ def writer_engine(path: Path) -> Engine:
 
 
 def reader_engine(path: Path) -> Engine:
-    """Connections that cannot write."""
+    """Create the engine of the connections that cannot write."""
     engine = create_engine(
         f"sqlite:///{path}",
         poolclass=QueuePool,
@@ -38,7 +38,7 @@ def reader_engine(path: Path) -> Engine:
 def _configure(engine: Engine, begin: str, *pragmas: str) -> None:
     @event.listens_for(engine, "connect")
     def connect(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # or the driver begins transactions of its own, deferred ones
+        connection.isolation_level = None  # otherwise the driver begins deferred transactions itself
         for pragma in (f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}", *pragmas):
             connection.execute(pragma)
 
@@ -48,12 +48,15 @@ def _configure(engine: Engine, begin: str, *pragmas: str) -> None:
 
 
 def set_durable(connection: Any, durable: bool) -> None:
-    """Between transactions, on a DBAPI connection: whether commits survive a power cut, or a killed process only."""
+    """Set whether commits survive a power failure, or only a killed process.
+
+    connection: a DBAPI connection outside any transaction.
+    """
     connection.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
 
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows; where the primary key is there, the other columns given take the new values."""
+    """Insert rows; where a primary key exists already, update the other given columns."""
     if not rows:
         return
     statement = insert(table)
@@ -66,17 +69,17 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
 
 
 def backup(connection: Any, path: Path) -> None:
-    """A consistent copy, on a DBAPI connection outside any transaction, while others go on."""
+    """Copy the database consistently while others use it. connection: a DBAPI connection outside any transaction."""
     connection.execute("VACUUM INTO ?", (str(path),))
 
 
 def truncate_log(connection: Any) -> None:
-    """Give the write-ahead log's space back, on a DBAPI connection outside any transaction."""
+    """Free the write-ahead log's disk space. connection: a DBAPI connection outside any transaction."""
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def inserted_key(result: CursorResult[Any]) -> int:
-    """The number that a one-row insert got."""
+    """Return the number that the database gave to an inserted row."""
     key = result.inserted_primary_key
     assert key is not None
     return int(key[0])

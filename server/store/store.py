@@ -1,10 +1,10 @@
-"""The database: one writer, many readers, and what is told to listeners once it is committed."""
+"""The database: one writer, many readers, and listeners that get the journal rows of every commit."""
 
 import shutil
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import alembic.command
 from alembic.config import Config
@@ -15,19 +15,19 @@ from sqlalchemy import Connection
 from server.crash_points import crash_point
 from server.errors import StartRefused
 from server.store import sqlite
+from server.store.rows import JournalRow
 
 Result = TypeVar("Result")
-JournalRow = Mapping[str, Any]
 Listener = Callable[[Sequence[JournalRow]], None]
 
-_NEWS = "journal rows of this transaction"
+_NEW_ROWS = "journal rows of this transaction"  # key in Connection.info
 _MIGRATIONS = Path(__file__).resolve().parent / "migrations"
 
 
 class Store:
-    """Transactions as functions: `write` runs one at a time and is durable when it returns, `read` sees a snapshot.
+    """Runs functions as transactions: `write` one at a time and durably, `read` on a snapshot.
 
-    A function given to `write` may run journal.append; its rows go to the listeners after the commit, in order.
+    A function given to `write` may call journal.append; its rows go to the listeners after the commit, in order.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,9 +39,9 @@ class Store:
         self._durable: bool | None = None
 
     def migrate(self) -> None:
-        """Bring the schema up to date, all of it or nothing, with a copy of what was there before.
+        """Migrate the schema to the current version in one transaction, after copying the database file.
 
-        Raises StartRefused when the database is of a newer version.
+        Raises StartRefused if a newer version of the service wrote the database.
         """
         script = ScriptDirectory(str(_MIGRATIONS))
         with self._lock:
@@ -75,26 +75,26 @@ class Store:
         shutil.move(temporary, copy)
 
     def subscribe(self, listener: Listener) -> None:
-        """Call `listener` with the journal rows of every commit, from the committing thread, in commit order."""
+        """Call `listener` with the journal rows of every commit, in the committing thread and in commit order."""
         self._listeners.append(listener)
 
     def write(self, work: Callable[[Connection], Result], *, name: str = "state", durable: bool = True) -> Result:
-        """Run `work` in a transaction and commit it; nothing of it stands when it raises.
+        """Run `work` in a transaction and commit it; roll back if it raises.
 
-        name: what kind of write, for fault points. durable: survive a power cut, not only a killed process. Readings
-        of a run's files need not, since they can be read again.
+        name: the kind of write, for crash points. durable: the commit survives a power failure, not only a killed
+        process. What was read from a run's files does not need that, because it can be read again.
         """
         with self._lock, self._writer.connect() as connection:
             self._set_durable(connection, durable)
-            news: list[JournalRow] = []
-            connection.info[_NEWS] = news
+            new_rows: list[JournalRow] = []
+            connection.info[_NEW_ROWS] = new_rows
             with connection.begin():
                 result = work(connection)
                 crash_point(f"{name}.before_commit")
             crash_point(f"{name}.after_commit")
-            if news:
+            if new_rows:
                 for listener in self._listeners:
-                    listener(news)
+                    listener(new_rows)
         return result
 
     def _set_durable(self, connection: Connection, durable: bool) -> None:
@@ -108,7 +108,7 @@ class Store:
             return work(connection)
 
     def tidy(self) -> None:
-        """Give back the space of the write-ahead log."""
+        """Free the disk space of the write-ahead log."""
         with self._lock, self._writer.connect() as connection:
             sqlite.truncate_log(connection.connection.dbapi_connection)
 
@@ -119,5 +119,5 @@ class Store:
 
 
 def announce(connection: Connection, row: JournalRow) -> None:
-    """Tell the listeners of a journal row once the transaction is committed."""
-    connection.info[_NEWS].append(row)
+    """Pass a journal row to the listeners once the transaction is committed."""
+    connection.info[_NEW_ROWS].append(row)

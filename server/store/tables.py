@@ -1,10 +1,16 @@
-"""The tables. Times are whole milliseconds since 1970 UTC; JSON columns hold documents nobody queries inside."""
+"""The tables. Times are whole milliseconds since 1970 UTC. No query looks inside a JSON column.
+
+`rows.py` has the Python type of each row.
+"""
+
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -13,6 +19,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 
@@ -25,8 +32,22 @@ metadata = MetaData(
     }
 )
 
-# SQLite numbers rows by itself only in a column that is exactly INTEGER; elsewhere 64 bits have to be asked for.
+# SQLite numbers rows by itself only if the column's type is exactly INTEGER. Other databases need BIGINT for 64 bits.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
+
+
+class _ForkedFrom(TypeDecorator[Any]):
+    """JSON {"job_id", "checkpoint_id", "step", "same_config"}. Old rows call the last key same_recipe."""
+
+    impl = JSON
+    cache_ok = True
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if value is None or "same_recipe" not in value:
+            return value
+        renamed = {key: content for key, content in value.items() if key != "same_recipe"}
+        return {**renamed, "same_config": value["same_recipe"]}
+
 
 api_keys = Table(
     "api_keys",
@@ -61,29 +82,30 @@ jobs = Table(
     Column("seq", _Sequence, primary_key=True),
     Column("id", String(40), nullable=False, unique=True),
     Column("project", String(64), nullable=False),
-    # train; or sample, score: the short tasks made from another job's checkpoint.
+    # train; or sample or score: short tasks on a checkpoint of another job.
     Column("kind", String(10), nullable=False),
     Column("name", String(200)),
     Column("labels", JSON, nullable=False),
     Column("origin", String(10), nullable=False),  # submitted, forked, imported
     Column("experiment_id", String(40), ForeignKey("experiments.id")),
     Column("cell", JSON),
-    Column("forked_from", JSON),  # {"job_id", "checkpoint_id", "step", "same_recipe"}
-    # What is to be done: a RunConfig document, or the parameters of a task.
+    Column("forked_from", _ForkedFrom),
+    # The work: a RunConfig document, or the parameters of a task.
     Column("request", JSON, nullable=False),
     Column("request_sha256", String(64), nullable=False),
     Column("variant", String(40)),
     Column("seed", BigInteger),
-    Column("device", String(8), nullable=False),  # auto, cpu or cuda: which slots it may have
+    Column("device", String(8), nullable=False),  # auto, cpu or cuda: the slots it may use
     Column("wall_seconds_limit", Float),
     Column("start_deadline", BigInteger),
-    # Where it stands.
+    # The job's progress.
     Column("state", String(12), nullable=False),
     Column("reason", String(32)),
     Column("message", Text),
     Column("exit_code", Integer),
     Column("priority", Integer, nullable=False),
-    # Claim order, smallest first: the time of queueing moved by the priority, so that waiting raises every job.
+    # Claim order, smallest first: the time of queueing, moved by the priority. Every waiting job comes closer to its
+    # turn, whatever its priority.
     Column("rank", BigInteger, nullable=False),
     Column("not_before", BigInteger),
     Column("lease_epoch", Integer, nullable=False),
@@ -99,7 +121,7 @@ jobs = Table(
     Column("eta_seconds", Float),
     Column("result", JSON),
     Column("wall_seconds_used", Float, nullable=False),
-    # How far this job's files have been read in.
+    # How far the indexer has read this job's files.
     Column("events_offset", BigInteger, nullable=False),
     Column("events_seq", BigInteger, nullable=False),
     Column("console_offset", BigInteger, nullable=False),
@@ -135,7 +157,7 @@ attempts = Table(
     Column("executor", String(20), nullable=False),
     Column("slot", String(40), nullable=False),
     Column("handle", JSON),
-    Column("live", Boolean, nullable=False),  # until the executor has shown that nothing of it runs
+    Column("live", Boolean, nullable=False),  # until the executor reports that its processes are gone
     Column("resumed_from_step", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger),
@@ -149,8 +171,8 @@ attempts = Table(
     Index(None, "live"),
 )
 
-# The durable history: one row for a change of state, or for a batch of what a run said. `seq` orders all of it,
-# `job_seq` counts within one job without gaps.
+# The durable history: one row per change of state, or per batch of a run's events. `seq` orders all rows; `job_seq`
+# counts within one job, without gaps.
 journal = Table(
     "journal",
     metadata,
@@ -171,7 +193,7 @@ metric_names = Table(
     Column("name", String(200), nullable=False, unique=True),
 )
 
-# kind: 0 finite, 1 NaN, 2 infinity, 3 minus infinity; value is 0 unless finite, because SQL has no NaN.
+# kind: 0 finite, 1 NaN, 2 infinity, 3 minus infinity. value: 0 unless finite, because SQL has no NaN.
 metric_points = Table(
     "metric_points",
     metadata,
@@ -181,12 +203,12 @@ metric_points = Table(
     Column("attempt", Integer, primary_key=True),
     Column("value", Float, nullable=False),
     Column("kind", Integer, nullable=False),
-    Column("superseded", Boolean, nullable=False),  # a later attempt went over this step again
+    Column("superseded", Boolean, nullable=False),  # a later attempt repeated this step
     sqlite_with_rowid=False,
 )
 
-# Effective points summed up by blocks of steps (server.store.metric_points.BLOCK_STEPS), so that a long history is not
-# read point by point. min and max are of the finite ones, NULL when there is none.
+# Summaries of the points that are not superseded, by blocks of server.store.metric_points.BLOCK_STEPS steps, so that a
+# long history is not read point by point. min, max: of the finite values, NULL if there is none.
 metric_blocks = Table(
     "metric_blocks",
     metadata,
@@ -201,7 +223,7 @@ metric_blocks = Table(
     sqlite_with_rowid=False,
 )
 
-# Latest and best, so that lists never look at the history.
+# The latest and the best value of each metric, so that lists of jobs need no history.
 metric_summary = Table(
     "metric_summary",
     metadata,
@@ -229,7 +251,7 @@ evaluations = Table(
     Column("seconds", Float, nullable=False),
 )
 
-# `path` is relative to the job's own directory and never shown.
+# `path` is relative to the job's directory. The API never shows it.
 samples = Table(
     "samples",
     metadata,
@@ -252,7 +274,7 @@ checkpoints = Table(
     Column("job_id", String(40), ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False),
     Column("step", BigInteger, nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("sha256", String(64), nullable=False),  # of the manifest, which states the hash of the tensors
+    Column("sha256", String(64), nullable=False),  # of the manifest, which contains the hash of the tensors
     Column("path", String(200), nullable=False),
     Column("size_bytes", BigInteger, nullable=False),
     Column("status", String(10), nullable=False),  # available, rejected, pruned

@@ -17,7 +17,8 @@ from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from server.errors import TooManyStreams
-from server.store.store import JournalRow, Store
+from server.store.rows import JournalRow
+from server.store.store import Store
 from server.streams.channels import Channel, Hub, Numbering, encode
 
 _RETRY_MS = (1000, 5000)

@@ -14,7 +14,8 @@ from server.clock import rfc3339
 from server.queue import queue
 from server.queue.states import TERMINAL
 from server.store import journal
-from server.store.store import JournalRow, Store
+from server.store.rows import JournalRow
+from server.store.store import Store
 
 # The ids of a stream number the rows of its one job, or all rows of the journal.
 Numbering = Literal["job_seq", "seq"]

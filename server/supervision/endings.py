@@ -11,14 +11,14 @@ from server.queue import queue, worker_request
 from server.queue.states import State
 from server.queue.tasks import SAMPLE
 from server.store import artifacts, tables
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 from server.supervision import outcomes
 from server.supervision.outcomes import Limits
 
 _attempts = tables.attempts
 
 
-def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limits: Limits) -> Row:
+def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limits: Limits) -> JobRow:
     """End an attempt that no longer runs; returns the job as it is then.
 
     All events of its run must have been read before. record: None if the attempt left no exit record.
@@ -47,20 +47,20 @@ def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limi
     return job
 
 
-def _update_attempt(connection: Connection, attempt: Row, record: ExitRecord | None, **values: Any) -> None:
+def _update_attempt(connection: Connection, attempt: AttemptRow, record: ExitRecord | None, **values: Any) -> None:
     values["live"] = False
     if record is not None:
         values |= {"exit_code": record.exit_code, "signal": record.signal, "cause": record.cause}
     connection.execute(update(_attempts).where(_attempts.c.id == attempt["id"]).values(values))
 
 
-def _seconds(attempt: Row, ended_at: int) -> float:
+def _seconds(attempt: AttemptRow, ended_at: int) -> float:
     """Seconds it ran by the wall clock, 0 if the clock was set back."""
     if attempt["started_at"] is None:
         return 0.0
     return float(max(0, ended_at - attempt["started_at"])) / 1000
 
 
-def _add_output_blob(connection: Connection, job: Row, result: Mapping[str, Any]) -> None:
+def _add_output_blob(connection: Connection, job: JobRow, result: Mapping[str, Any]) -> None:
     path, media_type = worker_request.output_path(job), result["media_type"]
     artifacts.add_blob(connection, job["id"], result["sha256"], path, media_type, result["size_bytes"])

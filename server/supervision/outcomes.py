@@ -12,7 +12,7 @@ from typing import Any
 
 from server.executors.base import ExitRecord
 from server.queue.states import Reason, State
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 LONGEST_DELAY_SECONDS = 60.0
 _MOST_DOUBLINGS = 30
@@ -67,7 +67,7 @@ class Decision:
     """Result of completed work."""
 
 
-def decide(job: Row, record: ExitRecord | None, limits: Limits) -> Decision:
+def decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
     """The decision for `job` after its attempt ended with `record`, or without any exit record (None)."""
     outcome = (record.outcome if record else None) or {}
     if outcome.get("outcome") == "completed":
@@ -89,7 +89,7 @@ def decide(job: Row, record: ExitRecord | None, limits: Limits) -> Decision:
     return _program_fault(job, record, limits, f"the worker ended with exit code {record.exit_code} and no outcome")
 
 
-def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
+def _failed(job: JobRow, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
     if code in _FINAL:
         return _to(job, State.FAILED, record, _FINAL[code], message or code)
     if code == "disk_full" and job["state"] != State.CANCELLING:
@@ -99,13 +99,13 @@ def _failed(job: Row, record: ExitRecord, limits: Limits, code: str, message: st
     return _program_fault(job, record, limits, message or code)
 
 
-def _stopped(job: Row, record: ExitRecord, limits: Limits) -> Decision:
+def _stopped(job: JobRow, record: ExitRecord, limits: Limits) -> Decision:
     """The attempt was asked to stop, by the service or from outside, or could not renew its lease."""
     state = State(job["state"])
     if state in _STOPPED_AS:
         unsaved = f"the worker did not save ({record.message}); its earlier checkpoints remain"
         message = job["message"] if record.outcome else unsaved
-        return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
+        return _to(job, _STOPPED_AS[state], record, _reason(job), message)
     if record.cause == "fenced":
         message = record.message or "the lease could not be renewed"
         return _infrastructure_fault(job, record, limits, Reason.WORKER_LOST, message)
@@ -113,21 +113,21 @@ def _stopped(job: Row, record: ExitRecord, limits: Limits) -> Decision:
 
 
 def _infrastructure_fault(
-    job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str
+    job: JobRow, record: ExitRecord | None, limits: Limits, reason: Reason, message: str | None
 ) -> Decision:
     """A fault of the machine: retried up to the infrastructure limit."""
     state, used = State(job["state"]), job["infrastructure_used"]
     if state in _STOPPED_AS:
-        return _to(job, _STOPPED_AS[state], record, Reason(job["reason"]), message)
+        return _to(job, _STOPPED_AS[state], record, _reason(job), message)
     if state is State.RECOVERING:  # the reason for abandoning the attempt matters more than how it then ended
-        reason, message = Reason(job["reason"]), job["message"]
+        reason, message = _reason(job), job["message"]
     if used >= limits.infrastructure:
         exhausted = f"retried {used} times; the last attempt failed with {reason}: {message}"
         return _to(job, State.FAILED, record, Reason.RETRIES_EXHAUSTED, exhausted)
     return _retry(job, record, limits, reason, message, infrastructure_used=used + 1)
 
 
-def _program_fault(job: Row, record: ExitRecord, limits: Limits, message: str) -> Decision:
+def _program_fault(job: JobRow, record: ExitRecord, limits: Limits, message: str) -> Decision:
     """A fault of the program, which may be random: retried up to the program limit."""
     used = job["program_used"]
     if job["state"] in (*_STOPPED_AS, State.RECOVERING):
@@ -137,21 +137,32 @@ def _program_fault(job: Row, record: ExitRecord, limits: Limits, message: str) -
     return _retry(job, record, limits, Reason.ERROR, message, program_used=used + 1)
 
 
-def _retry(job: Row, record: ExitRecord | None, limits: Limits, reason: Reason, message: str, **used: int) -> Decision:
+def _retry(
+    job: JobRow, record: ExitRecord | None, limits: Limits, reason: Reason, message: str | None, **used: int
+) -> Decision:
     earlier = job["infrastructure_used"] + job["program_used"]
     delay = min(limits.backoff_seconds * 2.0 ** min(earlier, _MOST_DOUBLINGS), LONGEST_DELAY_SECONDS)
     return _to(job, State.RECOVERING, record, reason, message, delay_seconds=delay, **used)
 
 
+def _reason(job: JobRow) -> Reason:
+    """Return the reason of a job that is being stopped or recovered; it always has one."""
+    assert job["reason"] is not None
+    return Reason(job["reason"])
+
+
 def _to(
-    job: Row,
+    job: JobRow,
     state: State,
     record: ExitRecord | None,
     reason: Reason | None = None,
     message: str | None = None,
     **more: Any,
 ) -> Decision:
-    used = {name: job[name] for name in ("infrastructure_used", "program_used")}
+    used: dict[str, Any] = {
+        "infrastructure_used": job["infrastructure_used"],
+        "program_used": job["program_used"],
+    }
     exit_code = record.exit_code if record else None
     return Decision(state, reason=reason, message=message, exit_code=exit_code, **used | more)
 

@@ -20,14 +20,14 @@ from sqlalchemy import Connection
 from gan_mhe.errors import ConfigError
 from server.crash_points import crash_point
 from server.errors import InvalidTransition
-from server.executors.base import Executor, ExitRecord, LaunchError, LaunchSpec, Observation, Signal
+from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
 from server.ingest import retention
 from server.queue import queue, worker_request
 from server.queue.queue import TRAIN, StopMode
 from server.queue.states import Reason, State
 from server.settings import Settings
 from server.store import artifacts, heartbeat, journal
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 from server.store.store import Store
 from server.supervision import endings, outcomes, stall_detection
 
@@ -127,7 +127,9 @@ class Scheduler:
         return True
 
     @staticmethod
-    def _for_each(work: Callable[[Row, Row], None], pairs: Sequence[tuple[Row, Row]]) -> list[Exception]:
+    def _for_each(
+        work: Callable[[AttemptRow, JobRow], None], pairs: Sequence[tuple[AttemptRow, JobRow]]
+    ) -> list[Exception]:
         errors = []
         for attempt, job in pairs:
             try:
@@ -137,17 +139,18 @@ class Scheduler:
                 errors.append(error)
         return errors
 
-    def _supervise(self, attempt: Row, job: Row) -> None:
+    def _supervise(self, attempt: AttemptRow, job: JobRow) -> None:
         """Observe an attempt and react to its state."""
-        if attempt["handle"] is None:  # a server was killed while launching it
+        handle = attempt["handle"]
+        if handle is None:  # a server was killed while launching it
             self._start(attempt, job)
             return
-        seen = self._executor.observe(attempt["handle"])
+        seen = self._executor.observe(handle)
         watch = self._watches.setdefault(attempt["id"], _Watch())
         if seen.status == "exited":
             self._end(attempt, job, seen.record)
         elif job["state"] in (State.PAUSING, State.CANCELLING, State.RECOVERING):
-            self._request_stop(attempt, job, watch)
+            self._request_stop(handle, job, watch)
         elif (silence := self._silence(seen, watch)) is not None:
             self._abandon(attempt, job, "now", f"the supervisor has not responded for {silence:.0f} s")
         elif job["kind"] != TRAIN and job["state"] == State.STARTING:
@@ -171,7 +174,7 @@ class Scheduler:
         silent = now - watch.silent_since
         return max(silent, age or 0.0) if silent > ttl else None
 
-    def _stall(self, attempt: Row, job: Row, watch: _Watch) -> float | None:
+    def _stall(self, attempt: AttemptRow, job: JobRow, watch: _Watch) -> float | None:
         """Seconds without a new event, None while they are below the stall limit."""
         now = self._clock()
         if watch.journal_seq != job["journal_seq"]:
@@ -180,7 +183,7 @@ class Scheduler:
         return silent if patience is not None and silent >= patience else None
 
     def _abandon(
-        self, attempt: Row, job: Row, mode: StopMode, message: str, stalled: dict[str, float] | None = None
+        self, attempt: AttemptRow, job: JobRow, mode: StopMode, message: str, stalled: dict[str, float] | None = None
     ) -> None:
         """Detach the job from a lost or stalled attempt; it is queued again once the attempt has ended."""
 
@@ -193,11 +196,11 @@ class Scheduler:
         with suppress(InvalidTransition):  # a user changed the job first; the next round acts on that
             self._store.write(work)
 
-    def _move(self, attempt: Row, job: Row, to: State) -> None:
+    def _move(self, attempt: AttemptRow, job: JobRow, to: State) -> None:
         with suppress(InvalidTransition):  # as above
             self._store.write(lambda connection: queue.move(connection, job, to, epoch=attempt["epoch"]))
 
-    def _request_stop(self, attempt: Row, job: Row, watch: _Watch) -> None:
+    def _request_stop(self, handle: Handle, job: JobRow, watch: _Watch) -> None:
         """Send each signal once; kill an attempt that is overdue, and repeat that if it has no effect."""
         graceful, now = job["stop_mode"] == "graceful", self._clock()
         what: Signal = "checkpoint_stop" if graceful else "stop"
@@ -205,22 +208,22 @@ class Scheduler:
             what = "kill"
         if what not in watch.signalled:
             watch.signalled[what] = now
-            self._executor.signal(attempt["handle"], what)
+            self._executor.signal(handle, what)
             return
         grace = self._settings.grace_seconds if graceful else min(self._settings.grace_seconds, _STOP_NOW_SECONDS)
         killed = watch.signalled.get("kill")
         overdue = now - watch.signalled[what] > grace + _KILL_MARGIN_SECONDS
         if overdue if killed is None else now - killed > _KILL_AGAIN_SECONDS:
             watch.signalled["kill"] = now
-            self._executor.signal(attempt["handle"], "kill")
+            self._executor.signal(handle, "kill")
 
-    def _end(self, attempt: Row, job: Row, record: ExitRecord | None) -> None:
+    def _end(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None) -> None:
         """Read the remaining events, then end the attempt and move its job, in one transaction."""
         self._indexer.drain(job["id"])
         self._store.write(lambda connection: endings.end(connection, attempt["id"], record, self._limits))
         self._watches.pop(attempt["id"], None)
 
-    def _claim(self) -> list[tuple[Row, Row]]:
+    def _claim(self) -> list[tuple[AttemptRow, JobRow]]:
         """New attempts of waiting jobs for the free slots."""
         if not self._store.read(queue.any_due):
             return []
@@ -233,7 +236,7 @@ class Scheduler:
         claimed = self._store.write(lambda connection: queue.claim(connection, slots, name), name="claim")
         return [(attempt, job) for job, attempt, _ in claimed]
 
-    def _start(self, attempt: Row, job: Row) -> None:
+    def _start(self, attempt: AttemptRow, job: JobRow) -> None:
         """Launch an attempt, or adopt it if a server launched it and was killed before storing the handle."""
         job = self._store.read(lambda connection: queue.get(connection, job["id"]))
         handle = self._executor.find(worker_request.attempt_dir(attempt, self._settings))
@@ -253,7 +256,7 @@ class Scheduler:
         known = handle
         self._store.write(lambda connection: queue.launched(connection, attempt["id"], known))
 
-    def _spec(self, attempt: Row, job: Row) -> LaunchSpec:
+    def _spec(self, attempt: AttemptRow, job: JobRow) -> LaunchSpec:
         """The launch of an attempt. Raises LaunchError if its slot no longer exists.
 
         Raises ConfigError if the job names something that the operator no longer offers.
@@ -282,7 +285,7 @@ class Scheduler:
             return None
         return f"{free // _MIB} MiB of disk space are free; the reserve is {reserve // _MIB} MiB"
 
-    def _pause_running(self, live: Sequence[tuple[Row, Row]], shortage: str) -> None:
+    def _pause_running(self, live: Sequence[tuple[AttemptRow, JobRow]], shortage: str) -> None:
         """Pause running training jobs: they save into the reserve. A user has to resume them."""
         running = [job for _, job in live if job["kind"] == TRAIN and job["state"] == State.RUNNING]
         if not running:

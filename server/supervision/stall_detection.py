@@ -2,13 +2,13 @@
 
 from server.queue.queue import TRAIN
 from server.queue.states import State
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 
 LEAST_SECONDS = 120.0
 _REPORTS = 10  # silence of this many reporting intervals is a stall
 
 
-def patience_seconds(job: Row, attempt: Row) -> float | None:
+def patience_seconds(job: JobRow, attempt: AttemptRow) -> float | None:
     """Seconds of silence after which a job counts as stalled; None while no limit applies.
 
     No limit applies before the attempt has reported steps of its own, or while it may be evaluating the generator,
@@ -23,13 +23,13 @@ def patience_seconds(job: Row, attempt: Row) -> float | None:
     return max(LEAST_SECONDS, float(_REPORTS * every / speed))
 
 
-def _may_be_evaluating(job: Row, report_every_steps: int) -> bool:
+def _may_be_evaluating(job: JobRow, report_every_steps: int) -> bool:
     """Whether an evaluation is due between the last report and the next."""
     evaluation, step = job["request"]["evaluation"], job["step"]
     if evaluation["protocol"] == "none":
         return False
-    following = step + report_every_steps
-    if following >= job["total_steps"]:
+    following, total_steps = step + report_every_steps, job["total_steps"]
+    if total_steps is None or following >= total_steps:
         return True
     every = evaluation["every_steps"]
     return bool(every) and following // every > (step - 1) // every

@@ -4,17 +4,20 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
 import pytest
 import typer
+from pydantic import BaseModel
 
 from gan_mhe.config.compose import compose
+from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import PRESETS, flatten, load_document
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.variants import VARIANTS
 from server.cli.app import app
 from server.settings import Settings
+from tests.support.looped import looped
 from tests.support.paths import ROOT
 from tools import configuration_page
 
@@ -79,13 +82,14 @@ def documented_keys() -> set[str]:
 
 
 def all_keys() -> set[str]:
-    """The dotted keys of all leaves, from several documents, because the energies exclude each other."""
-    followed: dict[str, Any] = {"ratio": {}}
-    documents: list[dict[str, Any]] = [
-        {"clipping": {}, "gradient_penalty": followed, "orthonormal": followed, "weight_decay": followed},
-        {"mhe": {**followed, "minibatch": {}}, "sphere_conv": {}},
-        *({name: followed} for name in ("official_mhe", "comhe", "uniformity")),
-    ]
+    """The dotted keys of all leaves, from one document per section of the constraints, because some exclude others."""
+
+    def optional(section: type[BaseModel]) -> dict[str, type[BaseModel]]:
+        fields = section.model_fields.items()
+        return {name: get_args(field.annotation)[0] for name, field in fields if field.default is None}
+
+    sections = optional(ConstraintsConfig).items()
+    documents = [{name: {key: {} for key in optional(section)}} for name, section in sections]
     found = {
         key
         for constraints in documents
@@ -166,12 +170,12 @@ def test_the_package_finds_these_presets() -> None:
     assert sorted(path.name for path in PRESETS.glob("*.toml")) == [path.name for path in PRESET_FILES]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@looped("name", VARIANTS)
 def test_every_variant_is_documented(name: str) -> None:
     assert f"`{name}`" in text_of(CONFIGURATION_PAGE)
 
 
-@pytest.mark.parametrize("command", list(commands(app)))
+@looped("command", list(commands(app)))
 def test_every_command_is_documented(command: str) -> None:
     assert command in text_of(*PAGES)
 

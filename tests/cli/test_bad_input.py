@@ -108,7 +108,7 @@ def test_a_file_that_is_not_toml_is_named(refused: Refused, tmp_path: Path, cont
 
 def test_a_missing_file_is_answered_with_the_presets(refused: Refused) -> None:
     error = refused(2, "train", "mine.toml")
-    assert error.startswith("cannot read configuration mine.toml: no such file, and no preset either; presets: ")
+    assert error.startswith("cannot read configuration mine.toml: there is no such file and no such preset; presets: ")
     assert "digits_cnn" in error
 
 
@@ -120,7 +120,7 @@ def test_a_folder_instead_of_a_file_is_refused(refused: Refused, tmp_path: Path)
 @pytest.mark.parametrize("seeds", ["one", "0,,1", "0-3", ""])
 def test_seeds_as_text_are_refused_with_an_example(refused: Refused, seeds: str) -> None:
     error = refused(2, "sweep", "debug_cpu", "--variants", "none", "--seeds", seeds)
-    assert error == f"--seeds {seeds!r}: expected integers with commas between, such as 0,1,2"
+    assert error == f"--seeds {seeds!r}: expected comma-separated integers such as 0,1,2"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_a_directory_that_is_no_run_is_refused(
 def test_comparing_a_path_without_runs_is_refused(refused: Refused, tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("")
-    assert refused(1, "compare", path) == f"{path} is not a run directory and holds none"
+    assert refused(1, "compare", path) == f"{path} is not a run directory and contains none"
 
 
 @pytest.mark.parametrize("name", ["result.json", "events.jsonl"])
@@ -299,7 +299,7 @@ def test_resuming_with_a_changed_configuration_is_refused(
     refused: Refused, tmp_path: Path, existing: dict[Path, bytes], key: str, change: str
 ) -> None:
     error = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2", key))
-    assert error == f"run was begun with another configuration: {change}"
+    assert error == f"run holds a run of another configuration: {change}"
     assert files(tmp_path / "run") == existing
 
 

@@ -6,7 +6,6 @@ import json
 import re
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from gan_mhe.records import checkpoint, events
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.variants import VARIANTS
 from server.cli.app import main
+from tests.support.forked import Piped, Start
 
 COMMANDS = [
     *("train", "sweep", "study", "sample", "score", "compare", "info", "variants", "scorer", "scorer train", "demo"),
@@ -35,7 +35,6 @@ class Output:
 
 
 Command = Callable[..., Output]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
@@ -279,7 +278,7 @@ def test_compare_refuses_scores_of_different_protocols(gan_mhe: Command, sweep_r
     gan_mhe("train", "digits_cnn", "--run-dir", "other", "--variant", "spectral_norm", keys=keys)
     output = gan_mhe("compare", str(sweep_root), "other")
     assert (output.code, output.out) == (1, "")
-    assert output.err.startswith("error: the runs were scored under 2 protocols, whose numbers do not compare: ")
+    assert output.err.startswith("error: the runs were scored under 2 protocols, whose scores do not compare: ")
     assert "other: digits-v1 (" in output.err
 
 
@@ -314,8 +313,7 @@ def test_a_scorer_can_be_trained_and_used_by_name(gan_mhe: Command, cache_dir: P
 # --- interruption
 
 
-def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
-    assert process.stdout is not None
+def wait_for_line(process: Piped, text: str) -> None:
     for line in process.stdout:
         if text in line:
             return

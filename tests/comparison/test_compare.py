@@ -26,6 +26,7 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
 from gan_mhe.records.events import decode_number
 from gan_mhe.records.run_dir import RunDir
+from tests.support.looped import looped
 
 SCORES = st.lists(st.floats(0.5, 100.0), min_size=2, max_size=8)
 OTHER = dict.fromkeys(METRICS, "0" * 64)
@@ -42,6 +43,7 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
         "status": "completed",
         "protocol": "digits-v1",
         "fingerprints": dict.fromkeys(METRICS, "f" * 64),
+        "metric": "inception_score",
         "evaluations": 4,
         "final": dict.fromkeys(METRICS, score),
         "best": dict.fromkeys(METRICS, score if rescored is None else rescored),
@@ -368,7 +370,7 @@ class TestEqualTime:
         comparison = compare([timed("fast", 100.0, {}), timed("slow", 300.0, {500: 4.0})], view="wall_time")
         row = comparison.rows[-1]
         assert (row.variant, row.n, row.failed, row.mean, row.step) == ("slow", 0, 1, None, 333)
-        assert "Not scored by then: slow (step 333); evaluation.every_steps must be set" in footnote(comparison)
+        assert "Not scored by then: slow (step 333); set evaluation.every_steps" in footnote(comparison)
 
     def test_a_run_without_final_score_sets_no_budget_and_is_not_shown(self) -> None:
         stopped = unscored("mhe", 1, "stopped")
@@ -390,20 +392,22 @@ class TestEqualTime:
     def test_a_result_that_tells_no_time_is_not_placed(self) -> None:
         rows = compare([timed("none", 100.0, {}), scored("mhe", 0, 7.0)], view="wall_time").rows
         assert [(row.variant, row.n, row.failed) for row in rows] == [("none", 1, 0), ("mhe", 0, 1)]
-        with pytest.raises(ConfigError, match="'wall_time' needs train_seconds in the results; none of the 1 has it"):
+        with pytest.raises(
+            ConfigError, match="'wall_time' needs train_seconds in the results; none of the 1 results has it"
+        ):
             compare([scored("mhe", 0, 7.0)], view="wall_time")
 
     def test_the_footnote_states_the_protocol_of_equal_time(self) -> None:
         note = footnote(compare([timed("fast", 123.4, {}), timed("slow", 300.0, {250: 4.0})], view="wall_time"))
         for part in (
             "the step that it reaches in 123.4 s",
-            "the median over seeds of its time per step",
-            "scores between evaluations are interpolated",
-            "only the fastest variant has seen its end",
-            "seconds measured on a shared machine are rough",
+            "its median time per step over seeds",
+            "Scores between evaluations are interpolated",
+            "only the fastest variant has completed the decay",
+            "Times measured on a shared machine are imprecise",
         ):
             assert part in note
-        assert "of the generator shown" in note and "evaluation.every_steps" not in note
+        assert "of the compared generator" in note and "evaluation.every_steps" not in note
 
     def test_an_unknown_view_names_those_there_are(self) -> None:
         with pytest.raises(ConfigError, match="unknown view 'time'; expected one of steps, wall_time"):
@@ -457,9 +461,9 @@ class TestHonesty:
         assert found == {"mhe": (3, 2), "none": (1, 1), "gan_gp": (1, 1)}
         lines = footnote(comparison).splitlines()
         assert (
-            "mhe: 3 of 4 seeds have no score (2 diverged, 1 unfinished); its numbers are those of the others." in lines
+            "mhe: 3 of 4 seeds have no score (2 diverged, 1 unfinished); its numbers are over the other seeds." in lines
         )
-        assert "none: 1 of 2 seeds has no score (1 diverged); its numbers are those of the others." in lines
+        assert "none: 1 of 2 seeds has no score (1 diverged); its numbers are over the other seeds." in lines
         assert "gan_gp: 1 of 1 seed has no score (1 diverged)." in lines
 
     def test_where_every_seed_has_a_score_the_footnote_speaks_of_none_without(self) -> None:
@@ -467,7 +471,7 @@ class TestHonesty:
 
     def test_a_seed_that_occurs_twice_is_refused_with_both_runs_named(self) -> None:
         runs = [scored("mhe", 0, 7.0), scored("mhe", 0, 7.5, job="elsewhere"), scored("none", 0, 6.0)]
-        with pytest.raises(ConfigError, match="'mhe' has seed 0 in several runs") as refused:
+        with pytest.raises(ConfigError, match="'mhe': expected one run per seed, got several of seed 0") as refused:
             compare(runs)
         assert "runs/mhe/seed_0, elsewhere" in str(refused.value)
 
@@ -480,7 +484,9 @@ class TestHonesty:
 
     def test_seeds_of_different_configurations_have_no_common_mean(self) -> None:
         runs = [scored("mhe", 0, 7.0), scored("mhe", 1, 7.1, digest_without_seed="more steps")]
-        with pytest.raises(ConfigError, match=r"'mhe' has runs of 2 configurations.*runs/mhe/seed_0, runs/mhe/seed_1"):
+        with pytest.raises(
+            ConfigError, match=r"'mhe': expected runs of one configuration, got 2: runs/mhe/seed_0, runs/mhe/seed_1"
+        ):
             compare(runs)
 
     def test_a_table_of_unequal_budgets_says_so(self) -> None:
@@ -498,6 +504,21 @@ class TestHonesty:
     def test_an_unknown_metric_names_the_nearest(self) -> None:
         with pytest.raises(ConfigError, match="unknown metric 'inception'; did you mean 'inception_score'"):
             compare([scored("mhe", 0, 7.0)], metric="inception")
+
+    def test_without_a_metric_the_runs_own_is_compared(self) -> None:
+        runs = [scored("mhe", seed, 7.0, metric="fid") for seed in (0, 1)]
+        assert compare(runs).metric == "fid"
+        assert compare(runs, metric="kid").metric == "kid"
+
+    def test_runs_that_rank_by_different_metrics_are_refused_unless_one_is_named(self) -> None:
+        runs = [scored("mhe", 0, 7.0), scored("none", 0, 6.0, metric="fid"), unscored("none", 1)]
+        expected = "metric: expected a name, .* inception_score; runs/none/seed_0: fid"
+        with pytest.raises(ConfigError, match=expected):
+            compare(runs)
+        assert compare(runs, metric="fid").metric == "fid"
+
+    def test_a_run_without_score_does_not_count_as_one_of_another_metric(self) -> None:
+        assert compare([scored("mhe", 0, 7.0, metric="fid"), unscored("mhe", 1)]).metric == "fid"
 
     def test_the_real_datas_score_comes_along(self) -> None:
         assert compare([scored("mhe", 0, 7.0, real=None), scored("mhe", 1, 7.0)]).real == 9.71
@@ -520,16 +541,16 @@ class TestOrder:
         ascending = ["low", "middle", "high"]
         assert rows == (ascending[::-1] if METRICS[metric].higher_is_better else ascending)
 
-    @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
+    @looped("metric", METRICS)
+    @looped("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
     def test_a_variant_with_a_nan_score_is_last_and_says_so(self, metric: str, broken: list[float]) -> None:
         rows = of_scores({"broken": broken, "fine": [2.0, 3.0], "poor": [50.0]}, metric)
         assert list(rows)[-1] == "broken"
         assert rows["broken"].n == len(broken)
         assert rows["broken"].mean is not None and math.isnan(rows["broken"].mean)
 
-    @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
+    @looped("metric", METRICS)
+    @looped("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
     def test_an_infinite_score_wins_nothing(self, metric: str, broken: list[float]) -> None:
         assert list(of_scores({"broken": broken, "fine": [2.0]}, metric))[-1] == "broken"
 
@@ -606,7 +627,7 @@ class TestForms:
             *[("-", "4", "-", "-", "-")] * 2,
             ("-", "0", "-", "-", "-"),
         ]
-        assert f"\n\n{footnote(comparison)}\n\nPeeks: evaluations that" in as_markdown(comparison)
+        assert f"\n\n{footnote(comparison)}\n\nBest of: number of evaluations that" in as_markdown(comparison)
 
     def test_cells_show_the_real_data_first_and_a_dash_for_what_is_absent(self, comparison: Comparison) -> None:
         assert table_cells(comparison) == [
@@ -733,20 +754,20 @@ class TestFootnoteOfDifferences:
 
     def test_it_says_plainly_that_no_difference_could_be_shown(self) -> None:
         p = stats.ttest_rel([*self.UNSURE.values()], [*self.BASE.values()]).pvalue
-        assert (
-            f"No difference to none could be shown at the 5 % level (smallest Holm-adjusted p {p:.2f})."
-            in self.note(mhe=self.UNSURE)
+        assert f"No significant difference to none at the 5 % level (smallest Holm-corrected p {p:.2f})." in self.note(
+            mhe=self.UNSURE
         )
 
     def test_it_names_the_variants_that_differ_and_no_other(self) -> None:
         note = self.note(mhe=self.SURE, half_mhe=self.UNSURE)
-        assert "Different from none at the 5 % level: mhe (Holm-adjusted p <0.001)." in note
+        assert "Significantly different from none at the 5 % level: mhe (Holm-corrected p <0.001)." in note
         assert "No difference" not in note and "Not tested" not in note
 
     def test_it_says_what_difference_these_seeds_can_show(self) -> None:
         # 1.682 standard deviations of the differences, 0.05 * sqrt(0.8) and 0.2302.
-        assert "finds a true difference of 0.08 (mhe, n = 5) to 0.39 (half_mhe, n = 5) four times in five" in self.note(
-            mhe=self.SURE, half_mhe=self.UNSURE
+        assert (
+            "detects a true difference of 0.08 (mhe, n = 5) to 0.39 (half_mhe, n = 5) with probability 0.8"
+            in self.note(mhe=self.SURE, half_mhe=self.UNSURE)
         )
 
     def test_variants_that_could_not_be_tested_are_named_with_the_reason(self) -> None:
@@ -759,7 +780,7 @@ class TestFootnoteOfDifferences:
     def test_where_nothing_could_be_tested_there_is_no_verdict(self) -> None:
         note = self.note(mhe={0: 7.0})
         assert "Not tested against none: mhe (fewer than two common seeds)." in note
-        assert "could be shown" not in note and "four times in five" not in note
+        assert "ignificant" not in note and "with probability" not in note
 
     def test_a_reference_that_broke_down_is_not_called_a_want_of_common_seeds(self) -> None:
         note = footnote(against("none", {"none": self.BASE | {0: math.nan}, "mhe": self.SURE}))
@@ -845,6 +866,10 @@ class TestReading:
         score = score_of("job_1", parse({"variant": "mhe", "seed": 2}), None)
         assert (score.job, score.variant, score.seed, score.status) == ("job_1", "mhe", 2, "unfinished")
         assert (score.final, score.best, score.real, score.protocol, score.evaluations) == (None, None, None, None, 0)
+        assert score.metric == "inception_score"
+
+    def test_the_metric_is_the_one_of_the_result(self) -> None:
+        assert score_of("job_1", parse({}), {"metric": "fid"}).metric == "fid"
 
     def test_runs_are_found_at_and_below_a_path(self, tmp_path: Path) -> None:
         for name in ("b/seed_0", "a/seed_1", "a/seed_0"):
@@ -857,5 +882,5 @@ class TestReading:
         self.begin(tmp_path / "run")
         (tmp_path / "empty").mkdir()
         for path in (tmp_path / "empty", tmp_path / "absent", tmp_path / "run" / "config.json"):
-            with pytest.raises(RunDirError, match=f"{path.name} is not a run directory and holds none"):
+            with pytest.raises(RunDirError, match=f"{path.name} is not a run directory and contains none"):
                 find_runs([tmp_path / "run", path])

@@ -12,6 +12,7 @@ from gan_mhe.config.documents import PRESETS, load_document, merge
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.variants import VARIANTS
+from tests.support.looped import looped
 
 FILE = {
     "variant": "mhe",
@@ -32,7 +33,7 @@ class TestOrder:
     def test_a_variant_without_a_loss_keeps_the_files(self) -> None:
         assert compose(FILE, variant="gan_gp").loss == "hinge"
 
-    @pytest.mark.parametrize("name", VARIANTS)
+    @looped("name", VARIANTS)
     def test_a_variant_from_outside_drops_the_files_constraints(self, name: str) -> None:
         config = compose(FILE, variant=name)
         assert config.variant == name
@@ -97,7 +98,7 @@ class TestExpand:
 
 
 class TestOverrides:
-    @pytest.mark.parametrize(
+    @looped(
         ("text", "value"),
         [
             ("300", 300),

@@ -19,6 +19,7 @@ from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.variants import VARIANTS
+from tests.support.looped import looped
 
 # Documents that together have every key there is: what contradicts the one stands in another.
 FOLLOWED = {"ratio": {}}
@@ -110,34 +111,34 @@ LEAVES = leaves()
 
 
 class TestDocumentation:
-    @pytest.mark.parametrize(("document", "key"), LEAVES)
+    @looped(("document", "key"), LEAVES)
     def test_every_key_says_what_it_means(self, document: str, key: str) -> None:
         *path, name = key.split(".")
         description = SECTIONS[".".join(path)].model_fields[name].description
         assert description and description.endswith(".") and description == description.strip()
 
-    @pytest.mark.parametrize(("path", "model"), SECTIONS.items())
+    @looped(("path", "model"), SECTIONS.items())
     def test_every_section_says_what_it_is(self, path: str, model: type[BaseModel]) -> None:
         assert model.__doc__ and "BaseModel" not in model.__doc__
 
-    @pytest.mark.parametrize(("path", "model"), SECTIONS.items())
+    @looped(("path", "model"), SECTIONS.items())
     def test_every_key_has_a_default(self, path: str, model: type[BaseModel]) -> None:
         assert not [name for name, field in model.model_fields.items() if field.is_required()]
 
 
 class TestClosedness:
-    @pytest.mark.parametrize("path", list(SECTIONS))
+    @looped("path", list(SECTIONS))
     def test_an_unknown_key_is_refused_at_every_level(self, path: str) -> None:
         keys = [*path.split("."), "unheard_of"] if path else ["unheard_of"]
         with pytest.raises(ConfigError, match=rf"^{'.'.join(keys)}: unknown key"):
             parse(nested(*keys, value=1))
 
-    @pytest.mark.parametrize("path", list(SECTIONS)[1:])
+    @looped("path", list(SECTIONS)[1:])
     def test_a_value_in_place_of_a_section_is_refused(self, path: str) -> None:
         with pytest.raises(ConfigError, match=rf"^{path}: .*, but it is 3$"):
             parse(nested(*path.split("."), value=3))
 
-    @pytest.mark.parametrize("path", list(SECTIONS))
+    @looped("path", list(SECTIONS))
     def test_no_section_can_be_changed_after_it_was_checked(self, path: str) -> None:
         keys = [key for key in path.split(".") if key]
         found = [reduce(lambda at, key: at and getattr(at, key), keys, parse(each)) for each in DOCUMENTS.values()]
@@ -147,7 +148,7 @@ class TestClosedness:
 
 
 class TestDigest:
-    @pytest.mark.parametrize(("document", "key"), LEAVES)
+    @looped(("document", "key"), LEAVES)
     def test_it_changes_with_every_key_but_those_of_execution(self, document: str, key: str) -> None:
         before, after = parse(DOCUMENTS[document]), changed(DOCUMENTS[document], key)
         assert (after.digest() == before.digest()) == (key in EXECUTION_KEYS)
@@ -194,12 +195,12 @@ def _shuffled(document: dict[str, Any], order: random.Random) -> dict[str, Any]:
 
 
 class TestVariant:
-    @pytest.mark.parametrize("name", VARIANTS)
+    @looped("name", VARIANTS)
     def test_naming_it_equals_writing_it_out(self, name: str) -> None:
         written_out = {"variant": name, **VARIANTS[name].patch}
         assert parse({"variant": name}) == parse(written_out)
 
-    @pytest.mark.parametrize("name", VARIANTS)
+    @looped("name", VARIANTS)
     def test_a_dumped_configuration_is_read_back_equal(self, name: str) -> None:
         config = parse(
             {"variant": name, "data": {"root": "/data"}, "optimizer": {"schedule": {"kind": "linear_decay"}}}
@@ -238,7 +239,7 @@ class TestVariant:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
+    @looped(
         ("key", "value", "expectation"),
         [
             ("constraints.mhe.lambda_hidden", -1.0, "greater than or equal to 0"),
@@ -283,8 +284,8 @@ class TestRefusals:
         assert expectation in message
         assert message.endswith(f"but it is {value!r}")
 
-    @pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
-    @pytest.mark.parametrize("key", [key for _, key in LEAVES if key not in ("data.root", "evaluation.weights")])
+    @looped("number", [float("nan"), float("inf"), float("-inf")])
+    @looped("key", [key for _, key in LEAVES if key not in ("data.root", "evaluation.weights")])
     def test_no_key_takes_a_number_that_is_not_finite(self, key: str, number: float) -> None:
         with pytest.raises(ConfigError, match=key.rsplit(".", 1)[-1]):
             parse(nested(*key.split("."), value=number))
@@ -298,7 +299,7 @@ class TestRefusals:
             "sampling.every",
         ]
 
-    @pytest.mark.parametrize(
+    @looped(
         ("document", "named"),
         [
             ({"constraints": {"clipping": {}, "normalization": "weight"}}, ["constraints", "clipping", "'weight'"]),
@@ -366,13 +367,11 @@ class TestResume:
         warm = {"optimizer": {"schedule": {"warmup_steps": 10}}}
         assert self.changes(warm, merge(warm, {"training": {"steps": 5000}})) == []
 
-    @pytest.mark.parametrize("key", sorted(EXECUTION_KEYS))
+    @looped("key", sorted(EXECUTION_KEYS))
     def test_where_and_how_it_is_executed_may_change(self, key: str) -> None:
         assert changed(FULL, key).changes_on_resume(parse(FULL)) == []
 
-    @pytest.mark.parametrize(
-        ("document", "key"), [leaf for leaf in LEAVES if leaf[1] not in EXECUTION_KEYS | {"training.steps"}]
-    )
+    @looped(("document", "key"), [leaf for leaf in LEAVES if leaf[1] not in EXECUTION_KEYS | {"training.steps"}])
     def test_every_other_change_is_named(self, document: str, key: str) -> None:
         before, after = parse(DOCUMENTS[document]), changed(DOCUMENTS[document], key)
         old, new = (flatten(config.document())[key] for config in (before, after))

@@ -1,4 +1,4 @@
-"""The gradient penalty against discriminators whose slope is known, and its second derivatives against differences."""
+"""The gradient penalty against discriminators with a known gradient; its derivatives against finite differences."""
 
 from collections.abc import Callable
 
@@ -7,24 +7,25 @@ import torch
 from torch import Tensor, nn
 
 from gan_mhe.config.constraints import GradientPenaltyConfig
-from gan_mhe.constraints.gradient import gradient_penalty
+from gan_mhe.constraints.gradient import gradient_penalties
 from gan_mhe.constraints.penalty import PenaltyInputs
 
 
 class LinearScore(nn.Module):
-    """D(x) = a.x, whose slope is a everywhere; keeps the images it was shown."""
+    """D(x) = a.x, whose gradient is a everywhere; keeps the last images it was given."""
 
-    def __init__(self, slope: Tensor) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.slope = nn.Parameter(slope)
+        self.weight = nn.Parameter(weight)
 
     def forward(self, images: Tensor) -> Tensor:
-        self.shown = images.detach()
-        return (images * self.slope).flatten(1).sum(dim=1)
+        self.images = images.detach()
+        return (images * self.weight).flatten(1).sum(dim=1)
 
 
 def penalty(inputs: PenaltyInputs, **options: float) -> Tensor:
-    return gradient_penalty(GradientPenaltyConfig(**options)).function(inputs)
+    (penalty,) = gradient_penalties(GradientPenaltyConfig(**options), inputs.discriminator, 0)
+    return penalty.function(inputs)
 
 
 def linear(side: int = 4, seed: int = 0) -> LinearScore:
@@ -33,11 +34,11 @@ def linear(side: int = 4, seed: int = 0) -> LinearScore:
 
 
 @pytest.mark.parametrize("target", [1.0, 0.0, 2.5])
-def test_penalty_of_a_linear_discriminator_is_the_squared_excess_of_its_slope(
+def test_penalty_of_a_linear_discriminator_is_the_squared_excess_of_its_gradient_norm(
     make_inputs: Callable[..., PenaltyInputs], target: float
 ) -> None:
     network = linear()
-    expected = (network.slope.norm() - target).square().item()
+    expected = (network.weight.norm() - target).square().item()
     assert penalty(make_inputs(network, side=4), target=target).item() == pytest.approx(expected, rel=1e-13)
 
 
@@ -46,15 +47,15 @@ def test_gradient_of_the_penalty_of_a_linear_discriminator_is_the_analytic_one(
 ) -> None:
     network = linear()
     penalty(make_inputs(network, side=4)).backward()
-    norm = network.slope.detach().norm()
-    torch.testing.assert_close(network.slope.grad, 2 * (norm - 1) * network.slope.detach() / norm, rtol=1e-12, atol=0)
+    norm = network.weight.detach().norm()
+    torch.testing.assert_close(network.weight.grad, 2 * (norm - 1) * network.weight.detach() / norm, rtol=1e-12, atol=0)
 
 
-def test_each_image_is_mixed_by_the_number_it_was_given(make_inputs: Callable[..., PenaltyInputs]) -> None:
+def test_each_image_is_mixed_by_its_own_number(make_inputs: Callable[..., PenaltyInputs]) -> None:
     network = linear()
     inputs = make_inputs(network, batch=6, side=4)
     penalty(inputs)
-    mix = (network.shown - inputs.fake) / (inputs.real - inputs.fake)
+    mix = (network.images - inputs.fake) / (inputs.real - inputs.fake)
     assert inputs.mix.unique().numel() == 6
     torch.testing.assert_close(mix, inputs.mix.expand_as(mix), rtol=0, atol=1e-10)
 
@@ -66,7 +67,7 @@ def test_second_derivatives_equal_finite_differences(make_inputs: Callable[..., 
     parameters = list(network.parameters())
     value = penalty(make_inputs(network, side=4))
     gradients = torch.autograd.grad(value, parameters, allow_unused=True)
-    assert gradients[-1] is None  # the last bias moves no slope
+    assert gradients[-1] is None  # the last bias does not change the gradient
     rng, step = torch.Generator().manual_seed(1), 1e-5
     for _ in range(3):
         directions = [torch.randn(p.shape, generator=rng, dtype=torch.float64) for p in parameters]

@@ -1,7 +1,7 @@
-"""Energy and magnitude penalties over the layers of a network."""
+"""Penalties on the directions and on the norms of the neurons of a network."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from gan_mhe.config.constraints import MheConfig, OfficialMheConfig, WeightDecayConfig
 from gan_mhe.constraints.hyperspherical import (
     mhe_penalties,
-    official_penalty,
-    single_neuron_layers,
-    weight_decay_penalty,
+    official_mhe_penalties,
+    weight_decay_penalties,
 )
 from gan_mhe.constraints.normalize import spectral_norm
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs
-from gan_mhe.constraints.select import LayerWeight, layer_weights
+from gan_mhe.constraints.select import LayerWeight, layer_weights, single_neuron_layers
 from gan_mhe.errors import ConfigError
 from gan_mhe.sphere import hyperspherical_energy, official_gan_energy
 
@@ -24,6 +23,16 @@ from gan_mhe.sphere import hyperspherical_energy, official_gan_energy
 def value(penalty: Penalty, network: nn.Module) -> Tensor:
     nothing = torch.empty(0)
     return penalty.function(PenaltyInputs(network, nothing, nothing, nothing))
+
+
+def official(config: OfficialMheConfig, network: nn.Module) -> Tensor:
+    (penalty,) = official_mhe_penalties(config, network, 0)
+    return value(penalty, network)
+
+
+def decay(network: nn.Module, power: Literal[1, 2] = 1) -> Tensor:
+    (penalty,) = weight_decay_penalties(WeightDecayConfig(power=power), network, 0)
+    return value(penalty, network)
 
 
 @pytest.mark.parametrize("options", [
@@ -60,7 +69,7 @@ def test_the_output_layers_energy_is_a_penalty_of_its_own_in_full_space(
     assert (penalty.name, penalty.coefficient) == ("mhe_output", 0.25)
 
 
-def test_a_scalar_output_adds_exactly_nothing(make_discriminator: Callable[..., nn.Module]) -> None:
+def test_a_scalar_output_contributes_exactly_zero(make_discriminator: Callable[..., nn.Module]) -> None:
     network = make_discriminator()
     _, penalty = mhe_penalties(MheConfig(lambda_output=1.0), network, 0)
     energy = value(penalty, network)
@@ -69,7 +78,7 @@ def test_a_scalar_output_adds_exactly_nothing(make_discriminator: Callable[..., 
     assert not gradient.any()
 
 
-def test_mhe_beside_spectral_normalisation_is_that_of_the_trained_weights(
+def test_mhe_with_spectral_normalization_is_that_of_the_trained_weights(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
     network, plain = make_discriminator(), make_discriminator()
@@ -80,7 +89,7 @@ def test_mhe_beside_spectral_normalisation_is_that_of_the_trained_weights(
     assert all(torch.equal(now, before) for now, before in zip(network.buffers(), buffers, strict=True))
 
 
-def test_mhe_of_the_trained_and_of_the_normalised_weights_is_the_same_number(
+def test_mhe_of_the_trained_and_of_the_normalized_weights_is_equal(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
     network = make_discriminator()
@@ -101,7 +110,7 @@ def test_official_mhe_is_the_sum_of_the_layers_official_energies(
     config = OfficialMheConfig(counted_twice=counted_twice, include_output_layer=include_output_layer)
     layers = layer_weights(network) if include_output_layer else layer_weights(network)[:-1]
     expected = (2 if counted_twice else 1) * sum(official_gan_energy(layer.weight_ND).item() for layer in layers)
-    assert value(official_penalty(config), network).item() == pytest.approx(expected, rel=1e-14)
+    assert official(config, network).item() == pytest.approx(expected, rel=1e-14)
 
 
 @pytest.mark.parametrize("option", [
@@ -114,44 +123,44 @@ def test_every_quirk_of_official_mhe_reaches_the_energy(
     network = make_discriminator()
     config = OfficialMheConfig(**option)
     expected = 2 * sum(official_gan_energy(layer.weight_ND, **option).item() for layer in layer_weights(network))
-    ours = value(official_penalty(config), network).item()
+    ours = official(config, network).item()
     assert ours == pytest.approx(expected, rel=1e-14)
-    assert ours != value(official_penalty(OfficialMheConfig()), network).item()
+    assert ours != official(OfficialMheConfig(), network).item()
 
 
 @pytest.fixture(scope="module")
 def full_size(make_discriminator: Callable[..., nn.Module]) -> nn.Module:
-    """The discriminator of the authors' code at its own size and initialisation."""
+    """The discriminator of the authors' code in full size, initialized as usual."""
     return make_discriminator("cnn_official", width=1.0)
 
 
 def test_official_mhe_starts_at_the_value_that_the_authors_code_logs(full_size: nn.Module) -> None:
-    energy = value(official_penalty(OfficialMheConfig()), full_size).item()
-    assert 1e-7 * energy == pytest.approx(7.849e-6, rel=1e-3)  # their constant with spectral normalisation
+    energy = official(OfficialMheConfig(), full_size).item()
+    assert 1e-7 * energy == pytest.approx(7.849e-6, rel=1e-3)  # their constant with spectral normalization
     assert 1e-6 * energy == pytest.approx(7.849e-5, rel=1e-3)  # and without
 
 
-def test_official_energy_pulls_on_each_convolution_as_weakly_as_measured(full_size: nn.Module) -> None:
-    # ||grad E_0 / N^2|| at initialisation, one count: an effect-size monitor. A wrong average, count or scale of the
-    # weights would show as a factor. Between draws of the weights it varies by 13 % (one standard deviation, of 200
-    # draws) in the first layer, the only one with more neurons than inputs, and by 3 % at most in the others.
-    norms = [pull(official_gan_energy, layer, full_size) for layer in layer_weights(full_size)[:-1]]
+def test_the_official_energys_gradient_on_each_convolution_is_as_small_as_measured(full_size: nn.Module) -> None:
+    # ||grad E_0 / N^2|| at initialization, added once. A wrong average, count or scale of the weights would show as a
+    # factor. Over 200 initializations its standard deviation is 13 % in the first layer, the only one with more neurons
+    # than inputs, and at most 3 % in the others.
+    norms = [gradient_norm(official_gan_energy, layer, full_size) for layer in layer_weights(full_size)[:-1]]
     assert norms[0] == pytest.approx(0.182, rel=0.4)
     assert norms[1:] == pytest.approx([0.0140, 0.0137, 0.0049, 0.0046, 0.0017, 0.0016], rel=0.09)
 
 
-def test_official_energy_pulls_as_the_energy_over_all_entries_does(full_size: nn.Module) -> None:
-    # Written out from the definition; what remains, below 1 %, are the two eps of the authors' code.
+def test_the_official_energys_gradient_is_that_of_the_energy_over_all_entries(full_size: nn.Module) -> None:
+    # Written from the definition; the remaining difference, below 1 %, is due to the two eps of the authors' code.
     def energy_over_all_entries(weight_ND: Tensor) -> Tensor:
         return -2 * torch.pdist(weight_ND / weight_ND.norm(dim=1, keepdim=True)).log().sum() / len(weight_ND) ** 2
 
     for layer in layer_weights(full_size)[:4]:
-        expected = pull(energy_over_all_entries, layer, full_size)
-        assert pull(official_gan_energy, layer, full_size) == pytest.approx(expected, rel=0.01)
+        expected = gradient_norm(energy_over_all_entries, layer, full_size)
+        assert gradient_norm(official_gan_energy, layer, full_size) == pytest.approx(expected, rel=0.01)
 
 
-def pull(energy: Callable[[Tensor], Tensor], layer: LayerWeight, network: nn.Module) -> float:
-    """Norm of the energy's gradient on a layer's weight."""
+def gradient_norm(energy: Callable[[Tensor], Tensor], layer: LayerWeight, network: nn.Module) -> float:
+    """Norm of the energy's gradient with respect to a layer's weight."""
     weight = network.get_submodule(layer.name).weight
     return torch.autograd.grad(energy(layer.weight_ND), weight)[0].norm().item()
 
@@ -159,18 +168,17 @@ def pull(energy: Callable[[Tensor], Tensor], layer: LayerWeight, network: nn.Mod
 def test_weight_decay_is_the_mean_norm_of_all_neurons(mixed_network: Callable[[], nn.Sequential]) -> None:
     network = mixed_network()
     rows = [row for layer in layer_weights(network) for row in layer.weight_ND.detach()]
-    first, second = (weight_decay_penalty(WeightDecayConfig(power=power)) for power in (1, 2))
     norms = [sum(x * x for x in row.tolist()) ** 0.5 for row in rows]
-    assert value(first, network).item() == pytest.approx(sum(norms) / len(norms), rel=1e-14)
-    assert value(second, network).item() == pytest.approx(sum(n * n for n in norms) / len(norms) / 2, rel=1e-14)
+    assert decay(network).item() == pytest.approx(sum(norms) / len(norms), rel=1e-14)
+    assert decay(network, power=2).item() == pytest.approx(sum(n * n for n in norms) / len(norms) / 2, rel=1e-14)
 
 
 @pytest.mark.parametrize("power", [1, 2])
-def test_weight_decay_pulls_every_neuron_towards_the_origin(
-    mixed_network: Callable[[], nn.Sequential], power: int
+def test_the_gradient_of_weight_decay_points_away_from_the_origin_for_every_neuron(
+    mixed_network: Callable[[], nn.Sequential], power: Literal[1, 2]
 ) -> None:
     network = mixed_network()
-    value(weight_decay_penalty(WeightDecayConfig(power=power)), network).backward()
+    decay(network, power).backward()
     count = sum(len(layer.weight_ND) for layer in layer_weights(network))
     for layer in (network[0], network[1], network[3]):
         rows = layer.weight.detach().flatten(1)
@@ -180,18 +188,18 @@ def test_weight_decay_pulls_every_neuron_towards_the_origin(
 
 def test_scaling_the_weights_changes_the_decay_and_not_the_energy(mixed_network: Callable[[], nn.Sequential]) -> None:
     network = mixed_network()
-    (energy,), decay = mhe_penalties(MheConfig(), network, 0), weight_decay_penalty(WeightDecayConfig())
-    before = value(energy, network).item(), value(decay, network).item()
+    (energy,) = mhe_penalties(MheConfig(), network, 0)
+    before = value(energy, network).item(), decay(network).item()
     for parameter in network.parameters():
         parameter.data *= 3
     assert value(energy, network).item() == pytest.approx(before[0], rel=1e-13)
-    assert value(decay, network).item() == pytest.approx(3 * before[1], rel=1e-13)
+    assert decay(network).item() == pytest.approx(3 * before[1], rel=1e-13)
 
 
-def test_layers_without_a_pair_of_neurons_are_found(make_discriminator: Callable[..., nn.Module]) -> None:
-    assert [layer.name for layer in single_neuron_layers(make_discriminator())] == ["dense"]
+def test_layers_with_a_single_neuron_are_found(make_discriminator: Callable[..., nn.Module]) -> None:
+    assert single_neuron_layers(make_discriminator()) == ("dense",)
     narrow = make_discriminator(width=1 / 128)  # 64 channels round to one
-    assert "c0_0.conv" in [layer.name for layer in single_neuron_layers(narrow)]
+    assert "c0_0.conv" in single_neuron_layers(narrow)
 
 
 @pytest.mark.parametrize("of", ["neurons", "partners"])
@@ -247,6 +255,6 @@ def test_a_wrong_number_of_layer_factors_is_refused(make_discriminator: Callable
         mhe_penalties(MheConfig(layer_factors=(1.0,)), make_discriminator(), 0)
 
 
-def test_partners_of_a_lone_neuron_are_refused(make_discriminator: Callable[..., nn.Module]) -> None:
-    with pytest.raises(ConfigError, match=r"minibatch\.of: expected 'neurons', got 'partners'"):
+def test_partners_of_a_single_neuron_are_refused(make_discriminator: Callable[..., nn.Module]) -> None:
+    with pytest.raises(ConfigError, match=r"minibatch\.of: expected 'neurons'.* got 'partners'"):
         mhe_penalties(MheConfig(minibatch={"of": "partners"}), make_discriminator(width=1 / 128), 0)

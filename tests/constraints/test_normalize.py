@@ -1,4 +1,4 @@
-"""Batch, layer and weight normalisation against what they are defined to be."""
+"""Batch, layer and weight normalization against what they are defined to be."""
 
 from collections.abc import Callable
 
@@ -46,13 +46,13 @@ def test_layer_norm_fills_every_slot(make_discriminator: Callable[..., nn.Module
     assert not slots(network)
 
 
-@pytest.mark.parametrize("normalise", [batch_norm, layer_norm])
-def test_a_normalisation_layer_trains_its_shift_and_no_scale(
-    make_discriminator: Callable[..., nn.Module], normalise: Callable[[nn.Module], None]
+@pytest.mark.parametrize("normalize", [batch_norm, layer_norm])
+def test_a_normalization_layer_trains_its_shift_and_no_scale(
+    make_discriminator: Callable[..., nn.Module], normalize: Callable[[nn.Module], None]
 ) -> None:
     network = make_discriminator()
     channels = {name: slot.channels for name, slot in slots(network).items()}
-    normalise(network)
+    normalize(network)
     for name, norm in norms(network).items():
         assert {key: value.shape for key, value in norm.named_parameters()} == {"shift": (channels[name],)}
 
@@ -77,12 +77,12 @@ def test_layer_norm_equals_its_formula_and_adds_the_shift() -> None:
     torch.testing.assert_close(network(x), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("normalise", [batch_norm, layer_norm])
+@pytest.mark.parametrize("normalize", [batch_norm, layer_norm])
 def test_gradient_reaches_every_shift(
-    make_discriminator: Callable[..., nn.Module], normalise: Callable[[nn.Module], None]
+    make_discriminator: Callable[..., nn.Module], normalize: Callable[[nn.Module], None]
 ) -> None:
     network = make_discriminator()
-    normalise(network)
+    normalize(network)
     network.double()(random(4, 3, 32, 32)).square().sum().backward()
     assert all(norm.shift.grad.abs().min() > 0 for norm in norms(network).values())
 
@@ -113,7 +113,7 @@ def test_weight_norm_forward_equals_a_network_with_divided_weights(
     torch.testing.assert_close(network(x), plain(x), rtol=1e-12, atol=1e-12)
 
 
-def test_squared_singular_values_of_a_weight_normalised_matrix_sum_to_its_rows(
+def test_squared_singular_values_of_a_weight_normalized_matrix_sum_to_its_rows(
     mixed_network: Callable[[], nn.Sequential],
 ) -> None:
     network = mixed_network()

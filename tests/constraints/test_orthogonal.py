@@ -1,4 +1,4 @@
-"""Orthonormal initialisation and penalty."""
+"""Orthonormal initialization and penalty."""
 
 from collections.abc import Callable
 
@@ -7,15 +7,15 @@ import torch
 from torch import nn
 
 from gan_mhe.config.constraints import OrthonormalConfig
-from gan_mhe.constraints.orthogonal import orthonormal_init, orthonormal_penalty
+from gan_mhe.constraints.orthogonal import orthonormal_init, orthonormal_penalties
 from gan_mhe.constraints.penalty import PenaltyInputs
 from gan_mhe.constraints.select import layer_weights
 
-PENALTY = orthonormal_penalty(OrthonormalConfig(coefficient=0.5, interval=2))
+(PENALTY,) = orthonormal_penalties(OrthonormalConfig(coefficient=0.5, interval=2), nn.Identity(), 0)
 
 
 def naive_penalty(network: nn.Module) -> torch.Tensor:
-    """||W^T W - I||_F^2 of every layer, as it is printed: D x D whatever N."""
+    """||W^T W - I||_F^2 of every layer as in the paper: D x D for every N."""
     total = torch.zeros((), dtype=torch.float64)
     for layer in layer_weights(network):
         gram = layer.weight_ND.T @ layer.weight_ND
@@ -47,7 +47,7 @@ def test_initial_weights_are_a_function_of_the_generator(mixed_network: Callable
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_penalty_vanishes_after_the_initialisation(
+def test_penalty_vanishes_after_the_initialization(
     mixed_network: Callable[[], nn.Sequential], make_inputs: Callable[..., PenaltyInputs]
 ) -> None:
     network = mixed_network()
@@ -56,7 +56,7 @@ def test_penalty_vanishes_after_the_initialisation(
     assert 0 <= PENALTY.function(make_inputs(network)).item() < 1e-25
 
 
-def test_penalty_differs_from_the_printed_one_by_a_constant_only(
+def test_penalty_differs_from_the_papers_only_by_a_constant(
     mixed_network: Callable[[], nn.Sequential], make_inputs: Callable[..., PenaltyInputs]
 ) -> None:
     network = mixed_network()
@@ -70,7 +70,7 @@ def test_penalty_differs_from_the_printed_one_by_a_constant_only(
         torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-12)
 
 
-def test_penalty_sees_the_trained_weights_beneath_spectral_normalisation(
+def test_penalty_uses_the_trained_weights_before_spectral_normalization(
     mixed_network: Callable[[], nn.Sequential], make_inputs: Callable[..., PenaltyInputs]
 ) -> None:
     network = mixed_network()

@@ -86,7 +86,7 @@ def test_layers_come_in_the_order_of_their_definition_and_the_last_is_the_output
     assert [layer.is_output for layer in found] == [False] * (len(names) - 1) + [True]
 
 
-def test_normalisation_layers_are_no_neurons(make_discriminator: Callable[..., nn.Module]) -> None:
+def test_normalization_layers_are_no_neurons(make_discriminator: Callable[..., nn.Module]) -> None:
     network = make_discriminator()
     normalize.batch_norm(network)
     assert len(layer_weights(network)) == 8

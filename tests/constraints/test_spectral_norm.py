@@ -1,4 +1,4 @@
-"""Spectral normalisation: the largest singular value, what persists of it, and its gradient."""
+"""Spectral normalization: the largest singular value, what persists of it, and its gradient."""
 
 import itertools
 from collections.abc import Callable
@@ -15,7 +15,7 @@ def images(seed: int = 0) -> Tensor:
     return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def normalised(network: nn.Module, seed: int = 0) -> nn.Module:
+def normalized(network: nn.Module, seed: int = 0) -> nn.Module:
     spectral_norm(network, torch.Generator().manual_seed(seed))
     return network
 
@@ -33,7 +33,7 @@ def largest_singular_values(network: nn.Module) -> list[float]:
 def test_every_layer_has_largest_singular_value_one_after_many_forward_passes(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
-    network = normalised(make_discriminator())
+    network = normalized(make_discriminator())
     assert max(largest_singular_values(network)) > 1.0001  # the 15 iterations at the start are not enough
     network.train()
     for _ in range(100):
@@ -59,7 +59,7 @@ def test_the_estimate_of_sigma_is_a_lower_bound_that_each_forward_pass_tightens(
 
 
 def test_one_forward_pass_is_one_power_iteration(make_discriminator: Callable[..., nn.Module]) -> None:
-    network = normalised(make_discriminator())
+    network = normalized(make_discriminator())
     expected = []
     for _, layer in weight_layers(network):
         matrix, (_, v) = rows(original_weight(layer).detach()), singular_vectors(layer)
@@ -71,19 +71,19 @@ def test_one_forward_pass_is_one_power_iteration(make_discriminator: Callable[..
 
 
 def test_singular_vectors_persist_in_the_state(make_discriminator: Callable[..., nn.Module]) -> None:
-    network = normalised(make_discriminator())
+    network = normalized(make_discriminator())
     for _ in range(3):
         network(images())
-    other = normalised(make_discriminator(seed=1), seed=1)
+    other = normalized(make_discriminator(seed=1), seed=1)
     other.load_state_dict(network.state_dict())
     assert torch.equal(other(images()), network(images()))
 
 
-def test_gradient_is_the_projected_gradient_of_the_normalised_weight(
+def test_gradient_is_the_projected_gradient_of_the_normalized_weight(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
     # Miyato et al. 2018, eq. 12, with u and v constant: dL/dW = (G - <G, W/sigma> u v^T) / sigma.
-    network, plain = normalised(make_discriminator(width=1 / 16)).eval(), make_discriminator(width=1 / 16)
+    network, plain = normalized(make_discriminator(width=1 / 16)).eval(), make_discriminator(width=1 / 16)
     for (_, layer), (_, bare) in zip(weight_layers(network), weight_layers(plain), strict=True):
         bare.weight.data = layer.weight.detach().clone()
     for model in (network, plain):
@@ -98,7 +98,7 @@ def test_gradient_is_the_projected_gradient_of_the_normalised_weight(
 
 
 def test_gradient_has_no_component_along_the_trained_weight(make_discriminator: Callable[..., nn.Module]) -> None:
-    network = normalised(make_discriminator(width=1 / 16))
+    network = normalized(make_discriminator(width=1 / 16))
     network(images()).square().sum().backward()
     for _, layer in weight_layers(network):
         weight = original_weight(layer)
@@ -107,20 +107,20 @@ def test_gradient_has_no_component_along_the_trained_weight(make_discriminator: 
 
 
 def test_first_singular_vectors_are_a_function_of_the_seed(make_discriminator: Callable[..., nn.Module]) -> None:
-    first = normalised(make_discriminator(), seed=7)
+    first = normalized(make_discriminator(), seed=7)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(12345)  # elsewhere in torch's global stream
-        second = normalised(make_discriminator(), seed=7)
-    other = normalised(make_discriminator(), seed=8)
+        second = normalized(make_discriminator(), seed=7)
+    other = normalized(make_discriminator(), seed=8)
     for name, buffer in first.named_buffers():
         assert torch.equal(buffer, second.get_buffer(name))
     assert not torch.equal(singular_vectors(first.c3_0.conv)[0], singular_vectors(other.c3_0.conv)[0])
 
 
-def test_normalised_weights_and_their_gradients_are_those_of_pytorchs_own_parametrization(
+def test_normalized_weights_and_their_gradients_are_those_of_pytorchs_own_parametrization(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
-    network, other = normalised(make_discriminator(width=1 / 16)), make_discriminator(width=1 / 16)
+    network, other = normalized(make_discriminator(width=1 / 16)), make_discriminator(width=1 / 16)
     for (_, layer), (_, reference) in zip(list(weight_layers(network)), list(weight_layers(other)), strict=True):
         nn.utils.parametrizations.spectral_norm(reference)
         theirs = reference.parametrizations.weight[0]
@@ -139,7 +139,7 @@ def test_normalised_weights_and_their_gradients_are_those_of_pytorchs_own_parame
 def test_power_iterations_stay_in_the_weights_precision_inside_autocast(
     make_discriminator: Callable[..., nn.Module],
 ) -> None:
-    inside, outside = (normalised(make_discriminator().float()) for _ in range(2))
+    inside, outside = (normalized(make_discriminator().float()) for _ in range(2))
     with torch.autocast("cpu", torch.bfloat16):
         inside(images().float())
     outside(images().float())
@@ -150,10 +150,10 @@ def test_power_iterations_stay_in_the_weights_precision_inside_autocast(
 
 def test_spectral_norm_leaves_the_global_random_stream_alone(make_discriminator: Callable[..., nn.Module]) -> None:
     before = torch.random.get_rng_state()
-    normalised(make_discriminator())
+    normalized(make_discriminator())
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_spectral_norm_adds_no_parameter(make_discriminator: Callable[..., nn.Module]) -> None:
     shapes = sorted(parameter.shape for parameter in make_discriminator().parameters())
-    assert sorted(parameter.shape for parameter in normalised(make_discriminator()).parameters()) == shapes
+    assert sorted(parameter.shape for parameter in normalized(make_discriminator()).parameters()) == shapes

@@ -105,13 +105,13 @@ def test_a_state_round_trips(
     assert torch.equal(network(images()), other(images()))
 
 
-@pytest.mark.parametrize("normalise", [batch_norm, layer_norm])
+@pytest.mark.parametrize("normalize", [batch_norm, layer_norm])
 @every_architecture
-def test_slots_for_normalisation_stay_and_work(
-    make_sphere_net: Callable[..., nn.Module], architecture: str, normalise: Callable[[nn.Module], None]
+def test_slots_for_normalization_stay_and_work(
+    make_sphere_net: Callable[..., nn.Module], architecture: str, normalize: Callable[[nn.Module], None]
 ) -> None:
     network = make_sphere_net(architecture)
-    normalise(network)
+    normalize(network)
     logits = network.double()(images())
     gradients = torch.autograd.grad(logits.square().sum(), list(network.parameters()))
     assert all(gradient.isfinite().all() for gradient in gradients)

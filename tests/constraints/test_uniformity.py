@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gan_mhe.config.constraints import UniformityConfig
 from gan_mhe.constraints.penalty import Penalty, PenaltyInputs, PenaltyModule
 from gan_mhe.constraints.select import hidden_weights
-from gan_mhe.constraints.uniformity import uniformity_penalty
+from gan_mhe.constraints.uniformity import uniformity_penalties
 from gan_mhe.sphere.uniformity import (
     covering,
     gram_determinant,
@@ -25,7 +25,7 @@ MEASURES = ("separation", "polarization", "relaxed_polarization", "covering", "g
 
 
 def build(network: nn.Module, measure: str, **options: Any) -> Penalty:
-    penalty = uniformity_penalty(UniformityConfig(measure=measure, **options), network, 0)
+    (penalty,) = uniformity_penalties(UniformityConfig(measure=measure, **options), network, 0)
     if isinstance(penalty.function, PenaltyModule):
         penalty.function.double()
     return penalty

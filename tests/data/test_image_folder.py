@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from gan_mhe.data import image_folder
-from gan_mhe.data.image_folder import centre_square, read_folder
+from gan_mhe.data.image_folder import center_square, read_folder
 from gan_mhe.errors import DataError, StorageError
 
 
@@ -85,7 +85,7 @@ def test_the_missing_half_of_a_divided_folder_is_not_replaced_by_the_other(tmp_p
 
 
 def test_an_undivided_folder_has_no_test_split(root: Path) -> None:
-    with pytest.raises(DataError, match=r"data\.split is 'test'.*all train"):
+    with pytest.raises(DataError, match=r"data\.split is 'test'.*all of it is train"):
         read(root, split="test")
 
 
@@ -197,7 +197,7 @@ def test_reduction_is_antialiased() -> None:
     # A one-pixel checkerboard: without a filter wide enough the result is all black or white, not grey.
     board = np.indices((256, 256)).sum(0) % 2 * 255
     image = Image.fromarray(np.repeat(board[:, :, None], 3, 2).astype(np.uint8))
-    reduced = np.asarray(centre_square(image, 32)).astype(np.int64)
+    reduced = np.asarray(center_square(image, 32)).astype(np.int64)
     assert np.abs(reduced[2:-2, 2:-2] - 127.5).max() <= 4
 
 

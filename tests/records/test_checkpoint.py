@@ -156,7 +156,7 @@ def test_a_checkpoint_is_known_by_the_hash_that_saving_it_returned(tmp_path: Pat
     first = checkpoint.save(tmp_path / "c", content())
     assert checkpoint.load(tmp_path / "c", digest=first).step == 7
     second = checkpoint.save(tmp_path / "c", Checkpoint(7, LINEAGE, {"x": torch.ones(2)}, {}))
-    with pytest.raises(CheckpointError, match=f"is another checkpoint: its SHA-256 is {second}, not {first}"):
+    with pytest.raises(CheckpointError, match=f"is another checkpoint: expected SHA-256 {first}, got {second}"):
         checkpoint.load(tmp_path / "c", digest=first)
 
 

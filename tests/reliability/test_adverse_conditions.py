@@ -3,17 +3,15 @@
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 
-Server = Any  # the fixture's class lives in conftest.py
-Audit = Callable[[Server], None]
+from tests.support.audit import audit
+from tests.support.server_process import Server
 
 
-def test_a_second_server_on_one_data_directory_refuses_to_start(server: Server, audit: Audit) -> None:
+def test_a_second_server_on_one_data_directory_refuses_to_start(server: Server) -> None:
     server.start()
     job_id = server.submit(40)
     second = server.launch()
@@ -23,7 +21,7 @@ def test_a_second_server_on_one_data_directory_refuses_to_start(server: Server, 
     audit(server)
 
 
-def test_two_hundred_equal_submissions_with_one_key_make_one_job(server: Server, audit: Audit) -> None:
+def test_two_hundred_equal_submissions_with_one_key_make_one_job(server: Server) -> None:
     server.start()
     with ThreadPoolExecutor(50) as pool:
         ids = set(pool.map(lambda _: server.submit(20, key="the-same"), range(200)))
@@ -41,7 +39,7 @@ def test_one_key_for_two_different_submissions_is_refused(server: Server) -> Non
     assert len(server.rows("SELECT id FROM jobs")) == 1
 
 
-def test_a_full_disk_pauses_the_job_and_says_why(server: Server, audit: Audit) -> None:
+def test_a_full_disk_pauses_the_job_and_says_why(server: Server) -> None:
     server.environment["GAN_MHE_FAKE_DISK_FULL_AT"] = "15"
     server.start()
     job_id = server.submit(40)
@@ -50,7 +48,7 @@ def test_a_full_disk_pauses_the_job_and_says_why(server: Server, audit: Audit) -
     audit(server)
 
 
-def test_below_the_disk_reserve_no_job_is_accepted_and_running_ones_are_paused(server: Server, audit: Audit) -> None:
+def test_below_the_disk_reserve_no_job_is_accepted_and_running_ones_are_paused(server: Server) -> None:
     server.start()
     job_id = server.submit(5000)
     server.wait_for(job_id, "running", step=12)
@@ -67,7 +65,7 @@ def test_below_the_disk_reserve_no_job_is_accepted_and_running_ones_are_paused(s
 
 
 @pytest.mark.parametrize("seconds", [1.5, pytest.param(20.0, marks=pytest.mark.soak)])
-def test_writes_wait_while_another_process_locks_the_database(server: Server, audit: Audit, seconds: float) -> None:
+def test_writes_wait_while_another_process_locks_the_database(server: Server, seconds: float) -> None:
     server.start()
     server.submit(40)
     other = sqlite3.connect(server.data_dir / "service.sqlite3", isolation_level=None, timeout=30)
@@ -87,7 +85,7 @@ def test_writes_wait_while_another_process_locks_the_database(server: Server, au
     audit(server)
 
 
-def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: Server, audit: Audit) -> None:
+def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: Server) -> None:
     server.environment["GAN_MHE_FAKE_DIVERGE_AT"] = "17"
     server.start()
     job_id = server.submit(40)
@@ -98,7 +96,7 @@ def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: S
     audit(server)
 
 
-def test_a_run_out_of_memory_fails_without_a_retry(server: Server, audit: Audit) -> None:
+def test_a_run_out_of_memory_fails_without_a_retry(server: Server) -> None:
     server.environment["GAN_MHE_FAKE_OOM_AT"] = "5"
     server.start()
     job = server.wait_for(server.submit(40), "failed")
@@ -106,7 +104,7 @@ def test_a_run_out_of_memory_fails_without_a_retry(server: Server, audit: Audit)
     audit(server)
 
 
-def test_a_job_that_exceeds_its_wall_time_is_saved_and_failed(server: Server, audit: Audit) -> None:
+def test_a_job_that_exceeds_its_wall_time_is_saved_and_failed(server: Server) -> None:
     server.start()
     job_id = server.submit(5000, wall_seconds_limit=1.0)
     job = server.wait_for(job_id, "failed")
@@ -115,7 +113,7 @@ def test_a_job_that_exceeds_its_wall_time_is_saved_and_failed(server: Server, au
     audit(server)
 
 
-def test_a_job_cancelled_while_queued_never_starts(server: Server, audit: Audit) -> None:
+def test_a_job_cancelled_while_queued_never_starts(server: Server) -> None:
     server.environment["GAN_MHE_CPU_SLOTS"] = "1"
     server.start()
     ids = [server.submit(4, seed=seed) for seed in range(12)]

@@ -3,21 +3,19 @@
 import json
 import os
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import httpx2
 import pytest
 
 from server.crash_points import POINTS
-
-Server = Any  # the fixture's class lives in conftest.py
-Audit = Callable[[Server], None]
+from tests.support.audit import audit
+from tests.support.server_process import Server
 
 STEPS = 60
 
 
-def finish(server: Server, audit: Audit, job_id: str, *, attempts: int) -> dict[str, Any]:
+def finish(server: Server, job_id: str, *, attempts: int) -> dict[str, Any]:
     job: dict[str, Any] = server.wait_for(job_id, "succeeded", "failed", "cancelled")
     assert (job["state"], job["progress"]["step"]) == ("succeeded", STEPS), job
     assert job["attempt"]["number"] == attempts
@@ -26,41 +24,41 @@ def finish(server: Server, audit: Audit, job_id: str, *, attempts: int) -> dict[
     return job
 
 
-def test_a_job_whose_trainer_is_killed_resumes_from_its_last_checkpoint(server: Server, audit: Audit) -> None:
+def test_a_job_whose_trainer_is_killed_resumes_from_its_last_checkpoint(server: Server) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=25)
     server.kill_all(server.pids(job_id)[1])
-    job = finish(server, audit, job_id, attempts=2)
+    job = finish(server, job_id, attempts=2)
     assert job["retry"]["used"] == {"infrastructure": 1, "program": 0}
     assert "recovering" in server.states(job_id)
     [attempt] = server.rows("SELECT * FROM attempts WHERE job_id = ? AND number = 2", job_id)
     assert attempt["resumed_from_step"] >= 10
 
 
-def test_a_killed_supervisor_takes_its_trainer_with_it_and_the_job_resumes(server: Server, audit: Audit) -> None:
+def test_a_killed_supervisor_takes_its_trainer_with_it_and_the_job_resumes(server: Server) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=15)
     supervisor, trainer = server.pids(job_id)
     server.kill_all(supervisor)
     server.wait_until(lambda: not os.path.exists(f"/proc/{trainer}"), 5)
-    job = finish(server, audit, job_id, attempts=2)
+    job = finish(server, job_id, attempts=2)
     assert job["retry"]["used"] == {"infrastructure": 1, "program": 0}
 
 
-def test_a_stopped_supervisor_loses_its_lease_and_its_job(server: Server, audit: Audit) -> None:
+def test_a_stopped_supervisor_loses_its_lease_and_its_job(server: Server) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=15)
     supervisor, trainer = server.pids(job_id)
     os.kill(supervisor, signal.SIGSTOP)
     os.kill(trainer, signal.SIGSTOP)
-    finish(server, audit, job_id, attempts=2)
+    finish(server, job_id, attempts=2)
 
 
 @pytest.mark.parametrize("victim", ["trainer", "supervisor and trainer"])
-def test_cancelling_ends_even_when_the_processes_are_stopped(server: Server, audit: Audit, victim: str) -> None:
+def test_cancelling_ends_even_when_the_processes_are_stopped(server: Server, victim: str) -> None:
     server.start()
     job_id = server.submit(5000)
     server.wait_for(job_id, "running", step=5)
@@ -74,7 +72,7 @@ def test_cancelling_ends_even_when_the_processes_are_stopped(server: Server, aud
     audit(server)
 
 
-def test_a_restarted_server_adopts_its_running_training(server: Server, audit: Audit) -> None:
+def test_a_restarted_server_adopts_its_running_training(server: Server) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=10)
@@ -82,20 +80,20 @@ def test_a_restarted_server_adopts_its_running_training(server: Server, audit: A
     server.kill()
     server.start()
     assert server.pids(job_id) == before
-    finish(server, audit, job_id, attempts=1)
+    finish(server, job_id, attempts=1)
 
 
-def test_training_that_ends_while_no_server_runs_is_recorded_by_the_next(server: Server, audit: Audit) -> None:
+def test_training_that_ends_while_no_server_runs_is_recorded_by_the_next(server: Server) -> None:
     server.start()
     job_id = server.submit(STEPS)
     server.wait_for(job_id, "running", step=10)
     server.kill()
     server.wait_until((server.attempt(job_id) / "exit.json").exists)
     server.start()
-    finish(server, audit, job_id, attempts=1)
+    finish(server, job_id, attempts=1)
 
 
-def test_jobs_resume_after_the_machine_went_down(server: Server, audit: Audit) -> None:
+def test_jobs_resume_after_the_machine_went_down(server: Server) -> None:
     server.start()
     first, second = server.submit(STEPS), server.submit(STEPS, seed=1)
     waiting = server.submit(STEPS, seed=2)
@@ -111,7 +109,7 @@ def test_jobs_resume_after_the_machine_went_down(server: Server, audit: Audit) -
 
 
 @pytest.mark.parametrize("state", ["pausing", "cancelling"])
-def test_a_requested_stop_survives_the_server(server: Server, audit: Audit, state: str) -> None:
+def test_a_requested_stop_survives_the_server(server: Server, state: str) -> None:
     server.environment["GAN_MHE_FAKE_IGNORE_SIGTERM"] = "1"
     server.start()
     job_id = server.submit(5000)
@@ -125,7 +123,7 @@ def test_a_requested_stop_survives_the_server(server: Server, audit: Audit, stat
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_server_killed_at_this_point_loses_and_doubles_nothing(server: Server, audit: Audit, point: str) -> None:
+def test_a_server_killed_at_this_point_loses_and_doubles_nothing(server: Server, point: str) -> None:
     server.start()
     server.kill()
     server.process = server.launch(GAN_MHE_CRASH_AT=point)
@@ -145,11 +143,11 @@ def test_a_server_killed_at_this_point_loses_and_doubles_nothing(server: Server,
     assert server.process.returncode == -signal.SIGKILL
     server.start()
     job_id = server.submit(STEPS, key="once")
-    finish(server, audit, job_id, attempts=1)
+    finish(server, job_id, attempts=1)
     assert len(server.rows("SELECT id FROM jobs")) == 1
 
 
-def test_a_trainer_that_keeps_dying_exhausts_the_retries(server: Server, audit: Audit) -> None:
+def test_a_trainer_that_keeps_dying_exhausts_the_retries(server: Server) -> None:
     server.environment |= {"GAN_MHE_FAKE_CRASH_AT": "5", "GAN_MHE_INFRASTRUCTURE_RETRIES": "2"}
     server.start()
     job_id = server.submit(STEPS)
@@ -158,7 +156,7 @@ def test_a_trainer_that_keeps_dying_exhausts_the_retries(server: Server, audit: 
     audit(server)
 
 
-def test_pausing_frees_the_slot_and_resuming_continues_there(server: Server, audit: Audit) -> None:
+def test_pausing_frees_the_slot_and_resuming_continues_there(server: Server) -> None:
     server.environment["GAN_MHE_CPU_SLOTS"] = "1"
     server.start()
     first, second = server.submit(STEPS), server.submit(STEPS, seed=1)

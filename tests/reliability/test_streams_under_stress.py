@@ -5,13 +5,11 @@ import json
 import random
 import signal
 import time
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-Server = Any  # the fixture's class lives in conftest.py
-Audit = Callable[[Server], None]
+from tests.support.audit import audit
+from tests.support.server_process import Server
 
 
 class Reader:
@@ -77,7 +75,7 @@ async def read_with_cuts(server: Server, job_id: str, readers: int, seconds: flo
     ("readers", "seconds"), [(60, 3.0), pytest.param(1000, 60.0, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
 )
 def test_readers_that_are_repeatedly_disconnected_get_every_event_once(
-    server: Server, audit: Audit, readers: int, seconds: float
+    server: Server, readers: int, seconds: float
 ) -> None:
     server.environment["GAN_MHE_FAKE_STEP_SECONDS"] = "0.05"
     server.start()
@@ -109,7 +107,7 @@ def test_readers_that_never_read_do_not_delay_others(server: Server) -> None:
     assert reader.ended and reader.ids == list(range(1, len(reader.ids) + 1))
 
 
-def test_a_stopping_server_ends_its_streams_and_exits_within_two_seconds(server: Server, audit: Audit) -> None:
+def test_a_stopping_server_ends_its_streams_and_exits_within_two_seconds(server: Server) -> None:
     server.start()
     job_id = server.submit(400)
     server.wait_for(job_id, "running", step=1)

@@ -18,7 +18,7 @@ from gan_mhe.records import checkpoint
 from gan_mhe.records.events import CheckpointSaved, Evaluated, Event, Finished, Progress, SampleGrid, Scalars, Started
 from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.run.loop import begun, execute
+from gan_mhe.run.loop import execute, has_progress
 from gan_mhe.tasks.gan import GanTask, load_images
 from gan_mhe.training import memory_estimate
 from gan_mhe.training.trainer import Trainer
@@ -434,7 +434,7 @@ def test_where_and_how_a_run_is_executed_may_change_on_resume(tiny: Configure, t
 def test_a_second_writer_is_refused(tiny: Configure, tmp_path: Path) -> None:
     with RunDir(tmp_path).locked(), pytest.raises(RunDirError, match="in use by another process"):
         execute(tiny(), tmp_path)
-    assert not begun(RunDir(tmp_path))
+    assert not has_progress(RunDir(tmp_path))
 
 
 # --- failing
@@ -465,7 +465,7 @@ def test_a_run_that_cannot_fit_is_refused_before_its_first_step_and_says_what_wo
     with pytest.raises(MemoryLimitError, match=r"training\.batch_size = 100000 needs .* would fit$") as caught:
         execute(tiny("training.batch_size=100000"), tmp_path, listener)
     assert listener.events == [Finished(0, "failed", str(caught.value))]
-    assert not begun(RunDir(tmp_path))
+    assert not has_progress(RunDir(tmp_path))
 
 
 @pytest.fixture(scope="module")

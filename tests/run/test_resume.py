@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from gan_mhe.records import checkpoint
 from gan_mhe.records.events import CheckpointRejected, Evaluated, Event, Notice, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
+from tests.support.forked import Piped, Start
 
 Configure = Callable[..., RunConfig]
-Start = Callable[..., "subprocess.Popen[str]"]
 
 # Long enough that a kill always comes before the end: several seconds even on a fast machine.
 LONG = ("training.steps=200", "training.report_every_steps=7", "checkpoint.every_steps=8", "checkpoint.keep_last=3")
@@ -273,7 +272,7 @@ def test_with_no_good_checkpoint_the_run_starts_over_and_says_so(
     flip_tensor_bit(cut_short.checkpoint(8))
     execute(damageable(tiny), cut_short.root)
     assert [rejection.checkpoint_step for rejection in rejections(cut_short.root)] == [8, 4]
-    assert "no checkpoint can be used: the run starts over" in notices(cut_short.root)
+    assert "no checkpoint can be used; the run starts from the beginning" in notices(cut_short.root)
     assert_same_story(cut_short.root, unbroken(damageable(tiny)))
 
 
@@ -309,13 +308,13 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     result = execute(tiny("evaluation.every_steps=4", preset="digits_cnn"), tmp_path, Damage())
     assert (result.status, result.best) == ("completed", None)
     assert result.final is not None and result.final.scores == {"inception_score": 1.0}
-    assert "the best generator, of step 4, is not scored again" in notices(tmp_path)[-1]
+    assert "the best checkpoint, of step 4, is not scored again" in notices(tmp_path)[-1]
 
 
 # --- cut short as processes
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]", timeout_seconds: float = 120) -> None:
+def wait_for(path: Path, process: Piped, timeout_seconds: float = 120) -> None:
     deadline = time.monotonic() + timeout_seconds
     while not path.exists():
         if process.poll() is not None or time.monotonic() > deadline:

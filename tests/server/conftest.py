@@ -1,29 +1,26 @@
-"""What tests of the service share: settings with short waits, a store of its own for each test, and an executor whose
-attempts do what the test says."""
+"""What tests of the service share: settings with short waits, a store of its own for each test, and a service, or its
+scheduler alone, over an executor whose attempts do what the test says."""
 
 import itertools
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import select, update
 
-from gan_mhe.config.run_config import RunConfig
-from server import clock
-from server.executors.base import ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal, Slot
-from server.queue import queue
-from server.queue.queue import NewJob
-from server.queue.states import State
+from server.executors.base import Slot
 from server.settings import Settings
-from server.store import journal, sqlite, tables
-from server.store.rows import Row
 from server.store.store import Store
-from server.supervision.scheduler import Scheduler
+from tests.support.fake_executor import FakeExecutor
 from tests.support.paths import FAKE_WORKER
+from tests.support.world import World
+
+if TYPE_CHECKING:  # loaded by the tests that ask for them
+    from fastapi.testclient import TestClient
+
+    from server.service import Service
 
 
 @pytest.fixture
@@ -64,203 +61,10 @@ def store(settings: Settings, migrated_database: Path) -> Iterator[Store]:
     store.close()
 
 
-class FakeExecutor:
-    """Attempts that exist in memory only. They run until the test says `exits`, or something else about them.
-
-    launched: every launch specification, by attempt, of the processes that were started. signals: what was sent, in
-    order. refuses: why launches fail, None when they do not.
-    """
-
-    name = "fake"
-
-    def __init__(self, *slots: Slot) -> None:
-        self.slots = list(slots)
-        self.launched: dict[str, LaunchSpec] = {}
-        self.signals: list[tuple[str, Signal]] = []
-        self.refuses: str | None = None
-        self._seen: dict[str, Observation] = {}
-
-    def inventory(self) -> Sequence[Slot]:
-        return self.slots
-
-    def launch(self, spec: LaunchSpec) -> Handle:
-        if self.refuses is not None:
-            raise LaunchError(self.refuses)
-        if spec.attempt_id not in self.launched:
-            self.runs(spec.attempt_id)
-            self.launched[spec.attempt_id] = spec
-        return self._handle(spec)
-
-    def observe(self, handle: Handle) -> Observation:
-        return self._seen[handle["attempt_id"]]
-
-    def signal(self, handle: Handle, what: Signal) -> None:
-        self.signals.append((handle["attempt_id"], what))
-
-    def find(self, directory: Path) -> Handle | None:
-        found = [spec for spec in self.launched.values() if spec.directory == directory]
-        return self._handle(found[0]) if found else None
-
-    @staticmethod
-    def _handle(spec: LaunchSpec) -> Handle:
-        return {"attempt_id": spec.attempt_id}
-
-    # What a test says of an attempt.
-
-    def runs(self, attempt_id: str, *, lease_age_seconds: float = 0.0) -> None:
-        self._seen[attempt_id] = Observation(attempt_id, "running", lease_age_seconds=lease_age_seconds)
-
-    def silent(self, attempt_id: str) -> None:
-        self._seen[attempt_id] = Observation(attempt_id, "unknown")
-
-    def vanishes(self, attempt_id: str) -> None:
-        self._seen[attempt_id] = Observation(attempt_id, "exited")
-
-    def exits(
-        self,
-        attempt_id: str,
-        *,
-        exit_code: int | None = 0,
-        signal: int | None = None,
-        cause: Any = "exit",
-        outcome: Mapping[str, Any] | None = None,
-    ) -> None:
-        record = ExitRecord(exit_code, signal, cause, outcome=outcome)
-        self._seen[attempt_id] = Observation(attempt_id, "exited", record)
-
-    def running(self) -> list[str]:
-        """The attempts that have not ended."""
-        return [attempt_id for attempt_id, seen in self._seen.items() if seen.status != "exited"]
-
-
 @pytest.fixture
 def executor() -> FakeExecutor:
     """Two training slots and a task slot on the CPU."""
     return FakeExecutor(Slot("cpu0", "cpu", "train"), Slot("cpu1", "cpu", "train"), Slot("task0", "cpu", "task"))
-
-
-class Reader:
-    """In the indexer's place: it notes which jobs were read to the end, and whether their attempt was live then."""
-
-    def __init__(self, store: Store) -> None:
-        self.drained: list[tuple[str, bool]] = []
-        self._store = store
-
-    def poll(self) -> None:
-        pass
-
-    def drain(self, job_id: str) -> None:
-        live = self._store.read(lambda connection: queue.live_attempt(connection, job_id))
-        self.drained.append((job_id, live is not None))
-
-
-class World:
-    """A scheduler between a store and a fake executor, and a time that passes only when the test says so.
-
-    `now` is in seconds and moves the wall clock and the monotonic one.
-    """
-
-    def __init__(self, store: Store, settings: Settings, executor: FakeExecutor, patch: pytest.MonkeyPatch) -> None:
-        self.store, self.settings, self.executor = store, settings, executor
-        self.now = 1_700_000_000.0
-        self.free_bytes = 10**12
-        patch.setattr(clock, "time", SimpleNamespace(time_ns=lambda: round(self.now * 1000) * 1_000_000))
-        # No test here pulls the plug, and waiting for the disk would be most of its time.
-        patch.setattr(sqlite, "set_durable", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
-        self.restart()
-
-    def restart(self) -> None:
-        """A new scheduler that knows only what is in the store."""
-        self.reader = Reader(self.store)
-        self.scheduler = Scheduler(
-            self.store,
-            self.settings,
-            self.executor,
-            self.reader,
-            clock=lambda: self.now,
-            free_bytes=lambda path: self.free_bytes,
-        )
-
-    def tick(self, rounds: int = 1) -> None:
-        for _ in range(rounds):
-            self.scheduler.tick()
-
-    def passes(self, seconds: float) -> None:
-        self.now += seconds
-
-    def submit(self, kind: str = "train", state: State = State.QUEUED, **attributes: Any) -> str:
-        request = RunConfig().document() if kind == "train" else dict(_TASKS[kind])
-        new = NewJob(**{"project": "p", "request": request, "request_sha256": "0", "kind": kind, **attributes})
-        return str(self.store.write(lambda connection: queue.create(connection, new, state))["id"])
-
-    def job(self, job_id: str) -> Row:
-        return self.store.read(lambda connection: queue.get(connection, job_id))
-
-    def state(self, job_id: str) -> State:
-        return State(self.job(job_id)["state"])
-
-    def attempt(self, job_id: str) -> str | None:
-        """The live attempt's id."""
-        row = self.store.read(lambda connection: queue.live_attempt(connection, job_id))
-        return None if row is None else str(row["id"])
-
-    def does(self, what: Callable[..., Row], job_id: str, *arguments: Any, **options: Any) -> Row:
-        """What a user asks for: one of queue.cancel, pause, resume, retry."""
-        return self.store.write(
-            lambda connection: what(connection, queue.get(connection, job_id), *arguments, **options)
-        )
-
-    def moves(self, job_id: str, *states: State, **changes: Any) -> None:
-        for state in states:
-            self.does(queue.move, job_id, state, **changes)
-
-    def runs(self, job_id: str) -> str:
-        """Start a queued job, which says that it has started; its attempt."""
-        self.tick()
-        if self.state(job_id) is State.STARTING:
-            self.moves(job_id, State.RUNNING)
-        attempt = self.attempt(job_id)
-        assert attempt is not None
-        return attempt
-
-    def ends(self, job_id: str, **how: Any) -> State:
-        """End the job's attempt as `FakeExecutor.exits` is told; the job's state after the scheduler has seen it."""
-        attempt = self.attempt(job_id)
-        assert attempt is not None
-        self.executor.exits(attempt, **how)
-        self.tick()
-        return self.state(job_id)
-
-    def states(self, job_id: str) -> list[str]:
-        """All states that the job has been in."""
-        rows = self.store.read(lambda connection: journal.of_job(connection, job_id, after=0, limit=1000))
-        return [row["data"]["state"] for row in rows if row["type"] == "job.state"]
-
-    def attempts(self, job_id: str) -> list[dict[str, Any]]:
-        """All attempts of the job, the oldest first."""
-        query = select(tables.attempts).where(tables.attempts.c.job_id == job_id).order_by(tables.attempts.c.number)
-        return [dict(row) for row in self.store.read(lambda connection: connection.execute(query).mappings().all())]
-
-    def sets(self, job_id: str, **values: Any) -> None:
-        """What the indexer would write into the job's row."""
-        changes = update(tables.jobs).where(tables.jobs.c.id == job_id).values(values)
-        self.store.write(lambda connection: connection.execute(changes))
-
-    def limited(self, **changes: Any) -> None:
-        """Other settings, from a restart on."""
-        self.settings = self.settings.model_copy(update=changes)
-        self.restart()
-
-    def signals(self, attempt_id: str) -> list[Signal]:
-        return [what for to, what in self.executor.signals if to == attempt_id]
-
-
-_CHECKPOINT = {"job_id": "job_source", "checkpoint_id": "ckpt_source", "checkpoint_sha256": "c" * 64, "step": 100}
-_DRAW = {"n": 4, "seed": 1, "truncation": None, "interpolation": 0, "ema": False, "format": "png"}
-_TASKS: Mapping[str, Mapping[str, Any]] = {
-    "sample": {**_CHECKPOINT, **_DRAW},
-    "score": {**_CHECKPOINT, "evaluation": RunConfig().document()["evaluation"]},
-}
 
 
 @pytest.fixture
@@ -285,7 +89,7 @@ def make_world(
 
 
 @pytest.fixture
-def service(settings: Settings, migrated_database: Path, executor: FakeExecutor) -> Iterator[Any]:
+def service(settings: Settings, migrated_database: Path, executor: FakeExecutor) -> Iterator["Service"]:
     """A service over the fake executor, not started: nothing is scheduled unless the test does so."""
     from server.service import Service
 
@@ -296,7 +100,7 @@ def service(settings: Settings, migrated_database: Path, executor: FakeExecutor)
 
 
 @pytest.fixture
-def client(service: Any) -> Any:
+def client(service: "Service") -> "TestClient":
     """The service's API in this process, without its lifespan."""
     from fastapi.testclient import TestClient
 

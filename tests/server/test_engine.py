@@ -42,7 +42,7 @@ class TestHeartbeat:
     ) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
         world.passes(14)
-        with pytest.raises(StartRefused, match="in use by a server on elsewhere, heard of 14 s ago"):
+        with pytest.raises(StartRefused, match="in use by a server on elsewhere, last seen 14 s ago"):
             world.store.read(heartbeat.check)
 
     def test_a_server_without_a_heartbeat_for_fifteen_seconds_has_ended(

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from gan_mhe.sphere import energy_and_angle, hyperspherical_energies, hyperspherical_energy
 from gan_mhe.sphere.energy import energies_of_stacks
 from gan_mhe.sphere.geometry import closest_angle, squared_distances
+from tests.support.looped import looped
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.7]
 DISTANCES = ["euclidean", "geodesic"]
@@ -33,9 +34,9 @@ def pair_energies(weight: torch.Tensor, s: float, distance: str, half_space: boo
     return energies
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", POWERS)
+@looped("half_space", [False, True])
+@looped("distance", DISTANCES)
+@looped("s", POWERS)
 def test_energy_equals_its_definition_over_explicit_pairs(s: float, distance: str, half_space: bool) -> None:
     weight = gaussian(6, 4)
     expected = pair_energies(weight, s, distance, half_space)
@@ -45,14 +46,14 @@ def test_energy_equals_its_definition_over_explicit_pairs(s: float, distance: st
     assert total.item() == pytest.approx(np.sum(expected), rel=1e-12)
 
 
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0])
+@looped("s", [0.0, 1.0, 2.0])
 def test_mean_is_the_ordered_sum_over_n_times_n_minus_one(s: float) -> None:
     weight = gaussian(5, 3)
     ordered_sum = 2 * hyperspherical_energy(weight, s=s, reduction="sum")
     assert hyperspherical_energy(weight, s=s).item() == pytest.approx(ordered_sum.item() / (5 * 4), rel=1e-14)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@looped("distance", DISTANCES)
 def test_riesz_energy_tends_to_the_logarithmic_one(distance: str) -> None:
     weight = gaussian(7, 5)
     s = 1e-6
@@ -60,8 +61,8 @@ def test_riesz_energy_tends_to_the_logarithmic_one(distance: str) -> None:
     assert slope.item() == pytest.approx(hyperspherical_energy(weight, distance=distance).item(), abs=1e-6)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
+@looped("half_space", [False, True])
+@looped("distance", DISTANCES)
 def test_float32_energy_and_gradient_equal_the_float64_ones_to_rounding(distance: str, half_space: bool) -> None:
     narrow = gaussian(12, 40).float().requires_grad_()
     wide = narrow.detach().double().requires_grad_()
@@ -72,7 +73,7 @@ def test_float32_energy_and_gradient_equal_the_float64_ones_to_rounding(distance
     torch.testing.assert_close(narrow.grad, wide.grad.float(), rtol=0, atol=1e-6 * wide.grad.abs().max().item())
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [
+@looped(("dtype", "expected"), [
     (torch.float64, torch.float64), (torch.float32, torch.float32),
     (torch.bfloat16, torch.float32), (torch.float16, torch.float32),
 ])  # fmt: skip
@@ -82,7 +83,7 @@ def test_result_is_float64_for_float64_weights_and_float32_otherwise(dtype: torc
     assert energy.shape == ()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@looped("dtype", [torch.bfloat16, torch.float16])
 def test_energy_and_gradient_ignore_ambient_autocast(dtype: torch.dtype) -> None:
     results = []
     for enabled in (True, False):
@@ -95,8 +96,8 @@ def test_energy_and_gradient_ignore_ambient_autocast(dtype: torch.dtype) -> None
     assert torch.equal(results[0][1], results[1][1])
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
+@looped("half_space", [False, True])
+@looped("distance", DISTANCES)
 def test_nothing_is_read_back_to_the_host(distance: str, half_space: bool) -> None:
     with FakeTensorMode():  # raises on item(), on branches over values and on shapes that depend on values
         weight = torch.empty(5, 3, requires_grad=True)
@@ -113,7 +114,7 @@ def test_opposite_filters_are_harmless_in_full_space_and_redundant_in_half_space
     assert 1e9 < half.item() < 1e12  # virtual copies stacked along the features would leave it at 0.25
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@looped("distance", DISTANCES)
 def test_half_space_counts_each_neuron_with_its_own_mirror_image(distance: str) -> None:
     weight = gaussian(1, 3).repeat(2, 1)
     weight[1] = torch.linalg.cross(weight[0], gaussian(1, 3, seed=1)[0])
@@ -123,9 +124,9 @@ def test_half_space_counts_each_neuron_with_its_own_mirror_image(distance: str) 
     assert total.item() == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@looped("half_space", [False, True])
+@looped("distance", DISTANCES)
+@looped("reduction", ["mean", "sum"])
 def test_energies_of_several_layers_and_their_gradients_are_those_of_each_alone(
     reduction: str, distance: str, half_space: bool
 ) -> None:
@@ -141,8 +142,8 @@ def test_energies_of_several_layers_and_their_gradients_are_those_of_each_alone(
         torch.testing.assert_close(gradient, expected, rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@looped("half_space", [False, True])
+@looped("reduction", ["mean", "sum"])
 def test_energy_of_a_stack_is_the_mean_or_sum_over_its_weights(reduction: str, half_space: bool) -> None:
     options = {"s": 1.0, "distance": "geodesic", "half_space": half_space, "reduction": reduction}
     weights = [gaussian(18, 4).view(3, 6, 4), gaussian(5, 3), gaussian(2, 3).view(2, 1, 3)]
@@ -165,8 +166,8 @@ def test_energy_and_angle_from_one_product_are_those_of_the_two_functions() -> N
     assert not energy.requires_grad and not angle.requires_grad
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0])
+@looped("half_space", [False, True])
+@looped("s", [0.0, 1.0, 2.0])
 def test_mean_over_all_subsets_of_four_neurons_is_the_full_mean(s: float, half_space: bool) -> None:
     weight = gaussian(8, 5)
     subsets = [
@@ -183,7 +184,7 @@ def _without_mirror_pairs(mean: float, count: int, own: float, half_space: bool)
     return (mean * count * (2 * count - 1) - count * own) / (2 * count * (count - 1)) if half_space else mean
 
 
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0])
+@looped("s", [0.0, 1.0, 2.0])
 def test_label_dependent_energy_averaged_over_uniform_labels_is_the_full_mean(s: float) -> None:
     weight = gaussian(7, 4)
 
@@ -197,7 +198,7 @@ def test_label_dependent_energy_averaged_over_uniform_labels_is_the_full_mean(s:
     assert abs(batch_energy([0, 0, 3]) - full) > 1e-3
 
 
-@pytest.mark.parametrize("weight", [
+@looped("weight", [
     torch.ones(3), torch.ones(2, 3, 4), torch.ones(0, 3), torch.ones(3, 0), torch.ones(2, 3, dtype=torch.int64),
 ])  # fmt: skip
 def test_weight_of_another_kind_is_refused_with_its_shape(weight: torch.Tensor) -> None:
@@ -205,13 +206,13 @@ def test_weight_of_another_kind_is_refused_with_its_shape(weight: torch.Tensor) 
         hyperspherical_energy(weight)
 
 
-@pytest.mark.parametrize("s", [-1.0, -1e-9, math.nan, math.inf])
+@looped("s", [-1.0, -1e-9, math.nan, math.inf])
 def test_power_out_of_range_is_refused(s: float) -> None:
     with pytest.raises(ValueError, match=f"s: expected a finite number >= 0, got {s}"):
         hyperspherical_energy(torch.eye(3), s=s)
 
 
-@pytest.mark.parametrize("option", ["distance", "reduction"])
+@looped("option", ["distance", "reduction"])
 def test_unknown_names_are_refused_with_the_known_ones(option: str) -> None:
     with pytest.raises(ValueError, match=rf"{option}: expected one of \('\w+', '\w+'\), got 'other'"):
         hyperspherical_energy(torch.eye(3), **{option: "other"})

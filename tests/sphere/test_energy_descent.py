@@ -6,6 +6,7 @@ import torch
 from scipy.optimize import minimize
 
 from gan_mhe.sphere import hyperspherical_energy
+from tests.support.looped import looped
 
 POWERS = [0.0, 1.0, 2.0]
 
@@ -47,16 +48,16 @@ def cosines_between(unit: np.ndarray) -> np.ndarray:
     return np.abs(unit @ unit.T)[~np.eye(len(unit), dtype=bool)]
 
 
-@pytest.mark.parametrize("s", POWERS)
-@pytest.mark.parametrize("n", THOMSON)
+@looped("s", POWERS)
+@looped("n", THOMSON)
 def test_points_on_the_sphere_reach_the_thomson_energy(n: int, s: float) -> None:
     for seed in (0, 1):
         energy, _ = descend(n, 3, seed, s=s, reduction="sum")
         assert energy == pytest.approx(THOMSON[n][POWERS.index(s)], abs=1e-6)
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "geodesic"])
-@pytest.mark.parametrize("s", POWERS)
+@looped("distance", ["euclidean", "geodesic"])
+@looped("s", POWERS)
 def test_half_space_filters_become_orthogonal(s: float, distance: str) -> None:
     for seed in (0, 1):
         _, unit = descend(4, 6, seed, s=s, distance=distance, half_space=True)
@@ -68,13 +69,13 @@ def test_full_space_filters_do_not_become_orthogonal() -> None:
     np.testing.assert_allclose(cosines_between(unit), 1 / 3, atol=1e-6)
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_three_lines_in_the_plane_become_a_hexagon(s: float) -> None:
     _, unit = descend(3, 2, 0, s=s, half_space=True)
     np.testing.assert_allclose(cosines_between(unit), 0.5, atol=1e-6)
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_six_lines_in_space_become_the_axes_of_the_icosahedron(s: float) -> None:
     _, unit = descend(6, 3, 0, s=s, half_space=True)
     np.testing.assert_allclose(cosines_between(unit), 5**-0.5, atol=1e-6)
@@ -86,7 +87,7 @@ def test_geodesic_log_energy_of_four_filters_reaches_two_opposite_pairs() -> Non
     assert max(energies) == pytest.approx(-0.647434724, abs=1e-6)  # the simplex, a local minimum
 
 
-@pytest.mark.parametrize(("s", "expected"), [(1.0, 0.523386687), (2.0, 0.273933624)])
+@looped(("s", "expected"), [(1.0, 0.523386687), (2.0, 0.273933624)])
 def test_geodesic_riesz_energy_of_four_filters_reaches_the_simplex(s: float, expected: float) -> None:
     for seed in range(4):
         assert descend(4, 6, seed, s=s, distance="geodesic")[0] == pytest.approx(expected, abs=1e-8)

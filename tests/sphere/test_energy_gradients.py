@@ -2,13 +2,13 @@
 
 from itertools import permutations
 
-import pytest
 import torch
 
 from gan_mhe.sphere import hyperspherical_energy
+from tests.support.looped import looped
 
 DISTANCES = ["euclidean", "geodesic"]
-SETTINGS = pytest.mark.parametrize(
+SETTINGS = looped(
     "options",
     [
         {"s": s, "distance": distance, "half_space": half_space}
@@ -43,8 +43,8 @@ def analytic_gradient(weight: torch.Tensor, s: float, distance: str) -> torch.Te
     return result
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", [0.0, 0.5, 1.0, 2.0, 3.0])
+@looped("distance", DISTANCES)
+@looped("s", [0.0, 0.5, 1.0, 2.0, 3.0])
 def test_gradient_equals_the_analytic_formula(s: float, distance: str) -> None:
     weight = gaussian(6, 5) * torch.logspace(-1, 1, 6, dtype=torch.float64)[:, None]
     torch.testing.assert_close(
@@ -52,8 +52,8 @@ def test_gradient_equals_the_analytic_formula(s: float, distance: str) -> None:
     )
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0, 3.0])
+@looped("distance", DISTANCES)
+@looped("s", [0.0, 1.0, 2.0, 3.0])
 def test_half_space_gradient_equals_the_analytic_one_through_virtual_neurons(s: float, distance: str) -> None:
     weight = gaussian(4, 5)
     virtual = torch.cat([weight, -weight])
@@ -102,7 +102,7 @@ def test_a_descent_step_never_shortens_a_filter(options: dict) -> None:
     )
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
+@looped("distance", DISTANCES)
 def test_opposite_filters_attract_only_geodesically(distance: str) -> None:
     """One pair pushes with s cos(θ/2) / d^(s+1) (Euclidean) or s / θ^(s+1) (geodesic) near θ = π."""
     turn = torch.tensor(3.14, dtype=torch.float64)

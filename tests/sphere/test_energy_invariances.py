@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_mhe.sphere import hyperspherical_energy
+from tests.support.looped import looped
 
 INSTANCES = settings(deadline=None, derandomize=True, max_examples=25)
 POWERS = [0.0, 1.0, 2.0]
 DISTANCES = ["euclidean", "geodesic"]
-BOTH_SPACES = pytest.mark.parametrize("half_space", [False, True])
-BOTH_DISTANCES = pytest.mark.parametrize("distance", DISTANCES)
-ALL_POWERS = pytest.mark.parametrize("s", POWERS)
+BOTH_SPACES = looped("half_space", [False, True])
+BOTH_DISTANCES = looped("distance", DISTANCES)
+ALL_POWERS = looped("s", POWERS)
 
 options = st.fixed_dictionaries(
     {"s": st.floats(0, 3), "distance": st.sampled_from(DISTANCES), "half_space": st.booleans()}

@@ -7,6 +7,7 @@ import torch
 
 from gan_mhe.sphere import hyperspherical_energy
 from gan_mhe.sphere.energy import distance_floor, pair_energies
+from tests.support.looped import looped
 
 POWERS = [0.0, 0.5, 1.0, 2.0, 3.0, 10.0, 100.0, 1000.0]
 DISTANCES = ["euclidean", "geodesic"]
@@ -37,8 +38,8 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("name", DEGENERATE)
+@looped("dtype", DTYPES)
+@looped("name", DEGENERATE)
 def test_loss_and_gradient_are_finite(name: str, dtype: torch.dtype) -> None:
     for s in POWERS:
         for distance in DISTANCES:
@@ -59,7 +60,7 @@ def test_largest_layer_of_duplicates_keeps_a_finite_float32_sum() -> None:
         assert weight.grad is not None and loss.isfinite() and weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@looped("dtype", [torch.bfloat16, torch.float16])
 def test_duplicates_are_finite_under_autocast(dtype: torch.dtype) -> None:
     weight = torch.ones(4, 3, requires_grad=True)
     with torch.autocast("cpu", dtype=dtype):
@@ -68,9 +69,9 @@ def test_duplicates_are_finite_under_autocast(dtype: torch.dtype) -> None:
     assert weight.grad is not None and loss.isfinite() and weight.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@looped("half_space", [False, True])
+@looped("distance", DISTANCES)
+@looped("reduction", ["mean", "sum"])
 def test_one_neuron_gives_exactly_zero_and_no_gradient(reduction: str, distance: str, half_space: bool) -> None:
     weight = gaussian(1, 4).float().requires_grad_()
     for s in (0.0, 1.0, 2.0):
@@ -100,9 +101,9 @@ def test_weights_that_are_not_finite_are_not_hidden() -> None:
         assert hyperspherical_energy(weight, half_space=True).isnan()
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0, 3.0])
-@pytest.mark.parametrize(("theta", "tolerance"), [(1e-1, 1e-11), (1e-2, 1e-9), (1e-3, 1e-7)])
+@looped("distance", DISTANCES)
+@looped("s", [0.0, 1.0, 2.0, 3.0])
+@looped(("theta", "tolerance"), [(1e-1, 1e-11), (1e-2, 1e-9), (1e-3, 1e-7)])
 def test_near_pairs_beyond_the_floor_have_their_exact_energy_and_force(
     theta: float, tolerance: float, s: float, distance: str
 ) -> None:
@@ -118,7 +119,7 @@ def test_near_pairs_beyond_the_floor_have_their_exact_energy_and_force(
     )
 
 
-@pytest.mark.parametrize("theta", [1e-1, 1e-2, 1e-3])
+@looped("theta", [1e-1, 1e-2, 1e-3])
 def test_near_pairs_of_float32_filters_have_their_energy_to_float32_rounding(theta: float) -> None:
     first, second = gaussian(2, 4608, seed=3)
     first = first / first.norm()
@@ -129,20 +130,20 @@ def test_near_pairs_of_float32_filters_have_their_energy_to_float32_rounding(the
     assert hyperspherical_energy(weight, s=2.0).item() == pytest.approx(exact, rel=7e-8)
 
 
-@pytest.mark.parametrize(("s", "floor"), [(0.0, 1e-6), (1.0, 1e-6), (2.0, 1e-5), (4.0, 1e-3), (10.0, 0.0433)])
+@looped(("s", "floor"), [(0.0, 1e-6), (1.0, 1e-6), (2.0, 1e-5), (4.0, 1e-3), (10.0, 0.0433)])
 def test_distance_floor_has_its_documented_values(s: float, floor: float) -> None:
     assert distance_floor(s) == pytest.approx(floor, rel=1e-3)
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_force_of_any_pair_squares_to_a_float32_number(s: float) -> None:
     floor = distance_floor(s)
     force = 1 / floor if s == 0 else s * floor ** (-s - 1)
     assert force**2 < torch.finfo(torch.float32).max
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", [0.0, 1.0, 2.0, 10.0])
+@looped("distance", DISTANCES)
+@looped("s", [0.0, 1.0, 2.0, 10.0])
 def test_energy_is_continued_smoothly_and_monotonically_within_the_floor(s: float, distance: str) -> None:
     squared_floor = distance_floor(s) ** 2
     ratio = torch.tensor([1.000001, 0.999999, 0.5, 0.0], dtype=torch.float64)
@@ -156,8 +157,8 @@ def test_energy_is_continued_smoothly_and_monotonically_within_the_floor(s: floa
     torch.testing.assert_close(value[3] - value[2], -0.5 * squared_floor * slope[3], rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("distance", DISTANCES)
-@pytest.mark.parametrize("s", [0.0, 2.0])
+@looped("distance", DISTANCES)
+@looped("s", [0.0, 2.0])
 def test_near_duplicates_within_the_floor_still_repel(s: float, distance: str) -> None:
     theta = distance_floor(s) / 4
     weight = near_pair(theta)[:2].requires_grad_()

@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.special import digamma, gammaln, polygamma, sici
 
 from gan_mhe.sphere import hyperspherical_energy
+from tests.support.looped import looped
 
 POWERS = [0.0, 1.0, 2.0]
 GOLDEN = (1 + math.sqrt(5)) / 2
@@ -28,7 +29,7 @@ UNIFORM = [
     (2303, (-0.34646501, 0.70722198, 0.50021730), (-0.451495, 0.636732, 0.405499)),
 ]
 UNIFORM_CASES = [
-    pytest.param(d, s, distance, value, id=f"{distance}-s{s:g}-d{d}")
+    (d, s, distance, value)
     for d, euclidean, geodesic in UNIFORM
     for distance, values in (("euclidean", euclidean), ("geodesic", geodesic))
     for s, value in zip(POWERS, values, strict=True)
@@ -65,7 +66,7 @@ def variance(d: int, s: float) -> float:
     return (polygamma(1, d / 2) - polygamma(1, d)) / 4 if s == 0 else closed_form(d, 2 * s) - closed_form(d, s) ** 2
 
 
-@pytest.mark.parametrize(("d", "s", "distance", "value"), UNIFORM_CASES)
+@looped(("d", "s", "distance", "value"), UNIFORM_CASES)
 def test_energy_integrated_over_uniform_directions_is_the_table(d: int, s: float, distance: str, value: float) -> None:
     tolerance = 6e-9 if distance == "euclidean" else 6e-7  # the digits of the table
     assert uniform_moment(d, s, distance) == pytest.approx(value, abs=tolerance)
@@ -77,9 +78,9 @@ def test_uniform_geodesic_energy_on_the_sphere_is_half_the_sine_integral_of_pi()
     assert uniform_moment(2, 1.0, "geodesic") == pytest.approx(sici(math.pi)[0] / 2, abs=1e-8)
 
 
-@pytest.mark.parametrize("distance", ["euclidean", "geodesic"])
-@pytest.mark.parametrize("s", POWERS)
-@pytest.mark.parametrize("d", [7, 26, 575])
+@looped("distance", ["euclidean", "geodesic"])
+@looped("s", POWERS)
+@looped("d", [7, 26, 575])
 def test_gaussian_filters_have_the_uniform_energy(d: int, s: float, distance: str) -> None:
     count = 256
     mean = uniform_moment(d, s, distance)
@@ -95,7 +96,7 @@ def test_gaussian_filters_have_the_uniform_energy(d: int, s: float, distance: st
     assert abs(energy - mean) < 4 * deviation
 
 
-@pytest.mark.parametrize(("s", "limit"), [(0.0, -math.log(2) / 2), (1.0, 2**-0.5), (2.0, 0.5)])
+@looped(("s", "limit"), [(0.0, -math.log(2) / 2), (1.0, 2**-0.5), (2.0, 0.5)])
 def test_spread_of_random_filters_follows_the_variance_formula(s: float, limit: float) -> None:
     generator = torch.Generator().manual_seed(0)
     draws = torch.randn(100, 64, 256, generator=generator, dtype=torch.float64)
@@ -110,20 +111,20 @@ def euclidean_energy(squared: float, s: float) -> float:
     return -math.log(squared) / 2 if s == 0 else squared ** (-s / 2)
 
 
-@pytest.mark.parametrize("s", [*POWERS, 5.5])
-@pytest.mark.parametrize("n", [2, 3, 4, 8, 33])
+@looped("s", [*POWERS, 5.5])
+@looped("n", [2, 3, 4, 8, 33])
 def test_simplex_has_its_closed_form(n: int, s: float) -> None:
     weight = torch.eye(n, dtype=torch.float64) - 1 / n
     assert hyperspherical_energy(weight, s=s).item() == pytest.approx(euclidean_energy(2 * n / (n - 1), s), rel=1e-13)
 
 
-@pytest.mark.parametrize(("s", "expected"), [(0.0, -math.log(2)), (1.0, 0.5), (2.0, 0.25)])
+@looped(("s", "expected"), [(0.0, -math.log(2)), (1.0, 0.5), (2.0, 0.25)])
 def test_antipodal_pair_has_its_closed_form(s: float, expected: float) -> None:
     weight = torch.tensor([[1.0, 2, 3], [-2, -4, -6]], dtype=torch.float64)
     assert hyperspherical_energy(weight, s=s).item() == pytest.approx(expected, abs=1e-15)
 
 
-@pytest.mark.parametrize(("n", "values"), [
+@looped(("n", "values"), [
     (3, (-0.41588831, 0.66568542, 0.45)),
     (4, (-0.39608410, 0.67752010, 0.46428571)),
 ])  # fmt: skip
@@ -138,7 +139,7 @@ def test_orthonormal_rows_have_the_limit_energies_in_full_space() -> None:
         assert hyperspherical_energy(torch.eye(9, dtype=torch.float64), s=s).item() == pytest.approx(value, abs=6e-10)
 
 
-@pytest.mark.parametrize(("n", "values"), [
+@looped(("n", "values"), [
     (2, (-0.46209812, 0.63807119, 0.41666667)),
     (4, (-0.39608410, 0.67752010, 0.46428571)),
     (8, (-0.36967850, 0.69329966, 0.48333333)),
@@ -158,13 +159,13 @@ def polygon(count: int) -> torch.Tensor:
     return torch.stack([turn.cos(), turn.sin()], dim=1)
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_three_lines_in_the_plane_have_the_energy_of_the_hexagon(s: float) -> None:
     half = hyperspherical_energy(polygon(6)[:3], s=s, half_space=True).item()
     assert half == pytest.approx(hyperspherical_energy(polygon(6), s=s).item(), rel=1e-13)
 
 
-@pytest.mark.parametrize("n", [2, 5, 10])
+@looped("n", [2, 5, 10])
 def test_points_on_a_circle_have_their_closed_forms(n: int) -> None:
     energies = [hyperspherical_energy(polygon(n), s=s, reduction="sum").item() for s in (0.0, 2.0)]
     assert energies == pytest.approx([-n * math.log(n) / 2, n * (n * n - 1) / 24], rel=1e-13)
@@ -205,7 +206,7 @@ KNOWN_POINTS = {
 }
 
 
-@pytest.mark.parametrize("n", KNOWN_POINTS)
+@looped("n", KNOWN_POINTS)
 def test_symmetric_solutions_of_the_thomson_problem_have_their_energies(n: int) -> None:
     make, values = KNOWN_POINTS[n]
     assert len(make()) == n
@@ -224,7 +225,7 @@ def test_axes_of_the_icosahedron_have_its_energy_in_half_space() -> None:
     assert energy == pytest.approx(49.165253058, abs=6e-10)
 
 
-@pytest.mark.parametrize(("n", "pairs", "simplex"), [(4, -0.68263177, -0.64743472), (8, -0.55060, -0.53891)])
+@looped(("n", "pairs", "simplex"), [(4, -0.68263177, -0.64743472), (8, -0.55060, -0.53891)])
 def test_geodesic_log_energy_prefers_orthogonal_opposite_pairs_to_the_simplex(
     n: int, pairs: float, simplex: float
 ) -> None:
@@ -236,7 +237,7 @@ def test_geodesic_log_energy_prefers_orthogonal_opposite_pairs_to_the_simplex(
     assert energies == pytest.approx([pairs, simplex], abs=6e-9 if n == 4 else 6e-6)
 
 
-@pytest.mark.parametrize(("s", "expected"), [(1.0, 0.523386687), (2.0, 0.273933624)])
+@looped(("s", "expected"), [(1.0, 0.523386687), (2.0, 0.273933624)])
 def test_simplex_of_four_has_its_geodesic_energies(s: float, expected: float) -> None:
     weight = torch.eye(4, dtype=torch.float64) - 0.25
     assert hyperspherical_energy(weight, s=s, distance="geodesic").item() == pytest.approx(expected, abs=6e-10)

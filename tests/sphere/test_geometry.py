@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gan_mhe.sphere.geometry import angles, chords, closest_angle, cosines, pair_count, pair_sums, squared_distances
+from tests.support.looped import looped
 
 INSTANCES = settings(deadline=None, derandomize=True, max_examples=30)
 
@@ -98,7 +99,7 @@ def test_squared_distances_equal_their_difference_form_off_a_diagonal_of_ones() 
     torch.testing.assert_close(squared_distances(unit), differences, rtol=0, atol=4e-15)
 
 
-@pytest.mark.parametrize(("theta", "bound"), [(1e-1, 1e-12), (1e-2, 1e-10), (1e-3, 1e-8)])
+@looped(("theta", "bound"), [(1e-1, 1e-12), (1e-2, 1e-10), (1e-3, 1e-8)])
 def test_squared_distance_of_float32_rows_keeps_its_stated_relative_error(theta: float, bound: float) -> None:
     for seed in range(20):
         rows = rows_at_angle(theta, 4608, seed)
@@ -108,7 +109,7 @@ def test_squared_distance_of_float32_rows_keeps_its_stated_relative_error(theta:
         assert abs(squared_distances(rows)[0, 1] / exact - 1) < bound
 
 
-@pytest.mark.parametrize("theta", [0.24, 0.26, 1.5, math.pi - 0.26, math.pi - 0.24])
+@looped("theta", [0.24, 0.26, 1.5, math.pi - 0.26, math.pi - 0.24])
 def test_squared_distance_of_far_float32_rows_keeps_its_stated_relative_error(theta: float) -> None:
     for seed in range(20):
         rows = rows_at_angle(theta, 4608, seed)
@@ -118,7 +119,7 @@ def test_squared_distance_of_far_float32_rows_keeps_its_stated_relative_error(th
         assert (torch.stack([squared, 4 - squared]) / exact - 1).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("theta", [1e-9, 1e-4, 1.0, math.pi / 2, 3.0])
+@looped("theta", [1e-9, 1e-4, 1.0, math.pi / 2, 3.0])
 def test_angles_invert_the_chord(theta: float) -> None:
     squared = torch.tensor((2 * math.sin(theta / 2)) ** 2, dtype=torch.float64)
     assert angles(squared).item() == pytest.approx(theta, rel=1e-14)
@@ -182,7 +183,7 @@ def test_smallest_angle_is_found_among_unequal_ones() -> None:
     assert smallest_angle(weight).item() == pytest.approx(0.3, abs=1e-14)
 
 
-@pytest.mark.parametrize(("weight", "expected"), [
+@looped(("weight", "expected"), [
     (torch.eye(3), math.pi / 2),
     (torch.tensor([[1.0, 2], [-2, -4]]), math.pi),
     (torch.tensor([[1.0, 2, 5], [2, 4, 10]]), 0.0),

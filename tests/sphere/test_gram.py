@@ -2,10 +2,10 @@
 
 import math
 
-import pytest
 import torch
 
 from gan_mhe.sphere.gram import gram
+from tests.support.looped import looped
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
@@ -19,13 +19,13 @@ def cotangent(count: int) -> torch.Tensor:
     return torch.randn(count, count, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("count", [1, 2, 127, 128, 129, 300])
+@looped("count", [1, 2, 127, 128, 129, 300])
 def test_blocks_of_the_symmetric_product_add_up_to_the_whole(count: int) -> None:
     weight = gaussian(count, 9)
     torch.testing.assert_close(gram(weight), weight @ weight.T, rtol=1e-14, atol=1e-14)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@looped("dtype", DTYPES)
 def test_stack_is_multiplied_and_differentiated_matrix_by_matrix(dtype: torch.dtype) -> None:
     stack = torch.stack([gaussian(130, 5, dtype), 2 * gaussian(130, 5, dtype).flip(0)]).requires_grad_()
     forces = torch.stack([cotangent(130), cotangent(130).T.flip(1)])
@@ -41,7 +41,7 @@ def test_product_is_exactly_symmetric() -> None:
     assert torch.equal(product, product.T)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@looped("dtype", DTYPES)
 def test_backward_equals_autograd_through_the_plain_product(dtype: torch.dtype) -> None:
     weight = gaussian(7, 5, dtype).requires_grad_()
     wide = weight.detach().double().requires_grad_()
@@ -61,7 +61,7 @@ def test_first_and_second_derivatives_equal_finite_differences() -> None:
     assert torch.autograd.gradgradcheck(gram, (stack,))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@looped("dtype", DTYPES)
 def test_product_is_float64_for_every_dtype(dtype: torch.dtype) -> None:
     assert gram(gaussian(3, 4, dtype)).dtype == torch.float64
 
@@ -72,17 +72,17 @@ def test_float32_rows_far_apart_are_multiplied_in_float32() -> None:
     assert 0 < error < 1e-2 * 4000**0.5
 
 
-@pytest.mark.parametrize("spoil", [
+@looped("spoil", [
     lambda w: w[1].copy_(w[0] + 0.2 * w[1]), lambda w: w[1].copy_(-w[0] + 0.2 * w[1]), lambda w: w[3].zero_(),
     lambda w: w[3].mul_(1e-17), lambda w: w[3].mul_(1e17),
-], ids=["near pair", "near opposites", "zero row", "tiny row", "huge row"])  # fmt: skip
+])  # fmt: skip
 def test_float32_rows_that_need_float64_are_multiplied_in_float64(spoil) -> None:
     weight = gaussian(8, 4000, torch.float32)
     spoil(weight)
     torch.testing.assert_close(gram(weight), weight.double() @ weight.double().T, rtol=1e-13, atol=1e-10)
 
 
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@looped("bad", [math.nan, math.inf])
 def test_values_that_are_not_finite_stay_visible(bad: float) -> None:
     weight = gaussian(3, 4, torch.float32)
     weight[1, 2] = bad

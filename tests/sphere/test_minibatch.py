@@ -16,11 +16,12 @@ from gan_mhe.sphere.minibatch import (
     partner_products,
     subset_energies,
 )
+from tests.support.looped import looped
 
 DISTANCES = ["euclidean", "geodesic"]
 KERNELS = [{"s": s, "distance": distance} for s in (0.0, 1.0, 2.0) for distance in DISTANCES]
-EVERY_KERNEL = pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: "-".join(map(str, kernel.values())))
-BOTH_SPACES = pytest.mark.parametrize("half_space", [False, True])
+EVERY_KERNEL = looped("kernel", KERNELS)
+BOTH_SPACES = looped("half_space", [False, True])
 
 
 def gaussian(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -61,7 +62,7 @@ def test_mean_over_all_subsets_is_the_full_mean_and_so_is_its_gradient(kernel: d
 
 
 @BOTH_SPACES
-@pytest.mark.parametrize("size", [2, 3, 6])
+@looped("size", [2, 3, 6])
 def test_subsets_of_every_size_are_unbiased(size: int, half_space: bool) -> None:
     weight, subsets = gaussian(6, 4), all_subsets(6, size)
     average = subset_energies([weight] * len(subsets), subsets, s=1.0, half_space=half_space).mean()
@@ -76,7 +77,7 @@ def test_half_space_energy_of_the_chosen_rows_alone_would_be_biased() -> None:
 
 
 @BOTH_SPACES
-@pytest.mark.parametrize(("count", "size"), [(4, 1), (3, 2)])
+@looped(("count", "size"), [(4, 1), (3, 2)])
 @EVERY_KERNEL
 def test_mean_over_all_partners_is_the_full_mean_and_so_is_its_gradient(
     kernel: dict, count: int, size: int, half_space: bool
@@ -142,7 +143,7 @@ def test_a_layer_of_one_neuron_gives_exactly_zero_and_no_gradient(half_space: bo
         assert value.item() == 0 and not slope.any()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [
+@looped(("dtype", "tolerance"), [
     (torch.float64, 1e-15), (torch.float32, 1e-6), (torch.bfloat16, 1e-2), (torch.float16, 1e-3),
 ])  # fmt: skip
 def test_gradient_of_partner_products_is_that_of_autograd_in_the_weights_dtype(
@@ -190,8 +191,8 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", DEGENERATE)
+@looped("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@looped("name", DEGENERATE)
 @EVERY_KERNEL
 def test_degenerate_rows_have_a_finite_value_and_gradient(kernel: dict, name: str, dtype: torch.dtype) -> None:
     weight = DEGENERATE[name].to(dtype, copy=True).requires_grad_()
@@ -247,7 +248,7 @@ def test_nothing_is_read_back_to_the_host(half_space: bool) -> None:
     assert weight.grad is not None and weight.grad.shape == (5, 3)
 
 
-@pytest.mark.parametrize("size", [1, 4, 10])
+@looped("size", [1, 4, 10])
 def test_drawn_subsets_are_distinct_and_in_range(size: int) -> None:
     out, source = torch.full((size,), -1), generator()
     for _ in range(50):
@@ -273,7 +274,7 @@ def test_drawn_partners_are_in_range_never_self_and_equally_frequent() -> None:
         assert max(abs(count - 5000) for count in counts) < 5 * math.sqrt(5000)
 
 
-@pytest.mark.parametrize(("draw", "shape"), [(draw_subset, (20,)), (draw_partners, (50, 20))])
+@looped(("draw", "shape"), [(draw_subset, (20,)), (draw_partners, (50, 20))])
 def test_draws_repeat_with_their_seed_and_fill_the_tensor_they_are_given(draw, shape: tuple[int, ...]) -> None:
     out = torch.empty(shape, dtype=torch.int64)
     address, state, draws = out.data_ptr(), torch.get_rng_state(), []
@@ -285,7 +286,7 @@ def test_draws_repeat_with_their_seed_and_fill_the_tensor_they_are_given(draw, s
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("subset", [
+@looped("subset", [
     torch.tensor([0]), torch.arange(4), torch.tensor([[0, 1]]), torch.tensor([0.0, 1]), torch.tensor(1),
 ])  # fmt: skip
 def test_subsets_of_another_kind_or_size_are_refused(subset: torch.Tensor) -> None:
@@ -293,7 +294,7 @@ def test_subsets_of_another_kind_or_size_are_refused(subset: torch.Tensor) -> No
         subset_energies([torch.eye(3)], [subset])
 
 
-@pytest.mark.parametrize("partners", [
+@looped("partners", [
     torch.zeros(3, 0, dtype=torch.int64), torch.zeros(2, 1, dtype=torch.int64), torch.zeros(3, dtype=torch.int64),
     torch.zeros(3, 1), torch.tensor(1),
 ])  # fmt: skip
@@ -309,7 +310,7 @@ def test_a_neuron_without_others_has_no_partners() -> None:
         draw_partners(1, 2, generator(), torch.empty((1, 2), dtype=torch.int64))
 
 
-@pytest.mark.parametrize("labels", [torch.zeros(0, dtype=torch.int64), torch.ones(2), torch.tensor([[1]])])
+@looped("labels", [torch.zeros(0, dtype=torch.int64), torch.ones(2), torch.tensor([[1]])])
 def test_labels_of_another_kind_are_refused(labels: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="labels: expected"):
         label_energy(torch.eye(3), labels)
@@ -325,7 +326,7 @@ def test_unknown_kernels_are_refused() -> None:
             label_energy(torch.eye(2), pair[0], **options)
 
 
-@pytest.mark.parametrize(("size", "out"), [
+@looped(("size", "out"), [
     (0, torch.empty(0, dtype=torch.int64)), (4, torch.empty(4, dtype=torch.int64)), (2, torch.empty(2)),
     (2, torch.empty(3, dtype=torch.int64)),
 ])  # fmt: skip

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from gan_mhe.sphere import hyperspherical_energy, official_classifier_energy, official_gan_energy
+from tests.support.looped import looped
 
 ROWS = torch.tensor([[1, 2, 0], [0, 1, 1], [-1, 0, 3]], dtype=torch.float64)
 KINDS = ["s0", "s1", "s2", "a0", "a1", "a2"]
@@ -47,7 +48,7 @@ def transcribed_classifier_energy(weight: torch.Tensor, kind: str, half_space: b
     return sum(energies) / len(energies)
 
 
-@pytest.mark.parametrize(("weight", "expected"), [
+@looped(("weight", "expected"), [
     (torch.eye(2), 6.734455984), (torch.eye(4), 5.496513790), (torch.eye(8), 4.877542693),
     (ROWS, 6.129110852), (torch.tensor([[0.1, 0], [0.1, 0]], dtype=torch.float64), 8.057794752),
 ])  # fmt: skip
@@ -70,7 +71,7 @@ def test_gan_gradient_equals_that_of_the_transcribed_graph() -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize(("n", "d"), [(2, 3), (7, 4), (16, 40)])
+@looped(("n", "d"), [(2, 3), (7, 4), (16, 40)])
 def test_gan_energy_with_every_quirk_off_is_the_definition(n: int, d: int) -> None:
     weight = gaussian(n, d)
     assert official_gan_energy(weight, **QUIRKS_OFF).item() == pytest.approx(
@@ -120,7 +121,7 @@ def test_average_over_all_entries_adds_a_constant_and_divides_by_n_squared() -> 
     assert official_gan_energy(weight).item() == pytest.approx(expected, rel=1e-14)
 
 
-@pytest.mark.parametrize(("average", "expected"), [(True, -math.log(1e-4)), (False, 0.0)])
+@looped(("average", "expected"), [(True, -math.log(1e-4)), (False, 0.0)])
 def test_a_layer_of_one_neuron_is_a_constant_of_the_gan_energy(average: bool, expected: float) -> None:
     weight = gaussian(1, 6).requires_grad_()
     energy = official_gan_energy(weight, average_over_all_entries=average)
@@ -129,7 +130,7 @@ def test_a_layer_of_one_neuron_is_a_constant_of_the_gan_energy(average: bool, ex
     assert weight.grad is not None and torch.equal(weight.grad, torch.zeros(1, 6, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("weight", [torch.ones(3, 2), torch.zeros(3, 2), torch.tensor([[1.0, 1], [-1, -1]])])
+@looped("weight", [torch.ones(3, 2), torch.zeros(3, 2), torch.tensor([[1.0, 1], [-1, -1]])])
 def test_gan_energy_of_degenerate_filters_is_finite(weight: torch.Tensor) -> None:
     weight = weight.clone().requires_grad_()
     energy = official_gan_energy(weight)
@@ -148,22 +149,22 @@ GOLDEN = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@looped("kind", KINDS)
 def test_classifier_energy_has_its_golden_values(kind: str) -> None:
     energies = [official_classifier_energy(ROWS, kind=kind, half_space=half).item() for half in (False, True)]
     assert energies == pytest.approx(GOLDEN[kind], abs=6e-9)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@looped("half_space", [False, True])
+@looped("kind", KINDS)
 def test_classifier_energy_equals_the_transcribed_pairs(kind: str, half_space: bool) -> None:
     weight = gaussian(5, 4) * 0.1
     energy = official_classifier_energy(weight, kind=kind, half_space=half_space).item()
     assert energy == pytest.approx(transcribed_classifier_energy(weight, kind, half_space), rel=1e-11)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
-@pytest.mark.parametrize("kind", KINDS)
+@looped("half_space", [False, True])
+@looped("kind", KINDS)
 def test_classifier_energy_of_long_filters_is_the_definition_up_to_its_factor(kind: str, half_space: bool) -> None:
     weight, s = 1e4 * gaussian(6, 5), int(kind[1])
     distance = "euclidean" if kind[0] == "s" else "geodesic"
@@ -185,7 +186,7 @@ def test_classifier_energy_of_one_neuron_is_zero_without_gradient() -> None:
     assert weight.grad is not None and not weight.grad.any()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@looped("kind", KINDS)
 def test_classifier_gradients_are_finite_in_half_space(kind: str) -> None:
     weight = torch.tensor([[1.0, 0, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 0]], requires_grad=True)
     energy = official_classifier_energy(weight, kind=kind, half_space=True)
@@ -201,7 +202,7 @@ def test_official_energies_ignore_ambient_autocast() -> None:
     assert plain == mixed
 
 
-@pytest.mark.parametrize(("options", "message"), [
+@looped(("options", "message"), [
     ({"norm_eps": -1.0}, "norm_eps"), ({"log_eps": -1e-4}, "log_eps"), ({"log_eps": 0.0}, "average_over_all_entries"),
 ])  # fmt: skip
 def test_impossible_epsilons_are_refused(options: dict[str, float], message: str) -> None:

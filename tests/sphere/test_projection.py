@@ -13,11 +13,12 @@ from gan_mhe.sphere import (
     hyperspherical_energy,
     projected_energies,
 )
+from tests.support.looped import looped
 
 POWERS = [0.0, 1.0, 2.0]
 DISTANCES = ["euclidean", "geodesic"]
 DECAY = 0.3
-SETTINGS = pytest.mark.parametrize(
+SETTINGS = looped(
     "options",
     [
         {"s": s, "distance": distance, "half_space": half_space}
@@ -66,7 +67,7 @@ def step(kind: str, projection: torch.Tensor, weight: torch.Tensor, lr: float | 
 
 
 KINDS = {"angle": math.nan, "log": 0.0, "s = 1": 1.0, "s = 2": 2.0, "s = 3.7": 3.7}  # the power of the adversary
-EACH_KIND = pytest.mark.parametrize("kind", KINDS)
+EACH_KIND = looped("kind", KINDS)
 
 
 # --- projected energies
@@ -154,7 +155,7 @@ def test_small_steps_preserve_angles_better_and_better() -> None:
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.95 * losses[0]
 
 
-@pytest.mark.parametrize("s", POWERS)
+@looped("s", POWERS)
 def test_small_steps_of_the_adversary_raise_the_energy(s: float) -> None:
     weight, projection = gaussian(12, 9), gaussian(6, 9, seed=1)
     gains = [adversarial_gain(projection, weight, s).item()]
@@ -171,7 +172,7 @@ def test_rate_may_be_a_tensor(kind: str) -> None:
     torch.testing.assert_close(step(kind, projection, weight, rate), step(kind, projection, weight, 0.25))
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@looped("dtype", [torch.float64, torch.float32])
 def test_projection_that_preserves_every_cosine_only_decays(dtype: torch.dtype) -> None:
     for projection in (rotation(6).to(dtype).requires_grad_(), torch.eye(6, dtype=dtype).requires_grad_()):
         weight = gaussian(5, 6).to(dtype).requires_grad_()
@@ -196,11 +197,11 @@ DEGENERATE = {
     "one neuron": gaussian(1, 5),
     "one dimension": gaussian(5, 1) * torch.ones(1, 5),
 }
-PRECISIONS = pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+PRECISIONS = looped("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", DEGENERATE)
+@looped("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@looped("name", DEGENERATE)
 def test_energies_steps_and_their_gradients_are_finite(name: str, dtype: torch.dtype) -> None:
     weight = DEGENERATE[name].to(dtype, copy=True).requires_grad_()
     projection = gaussian(3, 5, seed=2)
@@ -221,7 +222,7 @@ def test_energies_steps_and_their_gradients_are_finite(name: str, dtype: torch.d
         assert all(value.isfinite().all() for value in values)
 
 
-@pytest.mark.parametrize("half_space", [False, True])
+@looped("half_space", [False, True])
 def test_one_neuron_gives_exactly_zero_and_no_gradient(half_space: bool) -> None:
     weight, projection = gaussian(1, 5).float().requires_grad_(), gaussian(4, 3, 5).float().requires_grad_()
     order = torch.arange(5)
@@ -298,7 +299,7 @@ def all_at_once(weight: torch.Tensor, projection: torch.Tensor, order: torch.Ten
     return [energies, *torch.autograd.grad(energies.sum(), (weight, projection))]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@looped("device", ["cpu", "cuda"])
 def test_nothing_is_read_back_to_the_host(device: str) -> None:
     with FakeTensorMode():  # raises on item() and on branches over values
         weight = torch.empty(5, 8, device=device, requires_grad=True)
@@ -328,7 +329,7 @@ def test_traced_computation_equals_the_eager_one() -> None:
 # --- refusals
 
 
-@pytest.mark.parametrize("projection", [
+@looped("projection", [
     torch.ones(3, 5), torch.ones(2, 3, 4), torch.ones(0, 3, 5), torch.ones(2, 0, 5),
     torch.ones(2, 3, 5, dtype=torch.int64),
 ])  # fmt: skip
@@ -337,7 +338,7 @@ def test_projections_of_another_kind_are_refused_with_their_shape(projection: to
         projected_energies([torch.ones(2, 5)], [projection])
 
 
-@pytest.mark.parametrize("take", [
+@looped("take", [
     lambda weight, projection: angle_preserving_step(projection, weight, lr=0.1, weight_decay=0.0),
     lambda weight, projection: adversarial_step(projection, weight, lr=0.1, weight_decay=0.0, s=2.0),
 ])  # fmt: skip
@@ -348,8 +349,8 @@ def test_steps_refuse_shapes_that_do_not_match(take) -> None:
         take(torch.ones(5), torch.ones(3, 5))
 
 
-@pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["lr", "weight_decay"])
+@looped("bad", [-0.1, math.nan, math.inf])
+@looped("name", ["lr", "weight_decay"])
 def test_steps_refuse_rates_out_of_range(name: str, bad: float) -> None:
     numbers = {"lr": 0.1, "weight_decay": 0.0} | {name: bad}
     with pytest.raises(ValueError, match=f"{name}: expected a finite number >= 0, got {bad}"):
@@ -358,7 +359,7 @@ def test_steps_refuse_rates_out_of_range(name: str, bad: float) -> None:
         adversarial_step(torch.ones(3, 5), torch.ones(2, 5), s=2.0, **numbers)
 
 
-@pytest.mark.parametrize("s", [-1.0, math.nan])
+@looped("s", [-1.0, math.nan])
 def test_power_out_of_range_is_refused_everywhere(s: float) -> None:
     weight, projection = torch.ones(2, 5), torch.ones(1, 3, 5)
     for refused in (

@@ -14,10 +14,11 @@ from gan_mhe.sphere.uniformity import (
     relaxed_polarization,
     separation,
 )
+from tests.support.looped import looped
 
 Objective = Callable[..., torch.Tensor]
 GOLDEN = (1 + math.sqrt(5)) / 2
-BOTH_SPACES = pytest.mark.parametrize("half_space", [False, True])
+BOTH_SPACES = looped("half_space", [False, True])
 
 
 def gaussian(count: int, dim: int, seed: int = 0) -> torch.Tensor:
@@ -42,12 +43,10 @@ OF_DIRECTIONS: dict[str, Objective] = {
     "covering": covered,
     "gram_determinant": gram_determinant,
 }
-DIRECTIONS = pytest.mark.parametrize("objective", OF_DIRECTIONS.values(), ids=OF_DIRECTIONS)
+DIRECTIONS = looped("objective", OF_DIRECTIONS.values())
 ALL = [(name, function, half) for name, function in OF_DIRECTIONS.items() for half in (False, True)]
 ALL += [("relaxed_polarization", lambda weight, half_space: relaxed_polarization(weight), False)]
-EVERYTHING = pytest.mark.parametrize(
-    ("objective", "half_space"), [each[1:] for each in ALL], ids=[f"{name}-{half}" for name, _, half in ALL]
-)
+EVERYTHING = looped(("objective", "half_space"), [each[1:] for each in ALL])
 
 
 def gradient(objective: Objective, weight: torch.Tensor, **options: object) -> torch.Tensor:
@@ -88,14 +87,14 @@ BEST_ON_SPHERE = {  # largest minimal distance of N points on S^2 (Tammes), and 
 }
 
 
-@pytest.mark.parametrize("count", BEST_ON_SPHERE)
+@looped("count", BEST_ON_SPHERE)
 def test_separation_of_the_best_points_on_the_sphere_is_their_known_distance_squared(count: int) -> None:
     distance, points = BEST_ON_SPHERE[count]
     assert len(points) == count
     assert separation(points).item() == pytest.approx(-(distance**2), rel=1e-14)
 
 
-@pytest.mark.parametrize("count", BEST_ON_SPHERE)
+@looped("count", BEST_ON_SPHERE)
 def test_no_perturbation_of_the_best_points_is_better_separated(count: int) -> None:
     distance, points = BEST_ON_SPHERE[count]
     for seed in range(50):
@@ -103,7 +102,7 @@ def test_no_perturbation_of_the_best_points_is_better_separated(count: int) -> N
             assert separation(points + size * gaussian(count, 3, seed)) >= -(distance**2) - 1e-12
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 6])
+@looped("count", [2, 3, 4, 6])
 def test_descending_the_separation_reaches_the_best_distance(count: int) -> None:
     weight = gaussian(count, 3)
     for step in range(400):
@@ -112,7 +111,7 @@ def test_descending_the_separation_reaches_the_best_distance(count: int) -> None
     assert math.sqrt(-separation(weight)) == pytest.approx(BEST_ON_SPHERE[count][0], abs=2e-3)
 
 
-@pytest.mark.parametrize("count", [2, 3, 4, 8, 20])
+@looped("count", [2, 3, 4, 8, 20])
 def test_separation_of_a_simplex_has_its_closed_form(count: int) -> None:
     assert separation(simplex(count)).item() == pytest.approx(-2 * count / (count - 1), rel=1e-14)
 
@@ -149,7 +148,7 @@ DETERMINANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "count"), DETERMINANTS)
+@looped(("kind", "count"), DETERMINANTS)
 def test_gram_determinant_has_its_closed_forms(kind: str, count: int) -> None:
     points = simplex(count) if kind == "simplex" else torch.eye(count, dtype=torch.float64)
     value = gram_determinant(points, epsilon=0.0)
@@ -157,7 +156,7 @@ def test_gram_determinant_has_its_closed_forms(kind: str, count: int) -> None:
 
 
 @BOTH_SPACES
-@pytest.mark.parametrize("epsilon", [0.0, 1e-6, 0.1])
+@looped("epsilon", [0.0, 1e-6, 0.1])
 def test_gram_determinant_is_that_of_the_kernel_written_out(epsilon: float, half_space: bool) -> None:
     weight = gaussian(6, 9)
     rows = with_mirror_images(weight) if half_space else weight
@@ -167,7 +166,7 @@ def test_gram_determinant_is_that_of_the_kernel_written_out(epsilon: float, half
     assert value.item() == pytest.approx(-kernel.logdet().item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@looped("dtype", [torch.float32, torch.float64])
 def test_gram_determinant_of_a_nearly_singular_kernel_is_exact(dtype: torch.dtype) -> None:
     # 60 rows of three dimensions, apart enough for a float32 product, whose error is above the kernel's eigenvalues.
     height = 1 - 0.85 * (torch.arange(60, dtype=torch.float64) + 0.5) / 60
@@ -190,7 +189,7 @@ def test_polarization_is_the_mean_inverse_square_distance_from_the_pole(half_spa
 
 
 @BOTH_SPACES
-@pytest.mark.parametrize("gamma", [0.5, 10.0, 1e4])
+@looped("gamma", [0.5, 10.0, 1e4])
 def test_covering_is_the_soft_minimum_of_the_squared_distances_from_the_pole(gamma: float, half_space: bool) -> None:
     weight, pole = gaussian(6, 4), pole_of(4)
     rows = with_mirror_images(weight) if half_space else weight
@@ -281,8 +280,8 @@ DEGENERATE = {
 }
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", DEGENERATE)
+@looped("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@looped("name", DEGENERATE)
 @EVERYTHING
 def test_degenerate_rows_have_a_finite_value_and_gradient(
     objective: Objective, half_space: bool, name: str, dtype: torch.dtype
@@ -295,7 +294,7 @@ def test_degenerate_rows_have_a_finite_value_and_gradient(
     assert value.shape == () and slope.dtype == dtype
 
 
-@pytest.mark.parametrize("objective", [separation, gram_determinant])
+@looped("objective", [separation, gram_determinant])
 @BOTH_SPACES
 def test_one_neuron_has_no_pair_and_gives_exactly_zero(objective: Objective, half_space: bool) -> None:
     weight = gaussian(1, 4).requires_grad_()
@@ -333,7 +332,7 @@ def test_a_weight_that_is_no_matrix_is_refused(objective: Objective, half_space:
             objective(weight, half_space=half_space)
 
 
-@pytest.mark.parametrize("pole", [torch.ones(4), torch.ones(1, 3), torch.ones(3, dtype=torch.int64)])
+@looped("pole", [torch.ones(4), torch.ones(1, 3), torch.ones(3, dtype=torch.int64)])
 def test_a_pole_of_another_kind_is_refused(pole: torch.Tensor) -> None:
     for function in (polarization, covering):
         with pytest.raises(ValueError, match=r"pole_D: expected .* \(3,\), got"):

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,11 +15,11 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, RunDirError
 from gan_mhe.records.events import Started
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Arm, Study, cell_directory, cells, keep, kept, load, scores
+from gan_mhe.study.definition import Arm, Study, load, load_saved, run_directory, runs, save, scores
 from server.cli.app import main
+from tests.support.forked import Piped, Start
 
 Command = Callable[..., tuple[int, str, str]]
-Start = Callable[..., "subprocess.Popen[str]"]
 Write = Callable[..., Path]
 
 HEAD = """
@@ -115,14 +114,14 @@ def test_a_study_is_read_whole(write: Write) -> None:
 
 
 def test_cells_come_seed_by_seed_with_all_arms_of_a_seed_together(write: Write) -> None:
-    found = cells(load(write()))
-    assert [str(cell_directory(Path(), cell.arm.name, cell.seed)) for cell in found] == ALL
+    found = runs(load(write()))
+    assert [str(run_directory(Path(), cell.arm.name, cell.seed)) for cell in found] == ALL
     assert [cell.title for cell in found][:2] == ["plain seed 3", "mhe-2 seed 3"]
     assert [cell.config.seed for cell in found] == [3, 3, 1, 1]
 
 
 def test_an_arm_is_its_variant_with_the_studys_and_then_its_own_overrides(write: Write) -> None:
-    plain, mhe = [cell.config for cell in cells(load(write("optimizer.beta1=0.25", "loss=hinge")))][:2]
+    plain, mhe = [cell.config for cell in runs(load(write("optimizer.beta1=0.25", "loss=hinge")))][:2]
     assert (plain.variant, plain.loss, plain.optimizer.beta1, plain.constraints.mhe) == ("none", "hinge", 0.25, None)
     assert mhe.constraints.mhe is not None and mhe.constraints.mhe.lambda_hidden == 2.0
     assert mhe.constraints.mhe.schedule.warmup_steps == 500  # of the variant, which the override does not touch
@@ -130,20 +129,20 @@ def test_an_arm_is_its_variant_with_the_studys_and_then_its_own_overrides(write:
 
 def test_an_arms_override_wins_over_the_studys(write: Write) -> None:
     arms = ARMS.replace("set = { constraints", 'set = { loss = "wasserstein", constraints')
-    plain, mhe = [cell.config for cell in cells(load(write("loss=hinge", arms=arms)))][:2]
+    plain, mhe = [cell.config for cell in runs(load(write("loss=hinge", arms=arms)))][:2]
     assert (plain.loss, mhe.loss) == ("hinge", "wasserstein")
 
 
 def test_dotted_keys_are_tables(write: Write) -> None:
     dotted = ARMS.replace("{ constraints.mhe.lambda_hidden = 2.0 }", '{ "constraints.mhe.lambda_hidden" = 2.0 }')
-    assert [c.config for c in cells(load(write(arms=dotted)))] == [c.config for c in cells(load(write()))]
+    assert [c.config for c in runs(load(write(arms=dotted)))] == [c.config for c in runs(load(write()))]
 
 
 def test_a_configuration_is_found_beside_the_studys_file(write: Write, tmp_path: Path) -> None:
     (tmp_path / "bases").mkdir()
     (tmp_path / "bases" / "mine.toml").write_text('loss = "least_squares"\n[data]\nname = "synthetic"\n')
     study = load(write("evaluation.protocol=none", head=HEAD.replace("debug_cpu", "bases/mine.toml")))
-    assert cells(study)[0].config.loss == "least_squares"
+    assert runs(study)[0].config.loss == "least_squares"
 
 
 @pytest.mark.parametrize(
@@ -152,12 +151,12 @@ def test_a_configuration_is_found_beside_the_studys_file(write: Write, tmp_path:
         (
             "debug_cpu",
             "debug_gpu",
-            r"^config: cannot read configuration .*debug_gpu: no such file, .*; presets: .*debug_cpu",
+            r"^config: cannot read configuration .*debug_gpu: there is no such file .*; presets: .*debug_cpu",
         ),
-        ("seeds = [3, 1]", "seeds = [3, 1, 3]", "^seeds: expected each once, but 3 comes again$"),
+        ("seeds = [3, 1]", "seeds = [3, 1, 3]", "^seeds: expected each once, got 3 several times$"),
         ("seeds = [3, 1]", "seeds = []", "^seeds: expected at least one$"),
         ("seeds = [3, 1]", "seeds = [-1]", r"^seeds\.0: .*greater than or equal to 0, but it is -1$"),
-        ('reference = "plain"', 'reference = "plane"', "^reference: 'plane' is no arm; did you mean 'plain'"),
+        ('reference = "plain"', 'reference = "plane"', "^reference: unknown arm 'plane'; did you mean 'plain'"),
         ('reference = "plain"', "", "^reference: field required$"),
         ('reference = "plain"', 'reference = "plain"\nmetric = "fidd"', "^metric: unknown metric 'fidd'; did you"),
         ('reference = "plain"', 'reference = "plain"\nwall_time_minutes = 0', "^wall_time_minutes: .*, but it is 0$"),
@@ -168,14 +167,14 @@ def test_a_configuration_is_found_beside_the_studys_file(write: Write, tmp_path:
         ),
         ('reference = "plain"', 'reference = "plain"\nbase = {}', "^base: unknown key"),
         ('name = "energies"', 'name = "../energies"', r"^name: .*, but it is '\.\./energies'$"),
-        ('name = "mhe-2"', 'name = "plain"', "^arms: expected each once, but 'plain' comes again$"),
+        ('name = "mhe-2"', 'name = "plain"', "^arms: expected each once, got 'plain' several times$"),
         ('name = "mhe-2"', 'name = "a/b"', r"^arms\.1\.name: .*, but it is 'a/b'$"),
         (
             'variant = "mhe"',
             'variant = "weight_cliping"',
             r"^arms\.1\.variant: unknown variant 'weight_cliping'; did you mean 'weight_clipping'",
         ),
-        ('family = "mhe"', "", r"^arms\.1: family is missing; expected the curve on which strength 2 is a point$"),
+        ('family = "mhe"', "", r"^arms\.1: family is missing; expected the curve of which strength 2 is a point$"),
         ('family = "mhe"', 'famili = "mhe"', r"^arms\.1\.famili: unknown key; did you mean 'family'"),
         ("strength = 2", "strength = -1", r"^arms\.1\.strength: .*, but it is -1$"),
         ("lambda_hidden", "lambda_hiden", "^arm 'mhe-2': constraints.mhe.lambda_hiden: unknown key; did you mean"),
@@ -201,13 +200,13 @@ def test_what_is_no_study_is_refused_with_the_place_and_what_was_expected(
 def test_two_arms_of_the_same_configuration_are_refused_under_any_variants_name(write: Write, variant: str) -> None:
     same = "constraints.mhe = { lambda_hidden = 2.0, schedule.warmup_steps = 500 }"
     third = f'[[arms]]\nname = "again"\nvariant = "{variant}"\nset = {{ {same} }}\n'
-    with pytest.raises(ConfigError, match=r"^arm 'again' is the same configuration as arm 'mhe-2'$"):
+    with pytest.raises(ConfigError, match=r"^arm 'again' has the same configuration as arm 'mhe-2'$"):
         load(write(arms=ARMS + third))
 
 
 def test_arms_may_differ_in_how_they_are_executed(write: Write) -> None:
     arms = ARMS.replace("set = { constraints", 'set = { training.engine = "eager", constraints')
-    assert [cell.config.training.engine for cell in cells(load(write(arms=arms)))][:2] == ["auto", "eager"]
+    assert [cell.config.training.engine for cell in runs(load(write(arms=arms)))][:2] == ["auto", "eager"]
 
 
 # --- what a folder keeps of it
@@ -215,29 +214,29 @@ def test_arms_may_differ_in_how_they_are_executed(write: Write) -> None:
 
 def test_a_folder_keeps_the_study_as_it_is(write: Write, tmp_path: Path) -> None:
     study = load(write())
-    keep(study, tmp_path / "out")
-    assert kept(tmp_path / "out") == study
+    save(study, tmp_path / "out")
+    assert load_saved(tmp_path / "out") == study
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["study.json"]
 
 
 def test_another_configuration_of_the_same_cells_is_refused_with_what_changed(write: Write, tmp_path: Path) -> None:
     root = tmp_path / "out"
-    keep(load(write()), root)
+    save(load(write()), root)
     before = (root / "study.json").read_bytes()
     with pytest.raises(ConfigError, match=r"training\.steps was 3, is 4 \(arm plain, mhe-2\)$"):
-        keep(load(write("training.steps=4")), root)
+        save(load(write("training.steps=4")), root)
     with pytest.raises(ConfigError, match=r"lambda_hidden was 2\.0, is 3\.0 \(arm mhe-2\)$"):
-        keep(load(write(arms=ARMS.replace("= 2.0", "= 3.0"))), root)
+        save(load(write(arms=ARMS.replace("= 2.0", "= 3.0"))), root)
     assert (root / "study.json").read_bytes() == before
 
 
 def test_arms_seeds_and_words_may_come_and_go(write: Write, tmp_path: Path) -> None:
     root, third = tmp_path / "out", '[[arms]]\nname = "sn"\nvariant = "spectral_norm"\n'
-    keep(load(write()), root)
+    save(load(write()), root)
     more = load(write(arms=ARMS + third, head=HEAD.replace("[3, 1]", "[1, 5]").replace("Does", "How much does")))
-    keep(more, root)
-    assert kept(root) == more
-    keep(load(write()), root)
+    save(more, root)
+    assert load_saved(root) == more
+    save(load(write()), root)
 
 
 @pytest.mark.parametrize(("content", "message"), [(None, "holds no study"), ("{", "cannot be read")])
@@ -245,7 +244,7 @@ def test_a_folder_without_a_sound_study_is_refused(tmp_path: Path, content: str 
     if content is not None:
         (tmp_path / "study.json").write_text(content)
     with pytest.raises(RunDirError, match=message):
-        kept(tmp_path)
+        load_saved(tmp_path)
 
 
 # --- the command
@@ -293,7 +292,7 @@ def test_a_killed_study_goes_on_in_the_middle_of_a_run_and_repeats_none(
     assert [event.resumed for event in began] == [False, True] and began[1].step == 20
 
 
-def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
+def wait_for(path: Path, process: Piped) -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.005)
@@ -331,7 +330,7 @@ def test_a_report_alone_runs_nothing_and_takes_what_is_there(
         1, "", "error: out holds no study: it has no study.json\n"
     )  # fmt: skip
     assert run_for(study, tmp_path / "out", minutes=1.0, seconds=[30.0, 31.0]) == 0
-    keep(study, tmp_path / "out")
+    save(study, tmp_path / "out")
     before = files(tmp_path / "out", *ALL[:2])
     capsys.readouterr()
     code, said, err = gan_mhe("study", "study.toml", "--out", "out", "--report-only")
@@ -401,12 +400,12 @@ def test_the_files_budget_holds_unless_another_is_given(
 
 def test_scores_go_by_arm_and_leave_out_runs_of_anything_else(write: Write, tmp_path: Path) -> None:
     study = load(write())
-    plain, mhe = cells(study)[:2]
+    plain, mhe = runs(study)[:2]
     for cell, config in ((plain, plain.config), (mhe, _longer(mhe.config))):
-        place = cell_directory(tmp_path, cell.arm.name, cell.seed)
+        place = run_directory(tmp_path, cell.arm.name, cell.seed)
         place.mkdir(parents=True)
         (place / "config.json").write_text(config.model_dump_json())
-    damaged = cell_directory(tmp_path, "plain", 1)
+    damaged = run_directory(tmp_path, "plain", 1)
     damaged.mkdir()
     (damaged / "config.json").write_text("{")
     assert [(score.variant, score.seed) for score in scores(study, tmp_path)] == [("plain", 3)]

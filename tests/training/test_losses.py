@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gan_mhe.training.losses import LOSSES
+from tests.support.looped import looped
 
 NAMES = list(LOSSES)
 LN2 = 0.6931471805599453
@@ -100,9 +101,9 @@ def test_gradients_at_known_points(
         torch.testing.assert_close(values.grad, logits(expected / 2, expected / 2), rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("value", [-1e4, 1e4])
+@looped("name", NAMES)
+@looped("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@looped("value", [-1e4, 1e4])
 def test_losses_and_gradients_are_finite_at_extreme_logits(name: str, dtype: torch.dtype, value: float) -> None:
     real, fake, generated = (logits(value, value, dtype=dtype).requires_grad_() for _ in range(3))
     losses = (LOSSES[name].discriminator(real, fake), LOSSES[name].generator(generated))
@@ -120,8 +121,8 @@ def test_a_confidently_wrong_discriminator_pays_its_whole_margin(name: str, expe
     assert LOSSES[name].discriminator(logits(-1e4), logits(1e4)).item() == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize(
+@looped("name", NAMES)
+@looped(
     ("dtype", "expected"),
     [
         (torch.float16, torch.float32),

@@ -1,4 +1,4 @@
-"""The report of a study: Markdown with tables, figures as files beside it, and every number as JSON."""
+"""The report of a study: Markdown with tables and figures, and every number as JSON."""
 
 import io
 from pathlib import Path
@@ -16,11 +16,11 @@ __all__ = ["write_report"]
 
 
 def write_report(study: Study, root: Path) -> Path:
-    """Write `root/report/`: report.md, data.json and the figures that there are numbers for; return report.md's path.
+    """Write report.md, data.json and the figures to `root/report`; return the path of report.md.
 
-    The folder is replaced whole, so that a figure of an earlier report never stands beside newer numbers. It depends
-    on the study and its run directories alone: the same give the same bytes on one installation. Raises
-    ProtocolMismatchError when runs were scored under different protocols, StorageError when the disk refuses.
+    Figures without data are left out. The folder is replaced as a whole, so that it never mixes figures of an older
+    report with newer numbers. The same study and run directories give the same bytes on one installation. Raises
+    ProtocolMismatchError if runs were scored under different protocols, StorageError if a write fails.
     """
     remove_temporaries(root)
     report = read_study(study, root)
@@ -28,13 +28,13 @@ def write_report(study: Study, root: Path) -> Path:
     sheet = sample_sheet(report)
     if sheet is not None:
         files[text.SAMPLES] = _png(sheet)
-    place = root / "report"
-    with atomic_directory(place) as folder:
+    path = root / "report"
+    with atomic_directory(path) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         write_json(folder / "data.json", document(report))
         (folder / "report.md").write_text(text.markdown(report, files), encoding="utf-8")
-    return place / "report.md"
+    return path / "report.md"
 
 
 def _png(image: Image.Image) -> bytes:

@@ -1,4 +1,4 @@
-"""What the run directories of a study say, read once. Every table, sentence and figure is made from this alone."""
+"""The data of a report, read from the run directories of a study. Tables, text and figures use only this."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,15 +14,15 @@ from gan_mhe.errors import RunDirError
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import Evaluated, Event, Finished, Scalars, effective
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Arm, Cell, Study, cell_directory, cells
+from gan_mhe.study.definition import Arm, Study, StudyRun, run_directory, runs
 from gan_mhe.study.report.environment import read_environment
 
-FINISHED = "completed"
+COMPLETED = "completed"
 
 
 @dataclass(frozen=True)
 class Point:
-    """One number at one generator step."""
+    """A number at one generator step."""
 
     step: int
     value: float
@@ -30,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean, smallest and largest of the `n` seeds that have a number at this step; NaN where one is not finite."""
+    """Mean, smallest and largest number of `n` seeds at one step; NaN if one of them is not finite."""
 
     step: int
     mean: float
@@ -40,99 +40,119 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class CellReport:
-    """One run, or what is there of it.
-
-    status: the result's (`completed`, `stopped`, `diverged`); `failed` by its last event; `unfinished` when it has
-    neither; `missing` without a configuration; `unreadable`; `foreign` when it was made with another configuration
-    than the study's, and then nothing else of it is taken. energy, angle: means over layers. ratios, strengths: of the
-    gradients, and what the penalty was multiplied by, by penalty. environment: what the run says it was made with.
-    """
+class RunReport:
+    """One run of the study, as far as it exists."""
 
     arm: str
+    """Name of the arm."""
     seed: int
+    """Training seed."""
     status: str
-    place: str
+    """That of the result (`completed`, `stopped`, `diverged`), or `failed` by the last event, or `unfinished`.
+
+    `missing` without a run directory; `unreadable`; `foreign` if its configuration is not the study's, in which case
+    nothing else of it is used.
+    """
+    run_dir: str
+    """Run directory, relative to the study's folder."""
     digest: str
+    """Digest of the configuration."""
     message: str = ""
+    """Why the run is not completed."""
     score: RunScore | None = None
+    """Scores of the run."""
     train_seconds: float | None = None
+    """Seconds of training without evaluation."""
     curve: tuple[Point, ...] = ()
+    """Score at every evaluation."""
     energy: tuple[Point, ...] = ()
+    """Hyperspherical energy of the discriminator, mean over layers."""
     angle: tuple[Point, ...] = ()
+    """Smallest angle between two filters in radians, mean over layers."""
     ratios: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    """By penalty: norm of its weighted gradient over that of the loss."""
     strengths: Mapping[str, Sequence[Point]] = field(default_factory=dict)
+    """By penalty: the factor that multiplied it."""
     grid: Path | None = None
+    """Last sample grid."""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    """Versions and device; empty if unknown."""
 
     @property
     def final(self) -> Mapping[str, float] | None:
-        """Scores of the last generator, None where the run has none."""
+        """Scores of the last generator; None if the run has none."""
         return self.score.final if self.score else None
 
 
 @dataclass(frozen=True)
 class ArmReport:
-    """The runs of one arm, and the configuration that they share."""
+    """The runs of one arm."""
 
     arm: Arm
     config: RunConfig
-    cells: tuple[CellReport, ...]
+    """Configuration of the first seed."""
+    runs: tuple[RunReport, ...]
 
     def finals(self, metric: str) -> dict[int, float]:
         """Final scores by training seed."""
-        return {cell.seed: cell.final[metric] for cell in self.cells if cell.final is not None}
+        return {run.seed: run.final[metric] for run in self.runs if run.final is not None}
 
     def curve(self) -> list[Spread]:
-        """Score against generator step."""
-        return across_seeds(cell.curve for cell in self.cells)
+        """Score by generator step."""
+        return across_seeds(run.curve for run in self.runs)
 
     def energy(self) -> list[Spread]:
-        """Hyperspherical energy against generator step."""
-        return across_seeds(cell.energy for cell in self.cells)
+        """Hyperspherical energy by generator step."""
+        return across_seeds(run.energy for run in self.runs)
 
     def angle(self) -> list[Spread]:
-        """Smallest angle between two filters, in radians, against generator step."""
-        return across_seeds(cell.angle for cell in self.cells)
+        """Smallest angle between two filters in radians, by generator step."""
+        return across_seeds(run.angle for run in self.runs)
 
     def ratios(self) -> dict[str, float]:
-        """Mean gradient ratio over reports, then over seeds, by penalty."""
-        return _mean_by_name([means(cell.ratios) for cell in self.cells])
+        """Gradient ratio by penalty: mean over the reports of a run, then over seeds."""
+        return _mean_by_name([means(run.ratios) for run in self.runs])
 
     def strengths(self) -> dict[str, float]:
-        """Mean effective factor over reports, then over seeds, by penalty."""
-        return _mean_by_name([means(cell.strengths) for cell in self.cells])
+        """Factor by penalty: mean over the reports of a run, then over seeds."""
+        return _mean_by_name([means(run.strengths) for run in self.runs])
 
-    def pulls(self) -> dict[str, list[Spread]]:
-        """Gradient ratio against generator step, by penalty."""
-        names = dict.fromkeys(name for cell in self.cells for name in cell.ratios)
-        return {name: across_seeds(cell.ratios.get(name, ()) for cell in self.cells) for name in names}
+    def ratio_curves(self) -> dict[str, list[Spread]]:
+        """Gradient ratio by penalty and generator step."""
+        names = dict.fromkeys(name for run in self.runs for name in run.ratios)
+        return {name: across_seeds(run.ratios.get(name, ()) for run in self.runs) for name in names}
 
     def train_seconds(self) -> float | None:
-        """Mean over the completed runs."""
-        times = [c.train_seconds for c in self.cells if c.status == FINISHED and c.train_seconds is not None]
+        """Seconds of training: mean over the completed runs."""
+        times = [r.train_seconds for r in self.runs if r.status == COMPLETED and r.train_seconds is not None]
         return mean(times) if times else None
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """A study and all that was found of it. The comparisons are None while no run has a final score."""
+    """A study and the runs of it that exist. The comparisons are None if no run has a final score."""
 
     study: Study
     arms: tuple[ArmReport, ...]
     by_steps: Comparison | None
+    """Comparison after equal steps."""
     by_time: Comparison | None
+    """Comparison after equal training time; None without training times."""
 
-    def cells(self) -> list[CellReport]:
+    def runs(self) -> list[RunReport]:
         """All runs, arm by arm."""
-        return [cell for arm in self.arms for cell in arm.cells]
+        return [run for arm in self.arms for run in arm.runs]
 
     def environments(self) -> list[Mapping[str, Any]]:
-        """What the runs say that they were made with, of those that say it."""
-        return [cell.environment for cell in self.cells() if cell.environment]
+        """The known environments of the runs."""
+        return [run.environment for run in self.runs() if run.environment]
+
+    def ranking_metric(self) -> str:
+        """The metric by which the runs choose their best checkpoints; the study's if no run is scored."""
+        return next((run.score.metric for run in self.runs() if run.final and run.score), self.study.metric)
 
     def reference(self) -> ArmReport:
-        """The arm that differences are to."""
+        """The arm to which differences are computed."""
         return self.arm(self.study.reference)
 
     def arm(self, name: str) -> ArmReport:
@@ -140,28 +160,28 @@ class StudyReport:
         return next(arm for arm in self.arms if arm.arm.name == name)
 
     def rows(self) -> list[Row]:
-        """The comparison at equal steps, best first; empty while no run has a final score."""
+        """The rows of the comparison after equal steps, best first; empty if no run has a final score."""
         return list(self.by_steps.rows) if self.by_steps else []
 
     def compared(self) -> list[Row]:
-        """The rows with a finite difference to the reference, the best difference first."""
+        """The rows with a finite difference to the reference, best first."""
         rows = [row for row in self.rows() if row.difference is not None and math.isfinite(row.difference)]
         rows.sort(key=lambda row: float(row.difference or 0), reverse=METRICS[self.study.metric].higher_is_better)
         return rows
 
     def seed_differences(self, name: str) -> dict[int, float]:
-        """Final score of an arm minus the reference's, by training seed, where both have one."""
+        """Final score of an arm minus the reference's, by training seed, for the seeds that both have."""
         base, own = self.reference().finals(self.study.metric), self.arm(name).finals(self.study.metric)
         return {seed: value - base[seed] for seed, value in own.items() if seed in base}
 
 
-def is_told(row: Row) -> bool:
-    """Whether a difference can be told from seed noise: by its p-value, corrected for the number of arms."""
+def is_significant(row: Row) -> bool:
+    """Whether the difference to the reference is significant after Holm's correction for the number of arms."""
     return row.p_holm is not None and row.p_holm < ALPHA
 
 
 def across_seeds(series: Iterable[Sequence[Point]]) -> list[Spread]:
-    """The series of several seeds as one, step by step."""
+    """The series of several seeds as one, by step."""
     by_step: dict[int, list[float]] = {}
     for points in series:
         for point in points:
@@ -170,13 +190,13 @@ def across_seeds(series: Iterable[Sequence[Point]]) -> list[Spread]:
 
 
 def _spread(step: int, values: Sequence[float]) -> Spread:
-    centre = mean(values)
-    low, high = (math.nan, math.nan) if math.isnan(centre) else (min(values), max(values))
-    return Spread(step, centre, low, high, len(values))
+    center = mean(values)
+    low, high = (math.nan, math.nan) if math.isnan(center) else (min(values), max(values))
+    return Spread(step, center, low, high, len(values))
 
 
 def means(by_name: Mapping[str, Sequence[Point]]) -> dict[str, float]:
-    """Mean over the points of each series."""
+    """Mean of each series over its points."""
     return {name: mean([point.value for point in points]) for name, points in by_name.items()}
 
 
@@ -186,22 +206,22 @@ def _mean_by_name(tables: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def read_study(study: Study, root: Path) -> StudyReport:
-    """Everything below `root` that belongs to `study`.
+    """Read the runs of a study from its folder `root`.
 
-    Raises ProtocolMismatchError when its runs were scored under different protocols. A run that cannot be read is a
-    cell of that status, not an error.
+    Raises ProtocolMismatchError if they were scored under different protocols. A run that cannot be read is reported
+    with this status and is no error.
     """
-    planned = cells(study)
-    found = [_read_cell(cell, root, study.metric) for cell in planned]
+    planned = runs(study)
+    found = [_read_run(run, root, study.metric) for run in planned]
     arms = tuple(
         ArmReport(
             arm=arm,
-            config=next(cell.config for cell in planned if cell.arm == arm),
-            cells=tuple(cell for cell in found if cell.arm == arm.name),
+            config=next(run.config for run in planned if run.arm == arm),
+            runs=tuple(run for run in found if run.arm == arm.name),
         )
         for arm in study.arms
     )
-    scores = [cell.score for arm in arms for cell in arm.cells if cell.score is not None]
+    scores = [run.score for arm in arms for run in arm.runs if run.score is not None]
     return StudyReport(study, arms, *_compare(study, scores))
 
 
@@ -215,31 +235,31 @@ def _compare(study: Study, scores: Sequence[RunScore]) -> tuple[Comparison | Non
     return by_steps, compare(scores, metric=study.metric, reference=reference, view="wall_time")
 
 
-def _read_cell(cell: Cell, root: Path, metric: str) -> CellReport:
-    run = RunDir(cell_directory(root, cell.arm.name, cell.seed))
-    empty = CellReport(
-        arm=cell.arm.name,
-        seed=cell.seed,
+def _read_run(planned: StudyRun, root: Path, metric: str) -> RunReport:
+    run = RunDir(run_directory(root, planned.arm.name, planned.seed))
+    empty = RunReport(
+        arm=planned.arm.name,
+        seed=planned.seed,
         status="missing",
-        place=run.root.relative_to(root).as_posix(),
-        digest=cell.config.digest(),
+        run_dir=run.root.relative_to(root).as_posix(),
+        digest=planned.config.digest(),
     )
     if not run.exists():
         return empty
     try:
-        return _read_run(run, empty, metric)
+        return _filled_in(empty, run, metric)
     except RunDirError as error:
         return replace(empty, status="unreadable", message=str(error).replace(f"{root}/", ""))
 
 
-def _read_run(run: RunDir, empty: CellReport, metric: str) -> CellReport:
+def _filled_in(empty: RunReport, run: RunDir, metric: str) -> RunReport:
     if run.read_config().digest() != empty.digest:
         return replace(empty, status="foreign", message="its configuration is not the study's")
     result = run.read_result()
     events = list(effective(run.read_events()))
     status, message = _status(result, events)
     evaluated = [event for event in events if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
-    score = replace(read_score(run), job=empty.place, variant=empty.arm)
+    score = replace(read_score(run), job=empty.run_dir, variant=empty.arm)
     return replace(
         empty,
         status=status,
@@ -260,7 +280,7 @@ def _status(result: Mapping[str, Any] | None, events: Sequence[Event]) -> tuple[
     if result:
         return result["status"], result.get("message", "")
     last = next((event for event in reversed(events) if isinstance(event, Finished)), None)
-    return (last.reason, last.message) if last and last.reason != FINISHED else ("unfinished", "")
+    return (last.reason, last.message) if last and last.reason != COMPLETED else ("unfinished", "")
 
 
 def _mean_over_layers(events: Iterable[Event], kind: str) -> Iterable[Point]:
@@ -272,7 +292,7 @@ def _mean_over_layers(events: Iterable[Event], kind: str) -> Iterable[Point]:
 
 
 def _by_penalty(events: Iterable[Event], kind: str) -> dict[str, list[Point]]:
-    """Names with a layer behind the penalty's are left out."""
+    """The series of one kind of scalar, by penalty; those of single layers are left out."""
     found: dict[str, list[Point]] = {}
     for event in events:
         if isinstance(event, Scalars):

@@ -1,4 +1,4 @@
-"""`data.json`: every number that a report states, so that each can be traced to runs."""
+"""`data.json`: every number of a report, with the run that it comes from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -6,19 +6,20 @@ from typing import Any
 
 from gan_mhe.comparison.inference import ALPHA, CONFIDENCE
 from gan_mhe.comparison.results import Comparison
+from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.records.events import encode_number
-from gan_mhe.study.report.data import ArmReport, CellReport, Spread, StudyReport, means
+from gan_mhe.study.report.data import ArmReport, RunReport, Spread, StudyReport, means
 from gan_mhe.study.report.environment import distinct
 
 _OWN_KEYS = ("seed", "variant")
 
 
 def document(report: StudyReport) -> dict[str, Any]:
-    """The report as JSON values; non-finite numbers by name."""
+    """The report as JSON values; non-finite numbers as strings."""
     contents: dict[str, Any] = {
         "study": report.study.model_dump(mode="json"),
         "protocol": protocol(report),
-        "cells": [_cell(cell, report.study.metric) for cell in report.cells()],
+        "runs": [_run(run, report.study.metric) for run in report.runs()],
         "comparison": _comparison(report.by_steps),
         "comparison_at_equal_wall_time": _comparison(report.by_time),
         "arms": {arm.arm.name: _arm(arm, report.reference()) for arm in report.arms},
@@ -29,18 +30,13 @@ def document(report: StudyReport) -> dict[str, Any]:
 
 
 def protocol(report: StudyReport) -> dict[str, Any]:
-    """What all arms share: data, length, batch, scoring and how often each run was scored."""
+    """What all arms share: data, models, training and scoring, and the number of evaluations of each run."""
     config = report.reference().config
-    scored = [cell.score for cell in report.cells() if cell.score is not None and cell.score.final is not None]
+    scored = [run.score for run in report.runs() if run.score is not None and run.score.final is not None]
     return {
         "data": config.data.name,
         "image_size": config.data.image_size,
-        "generator": f"{config.generator.architecture}, width {config.generator.width:g}",
-        "discriminator": f"{config.discriminator.architecture}, width {config.discriminator.width:g}",
-        "steps": config.training.steps,
-        "batch_size": config.training.batch_size,
-        "discriminator_updates_per_step": config.training.n_dis,
-        "precision": config.training.precision,
+        **SUMMARIES[config.task].facts(config),
         "seeds": list(report.study.seeds),
         "scoring": config.evaluation.protocol,
         "fingerprint": report.by_steps.fingerprint if report.by_steps else None,
@@ -50,10 +46,9 @@ def protocol(report: StudyReport) -> dict[str, Any]:
 
 
 def changes(arm: ArmReport, reference: ArmReport) -> dict[str, tuple[Any, Any]]:
-    """The dotted keys in which an arm differs from the reference: the reference's value, and its own.
+    """The dotted keys in which an arm differs from the reference, with the reference's value and its own.
 
-    A key that belongs to a section that one of them has not is None there; so is the absent section itself, which is
-    left out beside its keys.
+    If one of the two lacks a section, its values for the keys of the section are None. The section itself is left out.
     """
     mine, theirs = arm.config.identity(), reference.config.identity()
     keys = [key for key in sorted(mine.keys() | theirs.keys()) if key not in _OWN_KEYS]
@@ -65,25 +60,25 @@ def changes(arm: ArmReport, reference: ArmReport) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _cell(cell: CellReport, metric: str) -> dict[str, Any]:
-    score = cell.score
+def _run(run: RunReport, metric: str) -> dict[str, Any]:
+    score = run.score
     return {
-        "arm": cell.arm,
-        "seed": cell.seed,
-        "status": cell.status,
-        "message": cell.message,
-        "place": cell.place,
-        "config_digest": cell.digest,
-        "source_revision": cell.environment.get("source_revision"),
-        "train_seconds": cell.train_seconds,
+        "arm": run.arm,
+        "seed": run.seed,
+        "status": run.status,
+        "message": run.message,
+        "run_dir": run.run_dir,
+        "config_digest": run.digest,
+        "source_revision": run.environment.get("source_revision"),
+        "train_seconds": run.train_seconds,
         "final": score.final if score else None,
         "best": score.best if score else None,
         "evaluations": score.evaluations if score else None,
         "fingerprint": score.fingerprints.get(metric) if score else None,
-        "curve": [asdict(point) for point in cell.curve],
-        "gradient_ratio": means(cell.ratios),
-        "strength": means(cell.strengths),
-        "grid": f"{cell.place}/samples/{cell.grid.name}" if cell.grid else None,
+        "curve": [asdict(point) for point in run.curve],
+        "gradient_ratio": means(run.ratios),
+        "strength": means(run.strengths),
+        "grid": f"{run.run_dir}/samples/{run.grid.name}" if run.grid else None,
     }
 
 
@@ -95,7 +90,7 @@ def _arm(arm: ArmReport, reference: ArmReport) -> dict[str, Any]:
         "gradient_ratio_mean": arm.ratios(),
         "strength_mean": arm.strengths(),
         "curve": _spreads(arm.curve()),
-        "gradient_ratio": {name: _spreads(curve) for name, curve in arm.pulls().items()},
+        "gradient_ratio": {name: _spreads(curve) for name, curve in arm.ratio_curves().items()},
         "energy": _spreads(arm.energy()),
         "angle_radians": _spreads(arm.angle()),
     }

@@ -1,4 +1,4 @@
-"""What the runs of a study were made with, as they told it themselves: one study may be made on several machines."""
+"""The environments of a study's runs, which may have been made on several machines."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ _SHOWN_DIGITS = 12  # of a revision; data.json has all
 
 
 def read_environment(run: RunDir) -> dict[str, Any]:
-    """What the run says that it was made with, less its command, which names places; empty where it says nothing."""
+    """The environment that a run recorded, without its command, which contains paths; empty if there is none."""
     try:
         document: dict[str, Any] = json.loads(run.environment.read_text())
     except (OSError, ValueError):
@@ -19,7 +19,7 @@ def read_environment(run: RunDir) -> dict[str, Any]:
 
 
 def distinct(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """By key the different values in the order of the runs, None where a run lacks the key; tables likewise."""
+    """The distinct values of every key, in the order of the runs; None if a run lacks the key. Tables likewise."""
     keys = dict.fromkeys(key for environment in environments for key in environment)
     return {key: _distinct([environment.get(key) for environment in environments]) for key in keys}
 
@@ -27,17 +27,17 @@ def distinct(environments: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _distinct(values: Sequence[Any]) -> Any:
     if any(isinstance(value, Mapping) for value in values):
         return distinct([value if isinstance(value, Mapping) else {} for value in values])
-    return [value for place, value in enumerate(values) if value not in values[:place]]
+    return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
 def made_with(environments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """A line each of versions, source and device, with every value where runs differ; none where none is told."""
-    told = distinct(environments)
-    named = {"gan-mhe": told.get("gan_mhe", ()), "Python": told.get("python", ()), **told.get("packages", {})}
+    """Lines about versions, source revision and device, with all values if runs differ; unknown ones are left out."""
+    known = distinct(environments)
+    named = {"gan-mhe": known.get("gan_mhe", ()), "Python": known.get("python", ()), **known.get("packages", {})}
     versions = [f"{name} {_values(values, 'versions')}" for name, values in named.items() if any(values)]
     if versions:
         yield f"made with: {', '.join(versions)}"
-    revisions = told.get("source_revision", ())
+    revisions = known.get("source_revision", ())
     if any(revisions):
         yield f"source: {_values([value and _short(value) for value in revisions], 'revisions')}"
     devices = _distinct([_device(environment) for environment in environments])
@@ -47,12 +47,12 @@ def made_with(environments: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _values(values: Sequence[str | None], plural: str, between: str = ", ") -> str:
     """The value, or such as "2 versions (2.11.0, 2.15.0)"."""
-    shown = [value or "not told" for value in values]
+    shown = [value or "unknown" for value in values]
     return shown[0] if len(shown) == 1 else f"{len(shown)} {plural} ({between.join(shown)})"
 
 
 def _short(revision: str) -> str:
-    """The first digits, and the mark of a checkout with changes."""
+    """The first digits, with the `+` of a checkout that had changes."""
     return revision.rstrip("+")[:_SHOWN_DIGITS] + ("+" if revision.endswith("+") else "")
 
 

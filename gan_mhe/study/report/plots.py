@@ -1,6 +1,7 @@
-"""The figures of a report, for print: 6.5 inches wide, 8 points, no two arms told apart by colour alone.
+"""The figures of a report, sized for print (6.5 inches wide, 8 points). Only this file uses matplotlib.
 
-Palette: Okabe and Ito 2008, without the yellow that white paper swallows. The one door to matplotlib.
+Arms differ in line and marker as well as in color. Palette: Okabe and Ito 2008, without yellow, which is hard to see on
+white paper.
 """
 
 import io
@@ -16,13 +17,13 @@ from matplotlib.ticker import MaxNLocator
 
 from gan_mhe.comparison.results import Row
 from gan_mhe.evaluation.metrics import METRICS
-from gan_mhe.study.report.data import ArmReport, Spread, StudyReport, is_told
+from gan_mhe.study.report.data import ArmReport, Spread, StudyReport, is_significant
 
 _WIDTH = 6.5  # inches
 _LEGEND_COLUMNS = 4
 _ROUND = (1, 2, 5, 10)  # ticks at these times a power of ten
-_BLACK, _GREY = "#000000", "#777777"
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_BLACK, _GRAY = "#000000", "#777777"
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _STYLE: Mapping[Any, Any] = {
@@ -46,19 +47,19 @@ _STYLE: Mapping[Any, Any] = {
 
 @dataclass(frozen=True)
 class _Look:
-    """How one arm is drawn, in every figure."""
+    """The style of one arm in all figures."""
 
-    colour: str
+    color: str
     line: str
     marker: str
 
-    def of_line(self) -> dict[str, Any]:
-        return {"color": self.colour, "linestyle": self.line, "marker": self.marker}
+    def line_style(self) -> dict[str, Any]:
+        return {"color": self.color, "linestyle": self.line, "marker": self.marker}
 
 
 def draw_all(report: StudyReport) -> dict[str, bytes]:
-    """SVG files by name; a figure without data is not among them. The same report gives the same bytes."""
-    # Fonts and the salt of the identifiers can be set nowhere else; a user's own settings are put back.
+    """The figures as SVG files, by name; figures without data are left out. The same report gives the same bytes."""
+    # Fonts and the salt of SVG identifiers can only be set globally; the user's own settings are restored.
     with style.context(dict(_STYLE), after_reset=True):
         figures = {name: draw(report) for name, draw in _FIGURES.items()}
         return {name: _svg(figure) for name, figure in figures.items() if figure is not None}
@@ -71,11 +72,11 @@ def _svg(figure: Figure) -> bytes:
 
 
 def _looks(report: StudyReport) -> dict[str, _Look]:
-    """By arm; the reference is black."""
+    """The style of each arm; the reference is black."""
     others = [arm.arm.name for arm in report.arms if arm.arm.name != report.study.reference]
     looks = {
-        name: _Look(_COLOURS[index % len(_COLOURS)], _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)])
-        for index, name in enumerate(others, start=1)  # not with the reference's line and marker
+        name: _Look(_COLORS[index % len(_COLORS)], _LINES[index % len(_LINES)], _MARKERS[index % len(_MARKERS)])
+        for index, name in enumerate(others, start=1)  # the reference has line and marker 0
     }
     return {report.study.reference: _Look(_BLACK, "-", "o"), **looks}
 
@@ -85,23 +86,23 @@ def _title(report: StudyReport) -> str:
 
 
 def scores(report: StudyReport) -> Figure | None:
-    """Score against step: a panel an arm, with mean, range and every seed; the reference's mean in all of them."""
-    arms = [arm for arm in report.arms if any(math.isfinite(p.value) for cell in arm.cells for p in cell.curve)]
+    """Score by step, one panel per arm: mean, range and single seeds, and the reference's mean."""
+    arms = [arm for arm in report.arms if any(math.isfinite(p.value) for run in arm.runs for p in run.curve)]
     if not arms:
         return None
     columns = min(3, len(arms))
     rows = math.ceil(len(arms) / columns)
     figure = Figure(figsize=(_WIDTH, 0.5 + 1.35 * rows if rows > 1 else 2.4), layout="constrained")
-    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     looks, reference = _looks(report), report.reference()
-    for place, arm in zip(axes.flat, arms, strict=False):
-        _arm_panel(place, arm, looks[arm.arm.name])
+    for axes, arm in zip(panels.flat, arms, strict=False):
+        _arm_panel(axes, arm, looks[arm.arm.name])
         if arm is not reference:
-            _mean_line(place, _finite(reference.curve()), color=_BLACK, linestyle="--", linewidth=0.8)
-    for place in axes.flat[len(arms) :]:
-        place.set_visible(False)
-    for place in axes.flat[max(0, len(arms) - columns) : len(arms)]:
-        place.xaxis.set_tick_params(labelbottom=True)
+            _mean_line(axes, _finite(reference.curve()), color=_BLACK, linestyle="--", linewidth=0.8)
+    for axes in panels.flat[len(arms) :]:
+        axes.set_visible(False)
+    for axes in panels.flat[max(0, len(arms) - columns) : len(arms)]:
+        axes.xaxis.set_tick_params(labelbottom=True)
     figure.supxlabel("generator step")
     figure.supylabel(_title(report))
     return figure
@@ -110,12 +111,10 @@ def scores(report: StudyReport) -> Figure | None:
 def _arm_panel(axes: Axes, arm: ArmReport, look: _Look) -> None:
     curve = _finite(arm.curve())
     steps = [spread.step for spread in curve]
-    axes.fill_between(
-        steps, [s.low for s in curve], [s.high for s in curve], color=look.colour, alpha=0.18, linewidth=0
-    )
-    for cell in arm.cells:
-        axes.plot([p.step for p in cell.curve], [p.value for p in cell.curve], color=look.colour, lw=0.5, alpha=0.6)
-    _mean_line(axes, curve, color=look.colour, marker="o")
+    axes.fill_between(steps, [s.low for s in curve], [s.high for s in curve], color=look.color, alpha=0.18, linewidth=0)
+    for run in arm.runs:
+        axes.plot([p.step for p in run.curve], [p.value for p in run.curve], color=look.color, lw=0.5, alpha=0.6)
+    _mean_line(axes, curve, color=look.color, marker="o")
     axes.set_title(arm.arm.name, loc="left", pad=3)
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=_ROUND))
     axes.yaxis.set_major_locator(MaxNLocator(4))
@@ -130,7 +129,7 @@ def _mean_line(axes: Axes, curve: Sequence[Spread], **look: Any) -> None:
 
 
 def differences(report: StudyReport) -> Figure | None:
-    """Differences to the reference, the best at the top, with their intervals and every seed's own difference."""
+    """Differences to the reference, best at the top, with their intervals and the differences of single seeds."""
     rows = report.compared()
     if not rows:
         return None
@@ -140,10 +139,10 @@ def differences(report: StudyReport) -> Figure | None:
     for height, row in zip(reversed(range(len(rows))), rows, strict=True):
         if row.difference_low is not None and row.difference_high is not None:
             axes.plot([row.difference_low, row.difference_high], [height] * 2, color=_BLACK)
-        face = _BLACK if is_told(row) else "white"
+        face = _BLACK if is_significant(row) else "white"
         axes.plot([row.difference or 0.0], [height], "o", color=_BLACK, markerfacecolor=face, markersize=5)
         own = report.seed_differences(row.variant).values()
-        axes.plot(list(own), [height - 0.28] * len(own), "|", color=_COLOURS[0], markersize=5, markeredgewidth=0.8)
+        axes.plot(list(own), [height - 0.28] * len(own), "|", color=_COLORS[0], markersize=5, markeredgewidth=0.8)
     axes.set_yticks(range(len(rows)), [row.variant for row in reversed(rows)])
     axes.set_ylim(-0.7, len(rows) - 0.5)
     axes.tick_params(axis="y", length=0)
@@ -154,7 +153,7 @@ def differences(report: StudyReport) -> Figure | None:
 
 
 def geometry(report: StudyReport) -> Figure | None:
-    """Energy and smallest angle of the discriminator's filters against step, all arms in one pair of axes."""
+    """Energy and smallest angle of the discriminator's filters by step, for all arms in one pair of panels."""
     arms = [arm for arm in report.arms if _finite(arm.energy()) or _finite(arm.angle())]
     if not arms:
         return None
@@ -163,7 +162,7 @@ def geometry(report: StudyReport) -> Figure | None:
     left, right = figure.subplots(1, 2)
     looks = _looks(report)
     for index, arm in enumerate(arms):
-        look = looks[arm.arm.name].of_line() | {"label": arm.arm.name}
+        look = looks[arm.arm.name].line_style() | {"label": arm.arm.name}
         for axes, curve in ((left, _finite(arm.energy())), (right, _finite(arm.angle()))):
             every = max(1, len(curve) // 6)
             _mean_line(axes, curve, **look, markevery=(index % every, every))
@@ -181,12 +180,12 @@ def _legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=_LEGEND_COLUMNS, frameon=False, handlelength=3.5)
 
 
-def pulls(report: StudyReport) -> Figure | None:
-    """Gradient ratio of every penalty against step, on a logarithmic axis, where a ratio of 0 has no place."""
+def gradient_ratios(report: StudyReport) -> Figure | None:
+    """Gradient ratio of every penalty by step. The axis is logarithmic, so ratios of 0 are left out."""
     curves = {
         (arm.arm.name, penalty): [spread for spread in _finite(curve) if spread.mean > 0]
         for arm in report.arms
-        for penalty, curve in arm.pulls().items()
+        for penalty, curve in arm.ratio_curves().items()
     }
     curves = {key: curve for key, curve in curves.items() if curve}
     if not curves:
@@ -194,12 +193,12 @@ def pulls(report: StudyReport) -> Figure | None:
     figure = Figure(figsize=(_WIDTH, 2.9 + 0.17 * math.ceil(len(curves) / _LEGEND_COLUMNS)), layout="constrained")
     axes = figure.subplots()
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")  # that of logarithmic axes writes mathematics
+    axes.yaxis.set_major_formatter("{x:g}")  # the default of logarithmic axes uses mathtext
     looks, arms = _looks(report), [arm for arm, _ in curves]
     for index, ((arm, penalty), curve) in enumerate(curves.items()):
         every = max(1, len(curve) // 6)
         label = arm if arms.count(arm) == 1 else f"{arm}: {penalty}"
-        _mean_line(axes, curve, **looks[arm].of_line(), label=label, markevery=(index % every, every))
+        _mean_line(axes, curve, **looks[arm].line_style(), label=label, markevery=(index % every, every))
     axes.set_xlabel("generator step")
     axes.set_ylabel("gradient ratio")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=_ROUND))
@@ -208,7 +207,7 @@ def pulls(report: StudyReport) -> Figure | None:
 
 
 def strengths(report: StudyReport) -> Figure | None:
-    """Final score against strength, a panel a family: mean, interval and seeds; the reference's as a band."""
+    """Final score by strength, one panel per family: mean, interval and single seeds; the reference as a band."""
     rows = {row.variant: row for row in report.rows() if row.mean is not None and math.isfinite(row.mean)}
     families: dict[str, list[ArmReport]] = {}
     for arm in report.arms:
@@ -219,14 +218,14 @@ def strengths(report: StudyReport) -> Figure | None:
     columns = min(3, len(families))
     lines = math.ceil(len(families) / columns)
     figure = Figure(figsize=(_WIDTH, 0.3 + 2.1 * lines), layout="constrained")
-    places = figure.subplots(lines, columns, sharey=True, squeeze=False)
-    for place, (family, arms) in zip(places.flat, families.items(), strict=False):
-        _reference_band(place, rows.get(report.study.reference))
-        _family(place, arms, rows, report.study.metric)
-        place.set_title(family, loc="left", pad=3)
-        place.set_xlabel("strength")
-    for place in places.flat[len(families) :]:
-        place.set_visible(False)
+    panels = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    for axes, (family, arms) in zip(panels.flat, families.items(), strict=False):
+        _reference_band(axes, rows.get(report.study.reference))
+        _family(axes, arms, rows, report.study.metric)
+        axes.set_title(family, loc="left", pad=3)
+        axes.set_xlabel("strength")
+    for axes in panels.flat[len(families) :]:
+        axes.set_visible(False)
     figure.supylabel(_title(report))
     return figure
 
@@ -234,28 +233,28 @@ def strengths(report: StudyReport) -> Figure | None:
 def _reference_band(axes: Axes, row: Row | None) -> None:
     if row is None or row.mean is None:
         return
-    axes.axhline(row.mean, color=_GREY, linestyle="--", linewidth=1.0)
+    axes.axhline(row.mean, color=_GRAY, linestyle="--", linewidth=1.0)
     if row.ci_low is not None and row.ci_high is not None:
-        axes.axhspan(row.ci_low, row.ci_high, color=_GREY, alpha=0.18, linewidth=0)
+        axes.axhspan(row.ci_low, row.ci_high, color=_GRAY, alpha=0.18, linewidth=0)
 
 
 def _family(axes: Axes, arms: Sequence[ArmReport], rows: Mapping[str, Row], metric: str) -> None:
-    """Zero has no place on a logarithmic axis: it stands a decade left of the smallest strength, and is named."""
+    """Draw one family. Strength 0 is drawn a decade left of the smallest, because the axis is logarithmic."""
     arms = sorted(arms, key=_strength)
     positive = [_strength(arm) for arm in arms if _strength(arm) > 0]
     zero = min(positive, default=1.0) / 10
-    places = [_strength(arm) or zero for arm in arms]
+    positions = [_strength(arm) or zero for arm in arms]
     axes.set_xscale("log")
     drawn = [rows[arm.arm.name] for arm in arms]
-    for place, arm, row in zip(places, arms, drawn, strict=True):
-        finals = [cell.final[metric] for cell in arm.cells if cell.final is not None]
-        axes.plot([place] * len(finals), finals, "_", color=_BLACK, markersize=6, markeredgewidth=0.6)
+    for position, arm, row in zip(positions, arms, drawn, strict=True):
+        finals = [run.final[metric] for run in arm.runs if run.final is not None]
+        axes.plot([position] * len(finals), finals, "_", color=_BLACK, markersize=6, markeredgewidth=0.6)
         if row.ci_low is not None and row.ci_high is not None:
-            axes.plot([place] * 2, [row.ci_low, row.ci_high], color=_COLOURS[0], linewidth=0.8)
-    axes.plot(places, [row.mean or 0.0 for row in drawn], "o-", color=_COLOURS[0])
-    axes.set_xticks(places, [f"{_strength(arm):g}" for arm in arms])
+            axes.plot([position] * 2, [row.ci_low, row.ci_high], color=_COLORS[0], linewidth=0.8)
+    axes.plot(positions, [row.mean or 0.0 for row in drawn], "o-", color=_COLORS[0])
+    axes.set_xticks(positions, [f"{_strength(arm):g}" for arm in arms])
     axes.minorticks_off()
-    axes.set_xlim(min(places) / 2, max(places) * 2)
+    axes.set_xlim(min(positions) / 2, max(positions) * 2)
 
 
 def _strength(arm: ArmReport) -> float:
@@ -266,6 +265,6 @@ _FIGURES: Mapping[str, Callable[[StudyReport], Figure | None]] = {
     "score.svg": scores,
     "strength.svg": strengths,
     "geometry.svg": geometry,
-    "pull.svg": pulls,
+    "gradient_ratio.svg": gradient_ratios,
     "differences.svg": differences,
 }

@@ -1,4 +1,4 @@
-"""Sample grids of several arms as one sheet: a row of images each."""
+"""The sample grids of several arms as one sheet, with one row of images per arm."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from gan_mhe.evaluation.metrics import METRICS
-from gan_mhe.study.report.data import ArmReport, CellReport, StudyReport
+from gan_mhe.study.report.data import ArmReport, RunReport, StudyReport
 
 MOST_IMAGES = 10
 
-_PADDING = 2  # black pixels between the images of a grid, as `evaluation.samples.grid` draws them
+_PADDING = 2  # black pixels between the images of a grid, as in `gan_mhe.images.grids.grid`
 _FONT_PIXELS, _MARGIN, _GAP = 14, 8, 6
-_WHITE, _BLACK, _GREY = (255, 255, 255), (0, 0, 0), (80, 80, 80)
+_WHITE, _BLACK, _GRAY = (255, 255, 255), (0, 0, 0), (80, 80, 80)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class _Row:
 
 
 def sample_sheet(report: StudyReport) -> Image.Image | None:
-    """The first images of each arm's first seed that has a picture, from its last grid; None where none has."""
+    """The first images of the last grid of each arm's first seed that has one; None if there are no grids."""
     rows = [row for arm in report.arms if (row := _row(arm, report.study.metric)) is not None]
     if not rows:
         return None
@@ -35,34 +35,34 @@ def sample_sheet(report: StudyReport) -> Image.Image | None:
     for row, height in zip(rows, heights, strict=True):
         middle = top + (height - _GAP) // 2
         draw.text((_MARGIN, middle - 1), row.lines[0], fill=_BLACK, font=font, anchor="ld")
-        draw.text((_MARGIN, middle + 1), row.lines[1], fill=_GREY, font=font, anchor="la")
+        draw.text((_MARGIN, middle + 1), row.lines[1], fill=_GRAY, font=font, anchor="la")
         sheet.paste(row.strip, (label, top))
         top += height
     return sheet
 
 
 def _row(arm: ArmReport, metric: str) -> _Row | None:
-    for cell in arm.cells:
-        strip = _strip(arm, cell)
+    for run in arm.runs:
+        strip = _strip(arm, run)
         if strip is not None:
-            return _Row((arm.arm.name, _described(cell, metric)), strip)
+            return _Row((arm.arm.name, _described(run, metric)), strip)
     return None
 
 
-def _described(cell: CellReport, metric: str) -> str:
-    if cell.final is None:
-        return f"seed {cell.seed}, no score"
-    return f"seed {cell.seed}: {cell.final[metric]:.{METRICS[metric].decimals}f}"
+def _described(run: RunReport, metric: str) -> str:
+    if run.final is None:
+        return f"seed {run.seed}, no score"
+    return f"seed {run.seed}: {run.final[metric]:.{METRICS[metric].decimals}f}"
 
 
-def _strip(arm: ArmReport, cell: CellReport) -> Image.Image | None:
-    """The first images of the cell's grid side by side; None without a grid that can be read."""
-    if cell.grid is None:
+def _strip(arm: ArmReport, run: RunReport) -> Image.Image | None:
+    """The first images of the run's grid side by side; None without a readable grid."""
+    if run.grid is None:
         return None
     try:
-        with Image.open(cell.grid, formats=["PNG"]) as opened:
+        with Image.open(run.grid, formats=["PNG"]) as opened:
             grid = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError):  # what the decoder raises over a damaged picture
+    except (OSError, ValueError, SyntaxError):  # raised by the decoder for a damaged file
         return None
     count = arm.config.sampling.num_images
     columns = math.isqrt(count - 1) + 1

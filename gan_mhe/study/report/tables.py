@@ -1,4 +1,4 @@
-"""The tables of a report, as Markdown."""
+"""The tables of a report, in Markdown."""
 
 from collections.abc import Sequence
 
@@ -9,14 +9,14 @@ from gan_mhe.study.report.data import StudyReport
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, numbers to the right; a bar within a cell is escaped."""
+    """A Markdown table with right-aligned numbers; bars in cells are escaped."""
     lines = [f"| {' | '.join(headings)} |", f"|{'---|'}{'---:|' * (len(headings) - 1)}"]
     lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
     return "\n".join(lines)
 
 
 def scores(comparison: Comparison) -> str:
-    """The real data's score, and by arm, the best first: the final scores, and how firmly the arm leads."""
+    """The score of the real data, and by arm, best first: final scores and stability of the rank."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "n", "mean", "sd", "95 % t", "95 % bootstrap", "best (chosen from)", "mean rank", "first")
     real = [] if comparison.real is None else [("real data", "", number(comparison.real, decimals), *[""] * 6)]
@@ -39,12 +39,12 @@ def _scores(row: Row, decimals: int) -> tuple[str, ...]:
 
 
 def counted(row: Row) -> str:
-    """Seeds with a score, and how many of those that were begun have none."""
+    """The number of seeds with a score, and of started runs without one."""
     return f"{row.n} (+{row.failed} without score)" if row.failed else str(row.n)
 
 
 def differences(comparison: Comparison) -> str:
-    """One row per arm, in the order of the scores: difference to the reference, tests, minimum detectable effect."""
+    """By arm, best first: difference to the reference, tests and minimum detectable effect."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "pairs", "difference", "95 % t", "p", "Holm p", "permutation p", "minimum detectable effect")
     rows = [
@@ -65,7 +65,7 @@ def differences(comparison: Comparison) -> str:
 
 
 def penalties(report: StudyReport) -> str | None:
-    """By arm and penalty: how strongly it pulls beside the loss, and its factor; None where no arm has a penalty."""
+    """By arm and penalty: gradient ratio and factor; None if no arm has a penalty."""
     rows = [
         (arm.arm.name, name, *(f"{values[name]:.4g}" if name in values else "-" for values in (ratios, strengths)))
         for arm in report.arms
@@ -76,7 +76,7 @@ def penalties(report: StudyReport) -> str | None:
 
 
 def at_equal_time(report: StudyReport, comparison: Comparison) -> str:
-    """By arm: how long it trains, and where it stands when the fastest arm is done."""
+    """By arm: training time, and the scores at the training time of the fastest arm."""
     decimals = METRICS[comparison.metric].decimals
     headings = ("arm", "training, s", "at step", "n", "mean", "95 % t", "difference", "95 % t", "Holm p")
     rows = [

@@ -22,7 +22,7 @@ from server.queue.admission import Operator
 from server.queue.states import TERMINAL
 from server.service import Service
 from server.store import artifacts
-from server.store.rows import Row
+from server.store.rows import CheckpointRow, JobRow
 
 router = APIRouter(prefix="/v1", tags=["checkpoints"])
 
@@ -48,7 +48,7 @@ Prefer = Annotated[
 def list_checkpoints(job_id: str, principal: ReadJobs, service: ServiceDep) -> Slice[Checkpoint]:
     """List a job's checkpoints by increasing step, deleted ones included."""
 
-    def find(connection: Connection) -> list[Row]:
+    def find(connection: Connection) -> list[CheckpointRow]:
         job = queue.get(connection, job_id, principal.project)
         return list(artifacts.checkpoints(connection, job["id"]))
 
@@ -92,7 +92,7 @@ def get_checkpoint_manifest(checkpoint_id: str, principal: ReadArtifacts, servic
     return _manifest(artifacts.checkpoint_files(service.settings, row))
 
 
-def _find(service: Service, principal: Principal, checkpoint_id: str) -> Row:
+def _find(service: Service, principal: Principal, checkpoint_id: str) -> CheckpointRow:
     return service.store.read(lambda connection: artifacts.checkpoint(connection, checkpoint_id, principal.project))
 
 
@@ -152,7 +152,7 @@ async def score_checkpoint(
     return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
 
 
-def _answer(task: Row) -> Answer:
+def _answer(task: JobRow) -> Answer:
     status = 200 if task["state"] in TERMINAL else 202
     return Answer(status, Task.of(task).model_dump(mode="json"), {"Location": f"/v1/tasks/{task['id']}"})
 

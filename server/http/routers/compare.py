@@ -8,7 +8,6 @@ from fastapi.responses import Response
 
 from gan_mhe.comparison.results import View
 from gan_mhe.comparison.table import as_csv, as_markdown
-from gan_mhe.config.names import PRIMARY_METRIC
 from server.http.dependencies import ReadJobs, ServiceDep
 from server.http.schemas.compare import ComparisonTable
 from server.http.selection import Selection
@@ -36,7 +35,7 @@ def compare_jobs(
     principal: ReadJobs,
     selection: Selection,
     service: ServiceDep,
-    metric: Annotated[str, Query(max_length=100)] = PRIMARY_METRIC,
+    metric: Annotated[str | None, Query(max_length=100, description="By default the one that ranks the jobs.")] = None,
     reference: Annotated[
         str | None, Query(max_length=500, description="Variant to which paired differences are computed.")
     ] = None,

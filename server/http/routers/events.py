@@ -10,7 +10,7 @@ from server.http.schemas.events import Event
 from server.http.schemas.pages import Slice
 from server.queue import queue
 from server.store import journal
-from server.store.store import JournalRow
+from server.store.rows import JournalRow
 from server.streams.channels import event_document
 
 router = APIRouter(prefix="/v1", tags=["events"])

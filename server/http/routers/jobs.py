@@ -25,16 +25,16 @@ from server.queue.queue import StopMode
 from server.queue.states import State
 from server.service import Service
 from server.store import artifacts
-from server.store.rows import Row
+from server.store.rows import CheckpointRow, ForkedFrom, JobRow
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _ETAG = re.compile(r'"(\d{1,18})"')
 
-Change = Callable[[Connection, Row], Row]
+Change = Callable[[Connection, JobRow], JobRow]
 
 
-def show(connection: Connection, service: Service, rows: Sequence[Row]) -> list[dict[str, Any]]:
+def show(connection: Connection, service: Service, rows: Sequence[JobRow]) -> list[dict[str, Any]]:
     """Jobs as JSON documents."""
     attempts = job_list.newest_attempts(connection, rows)
     metrics = job_list.primary_metrics(connection, rows)
@@ -44,7 +44,7 @@ def show(connection: Connection, service: Service, rows: Sequence[Row]) -> list[
     ]
 
 
-def training_job(connection: Connection, job_id: str, project: str) -> Row:
+def training_job(connection: Connection, job_id: str, project: str) -> JobRow:
     """A training job. Raises NotFound if it does not exist, belongs to another project, or is a task."""
     row = queue.get(connection, job_id, project)
     if row["kind"] != queue.TRAIN:
@@ -52,11 +52,11 @@ def training_job(connection: Connection, job_id: str, project: str) -> Row:
     return row
 
 
-def _etag(row: Row) -> str:
+def _etag(row: JobRow) -> str:
     return f'"{row["revision"]}"'
 
 
-def _created(connection: Connection, service: Service, row: Row) -> Answer:
+def _created(connection: Connection, service: Service, row: JobRow) -> Answer:
     [document] = show(connection, service, [row])
     return Answer(201, document, {"Location": f"/v1/jobs/{row['id']}", "ETag": _etag(row)})
 
@@ -145,7 +145,7 @@ def list_jobs(
     context = ["jobs", principal.project, order, repr(which)]
     after = None if cursor is None else cursors.decode(cursor, context)
 
-    def work(connection: Connection) -> tuple[list[dict[str, Any]], Row | None]:
+    def work(connection: Connection) -> tuple[list[dict[str, Any]], JobRow | None]:
         rows, more = job_list.page(connection, principal.project, which, order=order, after=after, limit=limit)
         return show(connection, service, rows), rows[-1] if more else None
 
@@ -160,7 +160,7 @@ def list_jobs(
 def get_job(job_id: str, response: Response, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
     """Show a job. Its ETag is the revision, for `If-Match` in a change."""
 
-    def work(connection: Connection) -> tuple[Row, dict[str, Any]]:
+    def work(connection: Connection) -> tuple[JobRow, dict[str, Any]]:
         row = training_job(connection, job_id, principal.project)
         return row, show(connection, service, [row])[0]
 
@@ -183,7 +183,7 @@ def change_job(
     """Change a job's name, labels or priority."""
     changes = body.model_dump(exclude_unset=True)
 
-    def work(connection: Connection) -> tuple[Row, dict[str, Any]]:
+    def work(connection: Connection) -> tuple[JobRow, dict[str, Any]]:
         row = training_job(connection, job_id, principal.project)
         row = queue.change(connection, row, changes, revision=_revision(if_match))
         return row, show(connection, service, [row])[0]
@@ -281,7 +281,7 @@ def fork_job(job_id: str, body: ForkJob, principal: WriteJobs, service: ServiceD
     return once(principal, body, work)
 
 
-def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
+def _checkpoint(connection: Connection, job: JobRow, body: ForkJob) -> CheckpointRow:
     """The requested or the newest checkpoint. Raises NotFound or NotReady if there is none."""
     rows = artifacts.checkpoints(connection, job["id"])
     if body.checkpoint_id is not None:
@@ -300,17 +300,17 @@ def _checkpoint(connection: Connection, job: Row, body: ForkJob) -> Row:
     return newest
 
 
-def _forked_from(job: Row, checkpoint: Row, config: RunConfig) -> dict[str, Any]:
+def _forked_from(job: JobRow, checkpoint: CheckpointRow, config: RunConfig) -> ForkedFrom:
     """The origin of a fork. Raises InvalidRequest if the fork would have no steps left."""
-    same_recipe = not config.changes_on_resume(RunConfig.model_validate(job["request"]))
-    if same_recipe and config.training.steps <= checkpoint["step"]:
+    same_config = not config.changes_on_resume(RunConfig.stored(job["request"]))
+    if same_config and config.training.steps <= checkpoint["step"]:
         message = f"training.steps: expected more than {checkpoint['step']}, the step of the checkpoint"
         raise InvalidRequest(FieldError("/overrides/training.steps", "nothing_to_do", message))
     return {
         "job_id": job["id"],
         "checkpoint_id": checkpoint["id"],
         "step": checkpoint["step"],
-        "same_recipe": same_recipe,
+        "same_config": same_config,
     }
 
 
@@ -345,15 +345,15 @@ def change_jobs(
     return response
 
 
-def _state(row: Row) -> str:
+def _state(row: JobRow) -> str:
     return str(row["state"])
 
 
-def _delete(connection: Connection, row: Row, _mode: StopMode) -> None:
+def _delete(connection: Connection, row: JobRow, _mode: StopMode) -> None:
     queue.remove(connection, row)
 
 
-_ACTIONS: dict[str, Callable[[Connection, Row, StopMode], str | None]] = {
+_ACTIONS: dict[str, Callable[[Connection, JobRow, StopMode], str | None]] = {
     "cancel": lambda connection, row, mode: _state(queue.cancel(connection, row, mode)),
     "pause": lambda connection, row, mode: _state(queue.pause(connection, row, mode)),
     "resume": lambda connection, row, _mode: _state(queue.resume(connection, row)),

@@ -14,9 +14,8 @@ from server.http.downloads import REVALIDATE, not_modified
 from server.http.schemas.metrics import LatestMetrics, MetricHistories
 from server.queue import queue
 from server.service import Service
-from server.store import metric_points
-from server.store.metric_points import MAX_POINTS
-from server.store.rows import Row
+from server.store.metric_history import MAX_POINTS, history, latest
+from server.store.rows import JobRow
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/metrics", tags=["metrics"])
 
@@ -32,7 +31,7 @@ def latest_metrics(job_id: str, request: Request, principal: ReadJobs, service: 
     unchanged = not_modified(request, _etag(job), _headers(job))
     if unchanged is not None:
         return unchanged
-    data = service.store.read(lambda connection: metric_points.latest(connection, job))
+    data = service.store.read(lambda connection: latest(connection, job))
     return JSONResponse({"object": "list", "job_id": job["id"], "data": data}, headers=_headers(job))
 
 
@@ -67,26 +66,23 @@ def metric_history(
 
     def find(connection: Connection) -> list[dict[str, Any]]:
         names = dict.fromkeys(name)
-        return [
-            asdict(metric_points.history(connection, job, each, attempt=attempt, after=after, **options))
-            for each in names
-        ]
+        return [asdict(history(connection, job, each, attempt=attempt, after=after, **options)) for each in names]
 
     return JSONResponse(
         {"object": "list", "job_id": job["id"], "data": service.store.read(find)}, headers=_headers(job)
     )
 
 
-def _job(service: Service, principal: Principal, job_id: str) -> Row:
+def _job(service: Service, principal: Principal, job_id: str) -> JobRow:
     return service.store.read(lambda connection: queue.get(connection, job_id, principal.project))
 
 
 # The job is read before its values, so that an ETag is never newer than the content.
 
 
-def _etag(job: Row) -> str:
+def _etag(job: JobRow) -> str:
     return f'"{job["events_seq"]}"'
 
 
-def _headers(job: Row) -> dict[str, str]:
+def _headers(job: JobRow) -> dict[str, str]:
     return {"ETag": _etag(job), "Cache-Control": REVALIDATE}

@@ -19,7 +19,7 @@ from server.images.image_cache import MAX_FRAMES, spread
 from server.queue import queue
 from server.service import Service
 from server.store import artifacts
-from server.store.rows import Row
+from server.store.rows import SampleRow
 
 router = APIRouter(prefix="/v1/jobs/{job_id}/samples", tags=["samples"])
 
@@ -52,7 +52,7 @@ def list_samples(
 ) -> Slice[Sample]:
     """List the grids by increasing step, step 0 included; grids deleted to save space are marked as pruned."""
 
-    def find(connection: Connection) -> list[Row]:
+    def find(connection: Connection) -> list[SampleRow]:
         job = queue.get(connection, job_id, principal.project)
         return list(artifacts.samples(connection, job["id"], after=after, limit=limit + 1))
 
@@ -69,7 +69,7 @@ def list_samples(
 def latest_sample(job_id: str, request: Request, principal: ReadSamples, service: ServiceDep) -> Response:
     """Redirect to the image."""
 
-    def find(connection: Connection) -> Row:
+    def find(connection: Connection) -> SampleRow:
         job = queue.get(connection, job_id, principal.project)
         return artifacts.latest_sample(connection, job["id"])
 
@@ -95,7 +95,7 @@ async def animate_samples(
 ) -> Response:
     """Show the grids in order of their steps; evenly spaced ones if there are too many for one animation."""
 
-    def find(connection: Connection) -> list[Row]:
+    def find(connection: Connection) -> list[SampleRow]:
         job = queue.get(connection, job_id, principal.project)
         rows = artifacts.samples(connection, job["id"], after=-1, limit=_EVERY_SAMPLE)
         return spread([row for row in rows if row["pruned_at"] is None], MAX_FRAMES)
@@ -152,8 +152,8 @@ async def sample_thumbnail(
     return send_file(request, path, etag=etag, media_type="image/png", filename=filename, inline=True, cache=cache)
 
 
-def _sample(service: Service, principal: Principal, job_id: str, step: int) -> Row:
-    def find(connection: Connection) -> Row:
+def _sample(service: Service, principal: Principal, job_id: str, step: int) -> SampleRow:
+    def find(connection: Connection) -> SampleRow:
         job = queue.get(connection, job_id, principal.project)
         return artifacts.sample(connection, job["id"], step)
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.clock import rfc3339
 from server.http.bodies import Body
-from server.store.rows import Row
+from server.store.rows import CheckpointRow
 
 
 class Checkpoint(BaseModel):
@@ -24,12 +24,18 @@ class Checkpoint(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: CheckpointRow) -> Self:
         """The checkpoint of a database row."""
         own = f"/v1/checkpoints/{row['id']}"
         names = ("content", "manifest", "samples", "scores") if row["status"] == "available" else ()
         return cls(
-            **{name: row[name] for name in ("id", "job_id", "step", "attempt", "sha256", "size_bytes", "status")},
+            id=row["id"],
+            job_id=row["job_id"],
+            step=row["step"],
+            attempt=row["attempt"],
+            sha256=row["sha256"],
+            size_bytes=row["size_bytes"],
+            status=row["status"],
             created_at=rfc3339(row["created_at"]),
             links={"self": own, **{name: f"{own}/{name}" for name in names}},
         )

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from server.clock import rfc3339
 from server.queue.states import TERMINAL, State
-from server.store.rows import Row
+from server.store.rows import ExperimentRow, JobRow
 
 
 class Cell(BaseModel):
@@ -38,10 +38,10 @@ class ExperimentSummary(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row, counts: Mapping[str, int], **more: Any) -> Self:
+    def of(cls, row: ExperimentRow, counts: Mapping[str, int], **more: Any) -> Self:
         """The experiment of a database row, with its number of jobs by state."""
         values = {
-            **{name: row[name] for name in ("id", "project", "name", "labels", "base", "matrix")},
+            **row,
             "total": sum(counts.values()),
             "counts": counts,
             "terminal": all(State(state) in TERMINAL for state in counts),
@@ -61,12 +61,12 @@ class Experiment(ExperimentSummary):
     cells: list[Cell]
 
     @classmethod
-    def with_jobs(cls, row: Row, jobs: Sequence[Row]) -> Self:
+    def with_jobs(cls, row: ExperimentRow, jobs: Sequence[JobRow]) -> Self:
         """The experiment of a database row, with its jobs."""
         counts = Counter(str(job["state"]) for job in jobs)
         return cls.of(row, counts, cells=[_cell(job) for job in jobs])
 
 
-def _cell(job: Row) -> dict[str, Any]:
+def _cell(job: JobRow) -> dict[str, Any]:
     own = {"job_id": job["id"], "state": job["state"], "terminal": State(job["state"]) in TERMINAL}
     return {**(job["cell"] or {}), **own}

@@ -6,10 +6,11 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from gan_mhe.records.result import read_fingerprints
-from server.clock import optional_rfc3339
+from server.clock import optional_rfc3339, rfc3339
+from server.queue import job_list
 from server.queue.states import TERMINAL, State
 from server.settings import Settings
-from server.store.rows import Row
+from server.store.rows import AttemptRow, JobRow
 
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 
@@ -93,7 +94,7 @@ class ForkedFrom(BaseModel):
     job_id: str
     checkpoint_id: str
     step: int
-    same_recipe: bool = Field(description="Whether the job continues exactly as the original one would have.")
+    same_config: bool = Field(description="Whether the job continues exactly as the original one would have.")
 
 
 class Job(BaseModel):
@@ -136,14 +137,20 @@ class Job(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row, settings: Settings, attempt: Row | None, metric: Row | None) -> Self:
+    def of(
+        cls, row: JobRow, settings: Settings, attempt: AttemptRow | None, metric: job_list.PrimaryMetric | None
+    ) -> Self:
         """The job of a database row, with the rows of its newest attempt and its primary metric."""
         result = row["result"]
         values = {
-            **{name: row[name] for name in _AS_STORED},
-            **{name: optional_rfc3339(row[name]) for name in _MOMENTS},
+            **row,
+            "start_deadline": optional_rfc3339(row["start_deadline"]),
+            "created_at": rfc3339(row["created_at"]),
+            "queued_at": optional_rfc3339(row["queued_at"]),
+            "started_at": optional_rfc3339(row["started_at"]),
+            "finished_at": optional_rfc3339(row["finished_at"]),
             "terminal": State(row["state"]) in TERMINAL,
-            "progress": {name: row[name] for name in Progress.model_fields},
+            "progress": row,
             "config": row["request"],
             "config_digest": digest(row["request_sha256"]),
             "attempt": None if attempt is None else _attempt(attempt),
@@ -157,11 +164,6 @@ class Job(BaseModel):
         return cls.model_validate(values)
 
 
-_AS_STORED = (
-    *("id", "project", "name", "state", "reason", "message", "origin", "variant", "seed", "priority", "labels"),
-    *("experiment_id", "cell", "forked_from", "wall_seconds_limit", "wall_seconds_used", "exit_code", "revision"),
-)
-_MOMENTS = ("start_deadline", "created_at", "queued_at", "started_at", "finished_at")
 _PARTS = ("events", "stream", "metrics", "logs", "samples", "checkpoints")
 
 
@@ -170,19 +172,19 @@ def digest(sha256: str) -> str:
     return f"sha256:{sha256}"
 
 
-def _attempt(row: Row) -> dict[str, Any]:
-    moments = {name: optional_rfc3339(row[name]) for name in ("started_at", "ended_at")}
-    return {name: row[name] for name in ("id", "number", "resumed_from_step")} | moments
+def _attempt(row: AttemptRow) -> dict[str, Any]:
+    times = {"started_at": optional_rfc3339(row["started_at"]), "ended_at": optional_rfc3339(row["ended_at"])}
+    return {**row, **times}
 
 
-def _retry(row: Row, settings: Settings) -> Retry:
+def _retry(row: JobRow, settings: Settings) -> Retry:
     return Retry(
         used=RetryCounts(infrastructure=row["infrastructure_used"], program=row["program_used"]),
         limit=RetryCounts(infrastructure=settings.infrastructure_retries, program=settings.program_retries),
     )
 
 
-def _links(row: Row) -> dict[str, str]:
+def _links(row: JobRow) -> dict[str, str]:
     own = f"/v1/jobs/{row['id']}"
     links = {"self": own} | {part: f"{own}/{part}" for part in _PARTS}
     if row["experiment_id"] is not None:

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field
 
 from server.clock import rfc3339
-from server.store.rows import Row
+from server.store.rows import SampleRow
 
 
 class Sample(BaseModel):
@@ -25,7 +25,7 @@ class Sample(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: SampleRow) -> Self:
         """The sample grid of a database row."""
         own = f"/v1/jobs/{row['job_id']}/samples/{row['step']}"
         links = {"self": own}
@@ -33,7 +33,13 @@ class Sample(BaseModel):
             links["image"] = f"/v1/blobs/{row['sha256']}"
             links["thumbnail"] = f"{own}/thumbnail?width=256&sha256={row['sha256']}"
         return cls(
-            **{name: row[name] for name in ("job_id", "step", "attempt", "sha256", "size_bytes", "width", "height")},
+            job_id=row["job_id"],
+            step=row["step"],
+            attempt=row["attempt"],
+            sha256=row["sha256"],
+            size_bytes=row["size_bytes"],
+            width=row["width"],
+            height=row["height"],
             created_at=rfc3339(row["created_at"]),
             pruned=row["pruned_at"] is not None,
             links=links,

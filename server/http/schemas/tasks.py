@@ -5,12 +5,12 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from gan_mhe.config.names import PRIMARY_METRIC
+from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.http.schemas.jobs import Number
 from server.queue.states import TERMINAL, State
-from server.store.rows import Row
+from server.store.rows import JobRow
 
 
 class TaskResult(BaseModel):
@@ -26,7 +26,7 @@ class TaskResult(BaseModel):
     scores: dict[str, Number] | None = None
     real: dict[str, Number] | None = Field(default=None, description="Scores of the real images.")
     protocol: str | None = None
-    fingerprint: str | None = Field(default=None, description="Fingerprint of the Inception score.")
+    fingerprint: str | None = Field(default=None, description="Fingerprint of the score that ranks runs.")
     fingerprints: dict[str, str] | None = Field(
         default=None,
         description="Fingerprint of each score by name. Scores are comparable only if their fingerprints are equal.",
@@ -53,22 +53,23 @@ class Task(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: Row) -> Self:
+    def of(cls, row: JobRow) -> Self:
         """The task of a database row."""
         own = f"/v1/tasks/{row['id']}"
         request = dict(row["request"])
-        return cls(
-            **{name: row[name] for name in ("id", "kind", "state", "reason", "message")},
-            job_id=request.pop("job_id"),
-            checkpoint_id=request.pop("checkpoint_id"),
-            terminal=row["state"] in TERMINAL,
-            request=request,
-            result=_result(row["result"]),
-            created_at=rfc3339(row["created_at"]),
-            started_at=optional_rfc3339(row["started_at"]),
-            finished_at=optional_rfc3339(row["finished_at"]),
-            links={"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
-        )
+        values = {
+            **row,
+            "job_id": request.pop("job_id"),
+            "checkpoint_id": request.pop("checkpoint_id"),
+            "terminal": row["state"] in TERMINAL,
+            "request": request,
+            "result": _result(row["result"]),
+            "created_at": rfc3339(row["created_at"]),
+            "started_at": optional_rfc3339(row["started_at"]),
+            "finished_at": optional_rfc3339(row["finished_at"]),
+            "links": {"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
+        }
+        return cls.model_validate(values)
 
 
 def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
@@ -78,5 +79,5 @@ def _result(result: Mapping[str, Any] | None) -> TaskResult | None:
         return TaskResult(**{**result, "url": f"/v1/blobs/{result['sha256']}"})
     fingerprints = read_fingerprints(result)
     return TaskResult(
-        **{**result, "fingerprints": fingerprints, "fingerprint": fingerprints.get(PRIMARY_METRIC)},
+        **{**result, "fingerprints": fingerprints, "fingerprint": fingerprints.get(TASKS[DEFAULT_TASK].metric)},
     )

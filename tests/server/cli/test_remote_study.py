@@ -18,7 +18,7 @@ from gan_mhe.errors import ConfigError
 from gan_mhe.files import sha256_file
 from gan_mhe.records.events import Evaluated, Finished, Progress, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Study, cell_directory, load, scores
+from gan_mhe.study.definition import Study, load, run_directory, scores
 from server.app import create_app
 from server.cli import remote_study
 from server.client import Client, Job
@@ -157,7 +157,7 @@ def test_the_downloaded_run_directories_compare_like_the_services_jobs(client: C
 def test_the_downloaded_events_are_those_of_the_run(client: Client, done: Done, settings: Settings) -> None:
     study, root = done
     for job in jobs(client, study):
-        mine = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
+        mine = RunDir(run_directory(root, job.labels["arm"], job.seed or 0))
         original = RunDir(settings.job_dir(job.id) / "run")
         assert mine.read_config().digest() == original.read_config().digest()
         events, expected = list(effective(mine.read_events())), list(effective(original.read_events()))
@@ -171,7 +171,7 @@ def test_the_downloaded_events_are_those_of_the_run(client: Client, done: Done, 
 def test_the_result_of_a_run_is_reconstructed_from_the_service(client: Client, done: Done, settings: Settings) -> None:
     study, root = done
     for job in jobs(client, study):
-        result = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0)).read_result()
+        result = RunDir(run_directory(root, job.labels["arm"], job.seed or 0)).read_result()
         truth = RunDir(settings.job_dir(job.id) / "run").read_result()
         assert result is not None and truth is not None
         derived = ("train_seconds", "peak_memory_bytes", "curve")
@@ -193,7 +193,7 @@ def test_the_training_time_is_the_sum_of_the_attempts_last_reports() -> None:
 def test_the_first_and_the_newest_grid_are_fetched(client: Client, done: Done) -> None:
     study, root = done
     for job in jobs(client, study):
-        run_dir = RunDir(cell_directory(root, job.labels["arm"], job.seed or 0))
+        run_dir = RunDir(run_directory(root, job.labels["arm"], job.seed or 0))
         assert sorted(path.name for path in run_dir.samples.iterdir()) == ["step_00000000.png", "step_00000012.png"]
         assert sha256_file(run_dir.sample(12)) == client.samples(job.id)[-1].sha256
 
@@ -262,7 +262,7 @@ def test_a_failed_job_is_reported_recorded_and_retried(
     assert remote_study.run(URL, study, root) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [["plain seed 3", "failed"], ["mhe-2 seed 3", "failed"]]
-    run_dir = RunDir(cell_directory(root, "plain", 3))
+    run_dir = RunDir(run_directory(root, "plain", 3))
     last = list(run_dir.read_events())[-1]
     assert isinstance(last, Finished) and (last.reason, run_dir.read_result()) == ("failed", None)
     assert "fake failure at step 8" in last.message
@@ -297,7 +297,7 @@ def test_ctrl_c_leaves_the_jobs_running_and_downloads_what_exists(
 
 
 def test_local_runs_are_not_overwritten(client: Client, write: Write, tmp_path: Path) -> None:
-    study, run_dir = write(), RunDir(cell_directory(tmp_path / "out", "plain", 1))
+    study, run_dir = write(), RunDir(run_directory(tmp_path / "out", "plain", 1))
     run_dir.root.mkdir(parents=True)
     run_dir.environment.write_text("{}")
     with pytest.raises(ConfigError, match=r"plain/seed_1 is a local run; expected another --out"):

@@ -228,9 +228,9 @@ def test_scores_of_two_protocols_are_not_compared(client: TestClient, service: S
 
 def test_a_fork_with_a_changed_configuration_is_not_compared(client: TestClient, service: Service) -> None:
     source = train(service, "mhe", 0, 7.0)
-    forked = {"job_id": source, "checkpoint_id": "ckpt_1", "step": 100, "same_recipe": False}
+    forked = {"job_id": source, "checkpoint_id": "ckpt_1", "step": 100, "same_config": False}
     changed = train(service, "none", 0, 7.0, forked_from=forked)
-    kept = train(service, "none", 0, 7.0, forked_from={**forked, "same_recipe": True})
+    kept = train(service, "none", 0, 7.0, forked_from={**forked, "same_config": True})
     detail = problem(client.get("/v1/compare", params={"job": [source, changed]}), 422, "invalid_request")
     assert changed in detail and source in detail
     assert compare(client, source, kept)["rows"][0]["n"] == 1

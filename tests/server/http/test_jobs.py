@@ -562,7 +562,7 @@ def test_a_fork_starts_from_the_newest_checkpoint_with_a_changed_configuration(
     assert response.status_code == 201
     fork = response.json()
     assert response.headers["location"] == f"/v1/jobs/{fork['id']}"
-    assert fork["forked_from"] == {"job_id": job_id, "checkpoint_id": newest, "step": 20, "same_recipe": False}
+    assert fork["forked_from"] == {"job_id": job_id, "checkpoint_id": newest, "step": 20, "same_config": False}
     assert (fork["origin"], fork["state"], fork["labels"], fork["priority"]) == ("forked", "queued", {"a": "b"}, 4)
     assert fork["config"]["optimizer"]["generator_lr"] == 1e-3
 
@@ -571,7 +571,7 @@ def test_a_longer_fork_of_the_same_configuration_continues_exactly(client: TestC
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 50)
     response = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"training.steps": 80}})
-    assert response.json()["forked_from"]["same_recipe"] is True
+    assert response.json()["forked_from"]["same_config"] is True
 
 
 def test_a_fork_without_remaining_steps_is_rejected(client: TestClient, service: Service) -> None:

@@ -22,7 +22,7 @@ def measure(service: Service, job_id: str, points: Mapping[int, Mapping[str, flo
     """Add points as the indexer would, and count the read journal lines."""
 
     def work(connection: Any) -> None:
-        metric_points.ingest(connection, queue.get(connection, job_id), attempt, list(points.items()))
+        metric_points.add(connection, queue.get(connection, job_id), attempt, list(points.items()))
         read = {"events_seq": tables.jobs.c.events_seq + len(points)}
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(read))
 
@@ -100,7 +100,7 @@ def test_raw_values_are_paged(client: TestClient, service: Service) -> None:
 def test_replaced_values_of_earlier_attempts_are_shown_on_request(client: TestClient, service: Service) -> None:
     job = submit(service)
     measure(service, job, {1: {"loss": 1.0}, 2: {"loss": 2.0}})
-    service.store.write(lambda c: metric_points.void(c, queue.get(c, job), 1))
+    service.store.write(lambda c: metric_points.supersede_after(c, queue.get(c, job), 1))
     measure(service, job, {2: {"loss": 20.0}}, attempt=2)
     [effective] = history(client, job, name="loss", mode="raw")
     assert [point["value"] for point in effective["points"]] == [1.0, 20.0]

@@ -39,7 +39,8 @@ from server.queue.admission import Operator, Source
 from server.queue.states import TERMINAL, Reason, State
 from server.service import Service
 from server.settings import Settings
-from server.store import artifacts, keys, metric_points, rows, tables
+from server.store import artifacts, keys, metric_points, tables
+from server.store.rows import CheckpointRow, JobRow
 
 BASE_URL = "http://localhost"
 EXAMPLES = 8  # of each operation and mode; the soak tries many more
@@ -134,27 +135,27 @@ def ids(service: Service, executor: Any) -> Ids:
     return service.store.write(populate)
 
 
-def make(connection: Connection, state: State, **facts: Any) -> rows.Row:
+def make(connection: Connection, state: State, **facts: Any) -> JobRow:
     new = admission.new_job(RunConfig.model_validate(CONFIG), "default", name="a job", labels={"paper": "mhe"})
     return queue.create(connection, new, state, **facts)
 
 
 def make_task(
-    connection: Connection, checkpoint: rows.Row, kind: str, state: State = State.QUEUED, result: Any = None
+    connection: Connection, checkpoint: CheckpointRow, kind: str, state: State = State.QUEUED, result: Any = None
 ) -> str:
     request = {"job_id": checkpoint["job_id"], "checkpoint_id": checkpoint["id"], "step": 10}
     new = queue.NewJob(project="default", kind=kind, request=request, request_sha256="0")
     return str(queue.create(connection, new, state, result=result)["id"])
 
 
-def leave_artifacts(connection: Connection, service: Service, job: rows.Row) -> rows.Row:
+def leave_artifacts(connection: Connection, service: Service, job: JobRow) -> CheckpointRow:
     """Create two grids, a checkpoint, metrics (some non-finite) and a log; return the checkpoint."""
     directory = service.settings.job_dir(job["id"])
     (directory / "run/checkpoints").mkdir(parents=True)
     for step, shade in ((0, 0), (10, 200)):
         add_grid(connection, job, directory, step, shade)
     points = [(0, {"loss_d": 1.5, "fid": float("inf")}), (10, {"loss_d": float("nan")})]
-    metric_points.ingest(connection, job, 1, points)
+    metric_points.add(connection, job, 1, points)
     (directory / "console.log").write_bytes(b"step 10\n\xff half a character \xc3")
     (directory / "images.zip").write_bytes(b"zip")
     artifacts.add_blob(connection, job["id"], "b" * 64, "images.zip", "application/zip", 3)
@@ -166,7 +167,7 @@ def leave_artifacts(connection: Connection, service: Service, job: rows.Row) -> 
     return row
 
 
-def add_grid(connection: Connection, job: rows.Row, directory: Path, step: int, shade: int) -> None:
+def add_grid(connection: Connection, job: JobRow, directory: Path, step: int, shade: int) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), (shade, 0, 0)).save(buffer, "PNG")
     (directory / f"{step}.png").write_bytes(buffer.getvalue())

@@ -28,8 +28,8 @@ from server.ingest import importer
 from server.ingest.indexer import Indexer
 from server.queue import queue
 from server.settings import Settings
-from server.store import artifacts, journal, metric_points, tables
-from server.store.rows import Row
+from server.store import artifacts, journal, metric_history, tables
+from server.store.rows import JobRow
 from server.store.store import Store
 
 
@@ -97,14 +97,14 @@ def put(settings: Settings) -> Put:
     return make
 
 
-Take = Callable[..., Row]
+Take = Callable[..., JobRow]
 
 
 @pytest.fixture
 def take(store: Store, settings: Settings) -> Take:
     """Import a run."""
 
-    def run(name: str = "run-1", rules: Settings = settings, labels: Mapping[str, str] | None = None) -> Row:
+    def run(name: str = "run-1", rules: Settings = settings, labels: Mapping[str, str] | None = None) -> JobRow:
         return importer.import_run(
             store, rules, Indexer(store, rules), name=name, project="p", labels=labels or {"paper": "mhe"}
         )
@@ -134,7 +134,7 @@ class TestImport:
     def test_takes_in_what_the_run_has_said(self, put: Put, take: Take, store: Store) -> None:
         put()
         job = take()
-        found = store.read(lambda c: metric_points.history(c, job, "d_loss", mode="raw", attempt="all")).points
+        found = store.read(lambda c: metric_history.history(c, job, "d_loss", mode="raw", attempt="all")).points
         assert [(point["step"], point["attempt"], point["value"]) for point in found] == [
             (5, 1, "NaN"),
             (12, 1, 1.0),

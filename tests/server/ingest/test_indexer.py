@@ -45,9 +45,9 @@ from server.ingest.indexer import Indexer
 from server.queue import queue
 from server.queue.states import State
 from server.settings import Settings
-from server.store import artifacts, journal, metric_points, tables
+from server.store import artifacts, journal, metric_history, metric_points, tables
 from server.store import store as store_module
-from server.store.rows import Row
+from server.store.rows import JobRow
 from server.store.store import Store
 
 SLOT = Slot("cpu0", "cpu", "train")
@@ -125,7 +125,7 @@ class Job:
             (directory / name).write_bytes(b"x" * 10)
         return CheckpointSaved(step, self.run.relative(directory), digest)
 
-    def row(self) -> Row:
+    def row(self) -> JobRow:
         return self.store.read(lambda connection: queue.get(connection, self.id))
 
     def journal(self, type_: str | None = None) -> list[Mapping[str, Any]]:
@@ -240,7 +240,7 @@ class TestScalars:
         reader.poll()
         name = encode_number(number)
         assert job.journal("metric.batch") == [{"points": [{"step": 1, "values": {"loss": name}}]}]
-        found = job.store.read(lambda connection: metric_points.history(connection, job.row(), "loss"))
+        found = job.store.read(lambda connection: metric_history.history(connection, job.row(), "loss"))
         assert found.points[0]["last"] == name
 
     def test_belong_to_the_attempt_that_said_them(self, job: Job, reader: Indexer) -> None:
@@ -305,7 +305,9 @@ class TestSampleGrid:
         reader.poll()
         assert job.rows(tables.samples) == []
 
-    def test_drawn_twice_with_equal_content_stays_when_one_of_them_is_voided(self, job: Job, reader: Indexer) -> None:
+    def test_drawn_twice_with_equal_content_stays_when_one_of_them_is_discarded(
+        self, job: Job, reader: Indexer
+    ) -> None:
         content = png()
         job.says(started(), job.draws(0, content), job.draws(50, content))
         job.says(started(10))
@@ -415,7 +417,7 @@ class TestEvaluated:
         job.says(scores(50, 4.0), scores(50, 3.0, "best_rescored"))
         reader.poll()
         assert len(job.rows(tables.evaluations)) == 2
-        found = job.store.read(lambda connection: metric_points.history(connection, job.row(), "inception_score"))
+        found = job.store.read(lambda connection: metric_history.history(connection, job.row(), "inception_score"))
         assert [point["last"] for point in found.points] == [4.0]
 
 
@@ -680,7 +682,7 @@ class TestResume:
         reader.drain(job.id)
         assert left(job) == in_effect(told)
 
-    def test_voids_grids_and_their_files_by_hash(self, job: Job, reader: Indexer) -> None:
+    def test_discards_grids_and_their_files_by_hash(self, job: Job, reader: Indexer) -> None:
         job.says(started(), job.draws(0), job.draws(50), job.draws(60))
         reader.poll()
         job.requeue()
@@ -689,13 +691,13 @@ class TestResume:
         assert [row["step"] for row in job.rows(tables.samples)] == [0, 50]
         assert {row["path"] for row in job.rows(tables.blobs)} == {row["path"] for row in job.rows(tables.samples)}
 
-    def test_voids_the_second_score_of_the_best_which_concludes_a_run(self, job: Job, reader: Indexer) -> None:
+    def test_discards_the_second_score_of_the_best_which_concludes_a_run(self, job: Job, reader: Indexer) -> None:
         job.says(started(), scores(10, 4.0), scores(10, 3.0, "best_rescored"), Finished(50, "completed", ""))
         job.says(started(50))
         reader.poll()
         assert [row["purpose"] for row in job.rows(tables.evaluations)] == ["scheduled"]
 
-    def test_from_the_beginning_voids_step_0_too(self, job: Job, reader: Indexer) -> None:
+    def test_from_the_beginning_discards_step_0_too(self, job: Job, reader: Indexer) -> None:
         job.says(started(), job.draws(0), scores(0, 1.0))
         reader.poll()
         job.says(started())
@@ -709,7 +711,7 @@ def left(job: Job) -> dict[str, Any]:
         lambda connection: {row.id: row.name for row in connection.execute(select(tables.metric_names))}
     )
     points = {
-        (names[row["name_id"]], row["step"]): metric_points.shown(row["value"], row["kind"])
+        (names[row["name_id"]], row["step"]): metric_points.to_json(row["value"], row["kind"])
         for row in job.rows(tables.metric_points)
         if not row["superseded"]
     }
@@ -718,7 +720,7 @@ def left(job: Job) -> dict[str, Any]:
         "points": points,
         "summaries": {row["name"]: row["step"] for row in job.rows(tables.metric_summary)},
         "scores": {(row["step"], row["purpose"]) for row in job.rows(tables.evaluations)},
-        "checkpoints": [row["step"] for row in available],
+        "checkpoints": sorted(row["step"] for row in available),
     }
 
 
@@ -835,7 +837,7 @@ class TestDamage:
         assert job.row()["events_seq"] == 50_001
         assert len(notices(job)) == 4
         assert all(len(notice) < 1000 for notice in notices(job))
-        assert "more such problems" in notices(job)[0]
+        assert "more problems" in notices(job)[0]
 
     def test_a_line_longer_than_a_chunk_is_read(
         self, job: Job, reader: Indexer, monkeypatch: pytest.MonkeyPatch

@@ -32,7 +32,7 @@ class Job:
         self.run = artifacts.run_dir(settings, self.id)
         if best is not None:
             points = [(best, {"inception_score": 5.0}), (best + 1, {"inception_score": 1.0})]
-            store.write(lambda c: metric_points.ingest(c, queue.get(c, self.id), 1, points))
+            store.write(lambda c: metric_points.add(c, queue.get(c, self.id), 1, points))
 
     def draw(self, *steps: int) -> "Job":
         self.run.samples.mkdir(parents=True, exist_ok=True)

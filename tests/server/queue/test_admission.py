@@ -149,7 +149,7 @@ def test_a_data_set_without_a_folder_is_refused(operator: Operator) -> None:
     errors = refused(operator, on_debug(data__name="cifar10"))
     assert errors["/overrides/data.name"] == (
         "data_unavailable",
-        "data.name: the service has no folder of 'cifar10' and data.download is off; it offers digits, synthetic",
+        "data.name: the service has no folder for 'cifar10' and data.download is off; it offers digits, synthetic",
     )
 
 

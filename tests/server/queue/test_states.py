@@ -10,6 +10,7 @@ from server.queue import queue
 from server.queue.states import MOVES, TERMINAL, Reason, State, legal
 from server.store import journal
 from server.store.store import Store
+from tests.support.looped import looped
 
 LEGAL = {
     "queued": "starting cancelled paused failed",
@@ -44,7 +45,7 @@ def rows(store: Any, job_id: str) -> list[Any]:
     return list(store.read(lambda connection: journal.of_job(connection, job_id, after=0, limit=100)))
 
 
-@pytest.mark.parametrize(("before", "after"), PAIRS, ids=[f"{a}-{b}" for a, b in PAIRS])
+@looped(("before", "after"), PAIRS)
 def test_a_job_makes_the_legal_moves_and_no_others(one_world: Any, before: State, after: State) -> None:
     job_id = submit(one_world, before)
 

@@ -63,7 +63,7 @@ class TestRequests:
         assert self.request(world, job_id)["require_checkpoint"] is required
 
     def test_a_fork_begins_from_the_other_jobs_checkpoint_until_it_has_its_own(self, world: Any) -> None:
-        forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_recipe": True}
+        forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_config": True}
         job_id = world.submit(forked_from=forked_from)
         run_dir = str(world.settings.job_dir("job_source") / "run")
         assert self.request(world, job_id)["fork"] == {"run_dir": run_dir, "step": 7}

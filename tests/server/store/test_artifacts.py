@@ -30,6 +30,7 @@ def add_sample(store: Store, job_id: str, step: int, sha256: str = "a" * 64) -> 
         "width": 3,
         "height": 2,
         "created_at": 0,
+        "pruned_at": None,
     }
     store.write(lambda connection: artifacts.add_sample(connection, row))
 
@@ -107,7 +108,7 @@ class TestSamples:
         job_id, other = new_job(store), new_job(store)
         for each in (job_id, other):
             add_sample(store, each, 10, "a" * 64)
-        store.write(lambda connection: artifacts.void(connection, job_id, -1))
+        store.write(lambda connection: artifacts.discard_after(connection, job_id, -1))
         assert blobs(store, job_id) == {}
         assert list(blobs(store, other)) == ["a" * 64]
 

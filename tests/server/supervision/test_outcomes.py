@@ -1,5 +1,7 @@
 """The consequences of an ended attempt for its job, as a table."""
 
+from collections.abc import Iterator
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from server.executors.base import ExitRecord
 from server.queue.states import Reason, State, legal
 from server.supervision.outcomes import LONGEST_DELAY_SECONDS, Decision, Limits, decide
+from tests.support.looped import looped
 
 LIMITS = Limits(infrastructure=5, program=1, backoff_seconds=1.0)
 ENDABLE = ("starting", "running", "pausing", "recovering", "cancelling")
@@ -75,19 +78,14 @@ TABLE = [
 ]
 
 
-def cases() -> list[Any]:
-    rows = []
+def cases() -> Iterator[tuple[str, ExitRecord | None, str]]:
+    """Every state in which an attempt can end, every end, and the state that follows."""
     for ended, row in TABLE:
         running, pausing, recovering, cancelling = row.split(", ")
-        expected = dict(zip(ENDABLE, (running, running, pausing, recovering, cancelling), strict=True))
-        for state in ENDABLE:
-            outcome = ended.outcome and (ended.outcome.get("code") or ended.outcome.get("outcome")) if ended else None
-            how = f"{ended.cause}-{ended.exit_code}-{ended.signal}-{outcome}" if ended else "lost"
-            rows.append(pytest.param(state, ended, expected[state], id=f"{state}-{how}"))
-    return rows
+        yield from zip(ENDABLE, repeat(ended), (running, running, pausing, recovering, cancelling))
 
 
-@pytest.mark.parametrize(("state", "ended", "expected"), cases())
+@looped(("state", "ended", "expected"), cases())
 def test_every_end_leads_to_one_state(state: str, ended: ExitRecord | None, expected: str) -> None:
     decision = decide(job(state), ended, LIMITS)
     assert f"{decision.state}:{decision.reason}" == expected
@@ -96,7 +94,7 @@ def test_every_end_leads_to_one_state(state: str, ended: ExitRecord | None, expe
     assert abandoned_again or legal(State(state), decision.state)
 
 
-@pytest.mark.parametrize(("state", "ended", "expected"), cases())
+@looped(("state", "ended", "expected"), cases())
 def test_only_a_retry_counts_against_a_limit(state: str, ended: Any, expected: str) -> None:
     decision = decide(job(state), ended, LIMITS)
     used = decision.infrastructure_used + decision.program_used

@@ -15,7 +15,7 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import JsonLines, write_json
 from gan_mhe.records.events import Evaluated, Event, Finished, Scalars, Started, encode, encode_number
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.study.definition import Study, cell_directory, cells
+from gan_mhe.study.definition import Study, run_directory, runs
 
 FINGERPRINTS = dict.fromkeys(METRICS, "f" * 64)
 STEPS = 600
@@ -43,7 +43,7 @@ class Made:
     ratios: Mapping[str, float] = field(default_factory=dict)
 
     def place(self, arm: str, seed: int) -> RunDir:
-        return RunDir(cell_directory(self.root, arm, seed))
+        return RunDir(run_directory(self.root, arm, seed))
 
     def begin(self, arm: str, seed: int, events: Iterable[Event] = ()) -> RunDir:
         """A run without a result."""
@@ -83,7 +83,7 @@ class Made:
 
     @cached_property
     def _configs(self) -> dict[tuple[str, int], RunConfig]:
-        return {(cell.arm.name, cell.seed): cell.config for cell in cells(self.study)}
+        return {(run.arm.name, run.seed): run.config for run in runs(self.study)}
 
     def _events(self, arm: str, seed: int, score: float | None) -> list[Event]:
         said: list[Event] = [Started(0, STEPS, resumed=False)]

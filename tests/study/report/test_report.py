@@ -19,7 +19,7 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
 from gan_mhe.records.events import Evaluated, Finished, Scalars, Started
 from gan_mhe.study.report import write_report
-from gan_mhe.study.report.answer import answer, lacking
+from gan_mhe.study.report.answer import answer, incompleteness
 from gan_mhe.study.report.data import StudyReport, read_study
 from gan_mhe.study.report.document import document
 from gan_mhe.study.report.plots import draw_all, scores
@@ -143,15 +143,18 @@ class TestNumbers:
         assert (rows["none"]["step"], rows["none"]["mean"]) == (600, 7.0)
         said = text_of(made).split("## At equal training time")[1]
         assert "| arm | training, s | at step |" in said and "| mhe | 120.0 | 300 | 2 |" in said
-        assert "in 60.0 s, which is what the fastest takes" in said and "only the fastest arm has seen its end" in said
-        assert "had not been scored by then" not in said
+        assert (
+            "in 60 s, the training time of the fastest arm" in said
+            and "only the fastest arm has completed the decay" in said
+        )
+        assert "not evaluated by then" not in said
 
     def test_an_arm_that_was_not_scored_by_then_is_explained(self, make: Any) -> None:
         made = fill(make(["none", "mhe"], seeds=(0,)), {"none": (7.0,)})
         made.end("mhe", 0, 7.0, train_seconds=6000.0)
         said = text_of(made).split("## At equal training time")[1]
         assert "| mhe | 6000.0 | 6 | 0 (+1 without score) |" in said
-        assert "An arm with a step but no score had not been scored by then." in said
+        assert "An arm with a step but no score was not evaluated by then." in said
 
     def test_the_real_data_heads_the_scores(self, make: Any) -> None:
         rows = text_of(fill(make(["none", "mhe"]), BETTER)).split("## Scores")[1].splitlines()
@@ -168,11 +171,11 @@ class TestAnswer:
         said = answer(read(fill(make(list(BETTER)), BETTER)))
         paired = stats.ttest_rel(BETTER["mhe"], BETTER["none"])
         low, high = paired.confidence_interval(0.95)
-        assert said.startswith("Against `none` (n = 3 seeds; Inception score, higher is better):")
+        assert said.startswith("Compared with `none` (n = 3 seeds; Inception score, higher is better):")
         assert 0.0005 > 2 * paired.pvalue
-        assert f"better is `mhe` by +1.00 ({low:.2f} to {high:.2f}; Holm p < 0.001)" in said
-        assert "worse is `gan_gp` by -0.50" in said
-        assert "no difference that could be told" not in said
+        assert f"significantly better is `mhe` by +1.00 ({low:.2f} to {high:.2f}; Holm p < 0.001)" in said
+        assert "significantly worse is `gan_gp` by -0.50" in said
+        assert "not significantly different" not in said
 
     def test_a_lower_fid_is_better(self, make: Any) -> None:
         said = answer(read(fill(make(list(BETTER), metric="fid"), BETTER)))
@@ -182,15 +185,15 @@ class TestAnswer:
     def test_a_null_result_is_called_one(self, make: Any) -> None:
         noise = {"none": (7.0, 7.3, 6.9), "mhe": (7.2, 7.0, 7.1)}
         said = answer(read(fill(make(list(noise)), noise)))
-        assert "no difference could be told from seed noise (lowest Holm p = 0." in said
-        assert "one not found is not shown to be absent" in said
+        assert "no difference is significant (lowest Holm p = 0." in said
+        assert "a difference that is not significant may still exist" in said
         assert "better is" not in said and "worse is" not in said
 
     def test_what_could_not_be_told_stands_beside_what_could(self, make: Any) -> None:
         scores = BETTER | {"mhe_sn": (7.2, 7.0, 7.1)}
         said = answer(read(fill(make(list(scores)), scores)))
         assert "better is `mhe`" in said
-        assert "no difference that could be told from seed noise for `mhe_sn`." in said
+        assert "not significantly different: `mhe_sn`." in said
 
     def test_a_difference_is_told_by_the_corrected_p_alone(self, make: Any) -> None:
         names = ["none", "mhe", "mhe_sn", "gan_gp", "layer_norm", "weight_norm"]
@@ -198,13 +201,13 @@ class TestAnswer:
         report = read(fill(make(names), scores))
         row = next(row for row in report.rows() if row.variant == "mhe")
         assert row.p_value is not None and row.p_value < 0.05
-        assert "no difference could be told from seed noise" in answer(report)
+        assert "no difference is significant" in answer(report)
 
     def test_one_seed_gives_no_verdict(self, make: Any) -> None:
         said = answer(read(fill(make(["none", "mhe"], seeds=(0,)), BETTER)))
         assert "n = 1 seed;" in said
         assert "one seed says nothing about the spread between seeds" in said
-        assert "better is" not in said and "four times in five" not in said
+        assert "better is" not in said and "with probability" not in said
 
     def test_one_arm_is_compared_with_nothing(self, make: Any) -> None:
         made = fill(make(["none"]), BETTER)
@@ -224,9 +227,9 @@ class TestAnswer:
         made.ratios = ratios
         for arm in ("none", "mhe"):
             made.end(arm, 0, None)
-        where = "; the section on how strongly the penalties pull says what was measured" if ratios else ""
-        assert answer(read(made)) == f"Nothing is scored in this study{where}."
-        assert ("## How strongly the penalties pull" in text_of(made)) == bool(ratios)
+        where = "; its results are the gradient ratios of the penalties" if ratios else ""
+        assert answer(read(made)) == f"This study has no scores{where}."
+        assert ("## Strength of the penalties" in text_of(made)) == bool(ratios)
 
     def test_arms_with_seeds_that_have_no_score_are_named_with_the_cause(self, make: Any) -> None:
         made = fill(make(["none", "mhe", "gan_gp"], seeds=(0, 1, 2, 3)), BETTER | {"gan_gp": ()})
@@ -235,8 +238,8 @@ class TestAnswer:
         for seed in range(4):
             made.end("gan_gp", seed, None, status="diverged")
         said = answer(read(made))
-        assert "`mhe`: 1 of 4 seeds has no score (1 diverged); its numbers are those of the others." in said
-        assert "`none`: 1 of 4 seeds has no score (1 unfinished); its numbers are those of the others." in said
+        assert "`mhe`: 1 of 4 seeds has no score (1 diverged); its numbers are over the other seeds." in said
+        assert "`none`: 1 of 4 seeds has no score (1 unfinished); its numbers are over the other seeds." in said
         assert said.endswith(" `gan_gp`: 4 of 4 seeds have no score (4 diverged).")
         assert "no score" not in answer(read(fill(make(["none", "mhe"]), BETTER)))
 
@@ -256,14 +259,14 @@ class TestAnswer:
     def test_an_arm_with_a_seed_that_broke_down_is_not_averaged_away(self, make: Any) -> None:
         scores = BETTER | {"gan_gp": (6.5, math.nan, 6.4)}
         made = fill(make(list(scores)), scores)
-        assert "Not compared, for want of finite scores: `gan_gp`." in answer(read(made))
+        assert "Not compared, because scores are missing or not finite: `gan_gp`." in answer(read(made))
         assert "| gan_gp | 3 | nan |" in text_of(made)
 
 
 class TestGaps:
     def test_a_whole_study_lacks_nothing(self, make: Any) -> None:
         made = fill(make(list(BETTER)), BETTER)
-        assert lacking(read(made)) is None
+        assert incompleteness(read(made)) is None
         assert "incomplete" not in text_of(made) and "So far" not in text_of(made)
 
     def test_an_incomplete_study_says_first_what_is_missing_and_why(self, make: Any) -> None:
@@ -272,16 +275,16 @@ class TestGaps:
         made.begin("gan_gp", 0, [Started(0, 600, False), Finished(5, "failed", "disk is full.")])
         made.end("gan_gp", 1, None, status="diverged", message="d_loss is\nnot finite")
         assert text_of(made).splitlines()[2] == (
-            "> **This study is incomplete: 4 of 9 cells are finished; missing: `mhe` seed 2; `gan_gp` seed 2; "
+            "> **This study is incomplete: 4 of 9 runs are completed; missing: `mhe` seed 2; `gan_gp` seed 2; "
             "unfinished: `mhe` seed 1; failed: `gan_gp` seed 0 (disk is full); "
             "diverged: `gan_gp` seed 1 (d_loss is not finite).**"
         )
-        assert "So far, against `none`" in text_of(made)
+        assert "So far, compared with `none`" in text_of(made)
 
     def test_a_study_without_any_run_can_be_reported(self, make: Any) -> None:
         made = make(["none", "mhe"])
         said = write_report(made.study, made.root).read_text()
-        assert "0 of 6 cells are finished; missing: `none` seeds 0, 1, 2; `mhe` seeds 0, 1, 2" in said
+        assert "0 of 6 runs are completed; missing: `none` seeds 0, 1, 2; `mhe` seeds 0, 1, 2" in said
         assert sorted(path.name for path in (made.root / "report").iterdir()) == ["data.json", "report.md"]
 
     def test_a_run_of_another_configuration_is_not_counted(self, make: Any) -> None:
@@ -290,12 +293,12 @@ class TestGaps:
         place.config.write_text(place.config.read_text().replace('"batch_size": 16', '"batch_size": 32'))
         report = read(made)
         assert report.rows()[0].n == 2
-        assert "foreign: `none` seed 1 (its configuration is not the study's)" in str(lacking(report))
+        assert "foreign: `none` seed 1 (its configuration is not the study's)" in str(incompleteness(report))
 
     def test_a_damaged_run_is_a_gap_and_no_error(self, make: Any, tmp_path: Path) -> None:
         made = fill(make(["none"]), BETTER)
         made.place("none", 1).result.write_text("{")
-        said = str(lacking(read(made)))
+        said = str(incompleteness(read(made)))
         assert "unreadable: `none` seed 1 (none/seed_1/result.json cannot be read" in said
         assert str(tmp_path) not in said
 
@@ -329,7 +332,7 @@ class TestEnvironment:
         said = text_of(made)
         assert f"- source: 3 revisions ({'a' * 12}, {'b' * 12}+, {'c' * 12})\n" in said
         assert "Python 2 versions (3.11.9, 3.12.1), torch 2 versions (2.11.0, 2.15.0)" in said
-        assert "numpy 2 versions (2.0, not told)" in said
+        assert "numpy 2 versions (2.0, unknown)" in said
         assert "- device: 2 devices (cpu; cuda, A GPU)\n" in said
 
     def test_the_data_has_the_revision_of_each_run_and_all_that_runs_tell(self, make: Any) -> None:
@@ -337,7 +340,7 @@ class TestEnvironment:
         for seed, revision in enumerate(("a", "b+", "a")):
             self.tell(made, seed, source_revision=revision, packages={"torch": f"2.{seed}"})
         data = document(read(made))
-        assert [cell["source_revision"] for cell in data["cells"]] == ["a", "b+", "a"]
+        assert [run["source_revision"] for run in data["runs"]] == ["a", "b+", "a"]
         packages = {"torch": ["2.0", "2.1", "2.2"]}
         assert data["environment"] == {"python": ["3.11.9"], "source_revision": ["a", "b+"], "packages": packages}
 
@@ -391,8 +394,8 @@ class TestFigures:
         made = make(["none", "mhe"])
         made.ratios = {"mhe": 0.125}
         report = read(fill(made, BETTER))
-        assert [(spread.mean, spread.n) for spread in report.arm("mhe").pulls()["mhe"]] == [(0.125, 3)] * 6
-        assert "pull.svg" in draw_all(report)
+        assert [(spread.mean, spread.n) for spread in report.arm("mhe").ratio_curves()["mhe"]] == [(0.125, 3)] * 6
+        assert "gradient_ratio.svg" in draw_all(report)
 
     def test_scores_that_are_not_finite_are_drawn_as_gaps(self, make: Any) -> None:
         made = fill(make(["none", "mhe"]), {"none": (7.0, 7.1), "mhe": (math.nan, 7.0)})
