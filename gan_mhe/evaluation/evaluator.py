@@ -13,7 +13,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from gan_mhe.config.protocols import protocol_settings
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import ExtractorError
@@ -74,7 +73,6 @@ class Evaluator:
         Raises ConfigError for an unknown protocol or too few samples; ExtractorError if the weights are missing, have
         another hash than the protocol pins, or are for images of another size.
         """
-        protocol_settings(name)  # an unknown protocol before missing weights
         path = locate_weights(name, weights=weights, download=download, cache_dir=cache_dir)
         extractor = load_extractor(name, path, device=device)
         side = images.images.shape[-1]
@@ -197,7 +195,7 @@ def reference_key(protocol: Protocol, device: torch.device) -> str:
         "weights": protocol.weights_sha256,
         "resize": protocol.resize,
         "precision": protocol.precision,
-        "neighbourhood": protocol.prc_neighbourhood,
+        "neighbourhood": protocol.prc_neighborhood,  # spelled as in the keys of existing caches
         "torch_fidelity": protocol.torch_fidelity,
         "torch": torch.__version__,
         "device": device.type,

@@ -35,9 +35,9 @@ class RealStatistics:
     """Distance of each image to its k-th neighbor, float32 (M,)."""
 
     @classmethod
-    def of(cls, real_MD: Tensor, neighbourhood: int) -> "RealStatistics":
-        """Compute the statistics of features (M, D); neighbourhood: the k of `radii`."""
-        radii = neighbour_radii(real_MD, neighbourhood)
+    def of(cls, real_MD: Tensor, neighborhood: int) -> "RealStatistics":
+        """Compute the statistics of features (M, D); neighborhood: the k of `radii`."""
+        radii = neighbor_radii(real_MD, neighborhood)
         if len(real_MD) < real_MD.shape[1]:
             mean, scaled = _scaled(real_MD)
             return cls(mean, scaled.T, radii)
@@ -74,11 +74,11 @@ class ScoreInputs:
     @cached_property
     def precision_recall(self) -> tuple[Scalar, Scalar]:
         """Precision and recall, which share their distances."""
-        return precision_recall(self.fake_ND, self.real_MD, self.statistics, self.protocol.prc_neighbourhood)
+        return precision_recall(self.fake_ND, self.real_MD, self.statistics, self.protocol.prc_neighborhood)
 
 
 def _moments(features_ND: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and covariance (D, D), normalised by N - 1, in float64."""
+    """Mean (D,) and covariance (D, D), normalized by N - 1, in float64."""
     mean = features_ND.mean(dim=0, dtype=torch.float64)
     scatter = torch.zeros(len(mean), len(mean), dtype=torch.float64, device=mean.device)
     for rows in torch.split(features_ND, _COVARIANCE_ROWS):
@@ -110,7 +110,7 @@ def inception_scores(logits_NC: Tensor, *, splits: int, seed: int) -> Tensor:
 
 
 def frechet_distance(fake_ND: Tensor, real: RealStatistics) -> Scalar:
-    """|m - m_r|^2 + tr(S + S_r - 2 (S S_r)^1/2) (Heusel et al. 2017), both S normalised by N - 1.
+    """|m - m_r|^2 + tr(S + S_r - 2 (S S_r)^1/2) (Heusel et al. 2017), both S normalized by N - 1.
 
     With F F^T = S_r, the nonzero eigenvalues of S S_r are those of F^T S F, which is symmetric, so they are real and
     cheap. With X^T X = S they are also those of (X F)(X F)^T, which is smaller if there are few images.
@@ -174,22 +174,22 @@ def _membership(chosen_SK: Tensor, count: int) -> Tensor:
     return absent.scatter_(1, chosen_SK, 1.0)
 
 
-def neighbour_radii(features_ND: Tensor, neighbourhood: int) -> Tensor:
-    """Distance of each image to its `neighbourhood`-th neighbor (N,), itself not counted; N > neighbourhood."""
+def neighbor_radii(features_ND: Tensor, neighborhood: int) -> Tensor:
+    """Distance of each image to its `neighborhood`-th neighbor (N,), itself not counted; N > neighborhood."""
     parts = torch.split(features_ND, max(1, _DISTANCE_ELEMENTS // len(features_ND)))
     # The nearest feature to each image is its own.
-    return torch.cat([torch.cdist(rows, features_ND).kthvalue(neighbourhood + 1).values for rows in parts])
+    return torch.cat([torch.cdist(rows, features_ND).kthvalue(neighborhood + 1).values for rows in parts])
 
 
 def precision_recall(
-    fake_ND: Tensor, real_MD: Tensor, real: RealStatistics, neighbourhood: int
+    fake_ND: Tensor, real_MD: Tensor, real: RealStatistics, neighborhood: int
 ) -> tuple[Scalar, Scalar]:
     """Precision and recall (Kynkaanniemi et al. 2019).
 
     Precision is the share of generated images within the radius of a real image, recall the share of real images within
     the radius of a generated one.
     """
-    fake_radii = neighbour_radii(fake_ND, neighbourhood)
+    fake_radii = neighbor_radii(fake_ND, neighborhood)
     precise_N = torch.zeros(len(fake_ND), dtype=torch.bool, device=fake_ND.device)
     recalled = []
     rows = max(1, _DISTANCE_ELEMENTS // len(fake_ND))

@@ -96,14 +96,14 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "precision",
             higher_is_better=True,
             compute=lambda inputs: inputs.precision_recall[0],
-            settings=("prc_neighbourhood",),
+            settings=("prc_neighborhood",),
             decimals=3,
         ),
         "recall": Metric(
             "recall",
             higher_is_better=True,
             compute=lambda inputs: inputs.precision_recall[1],
-            settings=("prc_neighbourhood",),
+            settings=("prc_neighborhood",),
             decimals=3,
         ),
     }

@@ -14,7 +14,7 @@ _MAX_KID_SUBSET_SIZE = 1000
 SHARED_SETTINGS = (
     *("name", "extractor", "weights_sha256", "resize", "torch_fidelity", "precision"),
     *("reference_sha256", "reference_samples"),
-    *("num_samples", "ema", "latents", "quantisation", "generator_mode"),
+    *("num_samples", "ema", "latents", "quantization", "generator_mode"),
 )
 """Fields of `Protocol` that change every score."""
 
@@ -51,11 +51,11 @@ class Protocol:
     """Seed of the order in which samples are split, and of the KID subsets."""
     kid_degree: int = 3
     """Degree of KID's kernel (x.y/D + 1)^degree."""
-    prc_neighbourhood: int = 3
+    prc_neighborhood: int = 3
     """Precision and recall compare distances with that to the neighbor of this rank."""
     latents: str = "numpy RandomState, standard normal, float32"
     """How latents are drawn."""
-    quantisation: str = "floor(127.5x+128) clamped to 0..255"
+    quantization: str = "floor(127.5x+128) clamped to 0..255"
     """How images x in [-1, 1] become uint8."""
     precision: str = "float32, TF32 off, autocast off"
     """Arithmetic of the generator and the extractor."""
@@ -108,7 +108,7 @@ def pin_protocol(
         torch_fidelity=importlib.metadata.version("torch-fidelity"),
     )
     # The real images are also scored themselves, one half against the other.
-    needed = max(protocol.splits, 2 * (protocol.prc_neighbourhood + 1))
+    needed = max(protocol.splits, 2 * (protocol.prc_neighborhood + 1))
     if reference_samples < needed:
         raise ExtractorError(
             f"evaluation.protocol {name}: expected at least {needed} real images, got {reference_samples}"

@@ -60,7 +60,7 @@ def extract(network: Any, batches: Iterable[Tensor], device: torch.device) -> di
 def real_statistics(real_MD: Tensor, protocol: Protocol) -> RealStatistics:
     """The statistics of real features (M, D) that the metrics of `protocol` need."""
     with full_precision():
-        return RealStatistics.of(real_MD, protocol.prc_neighbourhood)
+        return RealStatistics.of(real_MD, protocol.prc_neighborhood)
 
 
 def compute_scores(inputs: ScoreInputs, computations: Mapping[str, Compute] | None = None) -> dict[str, float]:

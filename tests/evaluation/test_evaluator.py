@@ -110,7 +110,7 @@ def test_latents_are_numpy_s_whatever_the_batch_size(make_evaluator: MakeEvaluat
     np.testing.assert_array_equal(torch.cat(seen).numpy(), expected)
 
 
-def test_images_reach_the_extractor_through_the_one_quantisation(
+def test_images_reach_the_extractor_through_the_one_quantization(
     make_evaluator: MakeEvaluator, make_images: Callable[..., ImageSet]
 ) -> None:
     found = score(make_evaluator(), play(make_images().images))
@@ -312,7 +312,7 @@ def test_other_images_or_other_weights_never_get_stale_features(
         {"extractor": "other"},
         {"resize": "other"},
         {"precision": "other"},
-        {"prc_neighbourhood": 5},
+        {"prc_neighborhood": 5},
     ],
     ids=str,
 )

@@ -22,7 +22,7 @@ def test_inception_2015_follows_the_published_protocol() -> None:
     protocol = pinned("inception-2015", reference_samples=50_000)
     assert (protocol.num_samples, protocol.splits, protocol.shuffle_seed) == (50_000, 10, 2020)
     assert (protocol.kid_subsets, protocol.kid_subset_size, protocol.kid_degree) == (100, 1000, 3)
-    assert protocol.prc_neighbourhood == 3
+    assert protocol.prc_neighborhood == 3
     assert protocol.extractor == "inception-v3-compat"
 
 
