@@ -10,8 +10,8 @@ from gan_mhe.sphere import energy_and_angle
 
 @torch.no_grad()
 def layer_geometry(network: nn.Module) -> dict[str, float]:
-    """Per layer: `energy/<layer>` (pair mean, s = 0, full space), `angle/<layer>` (smallest angle of a pair, radians)
-    and `sigma/<layer>` (largest singular value of the weight that the forward pass uses).
+    """Diagnostics of each layer: `energy/<layer>` (pair mean, s = 0, full space), `angle/<layer>` (smallest angle of a
+    pair, radians) and `sigma/<layer>` (largest singular value of the weight that the forward pass uses).
 
     Layers with one neuron have no energy and no angle. All values are copied to the host at once, and no power
     iteration is run.

@@ -156,4 +156,4 @@ def _inception(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
 EXTRACTORS: Mapping[str, Callable[[bytes, Path], tuple[nn.Module, int | None]]] = MappingProxyType(
     {"scorer-net": _classifier, "inception-v3-compat": _inception}
 )
-"""By kind, as in `ProtocolSettings.extractor`: maps content and path of a weights file to network and image size."""
+"""The loader of each kind (`ProtocolSettings.extractor`): content and path of a weights file -> network, image size."""

@@ -93,7 +93,7 @@ class _Base(Body):
     labels: Labels = {}
     """Labels, for filtering with `GET /v1/jobs?label=key:value`."""
     priority: Priority = 0
-    """From -10 to 10; each level counts as ten minutes of waiting."""
+    """Value from -10 to 10; each level counts as ten minutes of waiting."""
     wall_seconds_limit: Annotated[float, Field(gt=0)] | None = None
     """Limit of the running time over all attempts, in seconds; beyond it the job fails with reason `timeout`."""
 
@@ -177,7 +177,7 @@ class ChangeJob(Body):
     labels: Labels = {}
     """All labels."""
     priority: Priority = 0
-    """From -10 to 10; each level counts as ten minutes of waiting."""
+    """Value from -10 to 10; each level counts as ten minutes of waiting."""
 
 
 class StopJob(Body):

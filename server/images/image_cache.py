@@ -99,7 +99,7 @@ class ImageCache:
 
 
 def spread(items: Sequence[T], count: int) -> list[T]:
-    """At most `count` (2 or more) of the items, evenly spaced, the first and the last included."""
+    """Pick at most `count` (2 or more) of the items, evenly spaced, the first and the last included."""
     if len(items) <= count:
         return list(items)
     return [items[round(number * (len(items) - 1) / (count - 1))] for number in range(count)]

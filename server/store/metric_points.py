@@ -33,7 +33,7 @@ BLOCK_STEPS = 64
 FINITE, NAN, INFINITY, MINUS_INFINITY = range(4)
 
 Points = Sequence[tuple[int, Mapping[str, float]]]
-"""By step, the value of each metric."""
+"""Values of all metrics, step by step."""
 
 _names, _points, _blocks, _summary = (
     tables.metric_names,

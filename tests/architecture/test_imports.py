@@ -16,7 +16,6 @@ MODULES = [
     "gan_mhe.evaluation.metrics",
     "gan_mhe.evaluation.protocol",
     "gan_mhe.records.events",
-    "tools.configuration_page",
     "gan_mhe.files",
     "gan_mhe.config.names",
     "gan_mhe.records.run_dir",

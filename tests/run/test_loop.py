@@ -20,7 +20,7 @@ from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute, has_progress
 from gan_mhe.tasks.gan import GanTask, load_images
-from gan_mhe.training import memory_estimate
+from gan_mhe.training import host_memory
 from gan_mhe.training.trainer import Trainer
 
 Configure = Callable[..., RunConfig]
@@ -458,7 +458,7 @@ def test_missing_data_is_reported_before_any_step(tiny: Configure, tmp_path: Pat
 def test_a_run_that_cannot_fit_is_refused_before_its_first_step_and_says_what_would_fit(
     tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory_estimate, "free_bytes", lambda device: 2**30)
+    monkeypatch.setattr(host_memory, "free_bytes", lambda device: 2**30)
     listener = Listener()
     with pytest.raises(MemoryLimitError, match=r"training\.batch_size = 100000 needs .* would fit$") as caught:
         execute(tiny("training.batch_size=100000"), tmp_path, listener)

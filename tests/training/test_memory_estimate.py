@@ -206,7 +206,7 @@ def test_an_estimate_draws_no_random_numbers_and_needs_no_memory(make_config: Co
 @pytest.fixture
 def leave_free(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Let `free_bytes` report this number."""
-    return lambda free: monkeypatch.setattr(memory_estimate, "free_bytes", lambda device: free)
+    return lambda free: monkeypatch.setattr(host_memory, "free_bytes", lambda device: free)
 
 
 def suggested_batch_size(message: str) -> int:
