@@ -11,7 +11,9 @@ import pytest
 
 from tests.support.paths import ROOT
 
-BLOCK = re.compile(r"```python\n# (?P<path>\S+?)(?:, (?P<side>above|below): (?P<anchor>[^\n]+))?\n(?P<code>.*?)```", re.DOTALL)
+BLOCK = re.compile(
+    r"```python\n# (?P<path>\S+?)(?:, (?P<side>above|below): (?P<anchor>[^\n]+))?\n(?P<code>.*?)```", re.DOTALL
+)
 
 PROGRAM = """
 import json, sys
