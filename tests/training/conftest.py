@@ -1,6 +1,7 @@
 """Tiny trainers that the training tests share."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from gan_mhe.config.documents import merge
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.data.datasets import load
 from gan_mhe.training.trainer import Trainer
+from tests.support.trained import FULL, Trained, train
 
 TINY: Mapping[str, Any] = {
     "data": {"name": "synthetic"},
@@ -64,6 +66,12 @@ def make_trainer(make_config: Callable[..., RunConfig], images: Tensor) -> Calla
         return Trainer(make_config(variant, **sections), images, torch.device("cpu"))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_trainer: Callable[..., Trainer]) -> Callable[[str], Trained]:
+    """The fifty steps of a variant, made once."""
+    return cache(lambda variant: train(make_trainer(variant, **FULL)))
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from gan_mhe.constraints import hyperspherical
 from gan_mhe.constraints.diagnostics import layer_geometry
 from gan_mhe.training.schedule import factor
 from gan_mhe.training.trainer import Trainer
-from gan_mhe.variants import VARIANTS
+from tests.support.trained import each_kind
 
 State = dict[str, Tensor]
 
@@ -196,7 +196,7 @@ class NoReadingMethod(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_kind
 def test_a_step_never_waits_for_a_value(make_trainer: Callable[..., Trainer], variant: str) -> None:
     # Unseen by this mode, the CPU kernel of fused Adam reads its learning rate and flag, which live in host
     # memory; on a GPU that kernel reads both from device memory.
@@ -218,7 +218,7 @@ class NoNewNumbers(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@each_kind
 def test_a_step_copies_no_numbers_from_the_host_after_the_first(
     make_trainer: Callable[..., Trainer], variant: str
 ) -> None:
