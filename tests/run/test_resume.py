@@ -402,7 +402,7 @@ def test_a_terminated_process_saves_and_resumes_to_the_same_end(
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (130, "")
-    assert "stopping: this step is finished and saved first" in output
+    assert "stopping: finishing and saving this step first" in output
     result = RunDir(tmp_path / "run").read_result()
     assert result is not None and result["status"] == "stopped"
     assert f"stopped at step {result['step']}; run the same command with --resume to continue" in output
