@@ -4,14 +4,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+WAITING := tests/reliability tests/server/executors tests/server/cli tests/server/streams tests/server/test_serve.py
+
+# Processes that tests start load compiled sources instead of compiling them again.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test soak bench study check format golden docs clean
 
 demo: $(READY)
 	$(BIN)/gan-mhe demo
 
+# Two lanes: tests that compute, one per core; then tests that wait for processes, many at once. A lane is a list of paths
+# and not a marker, because every worker of a lane collects, and so imports, all that the lane may run.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 $(addprefix --ignore=,$(WAITING))
+	$(BIN)/python -m pytest -n 6 --dist worksteal --durations=10 $(WAITING)
 
 soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -m soak

@@ -29,13 +29,13 @@ def old(tiny: Configure, tmp_path_factory: pytest.TempPathFactory) -> RunDir:
 
 
 def test_it_is_sampled(old: RunDir) -> None:
-    assert sample.draw(old, n=2, seed=0).shape == (2, 3, 32, 32)
+    assert sample.generate(old, n=2, seed=0).shape == (2, 3, 32, 32)
 
 
 def test_it_is_scored_again_and_only_with_evaluation_keys(old: RunDir) -> None:
     scored = score_checkpoint(old, step=None, overrides={"evaluation": {"num_samples": 50}})
     assert scored["step"] == 4
-    with pytest.raises(ConfigError, match="scoring can change evaluation keys only; got variant"):
+    with pytest.raises(ConfigError, match="a score can change evaluation keys only; got variant"):
         score_checkpoint(old, step=None, overrides={"variant": "mhe"})
 
 

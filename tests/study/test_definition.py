@@ -342,10 +342,10 @@ def test_a_report_alone_runs_nothing_and_takes_what_is_there(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--server", "http://127.0.0.1:9", "--budget", "5"), "--jobs, --budget and --report-only are for runs here"),
-        (("--server", "http://127.0.0.1:9", "--report-only"), "--jobs, --budget and --report-only are for runs here"),
-        (("--budget", "0"), "--budget 0: expected minutes, more than 0"),
-        (("--budget", "nan"), "--budget nan: expected minutes, more than 0"),
+        (("--server", "http://127.0.0.1:9", "--budget", "5"), "--jobs, --budget and --report-only apply to local runs"),
+        (("--server", "http://127.0.0.1:9", "--report-only"), "--jobs, --budget and --report-only apply to local runs"),
+        (("--budget", "0"), "--budget: expected minutes, more than 0; got 0"),
+        (("--budget", "nan"), "--budget: expected minutes, more than 0; got nan"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused_before_anything_is_written(

@@ -15,6 +15,10 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TextIO
 
+import pytest
+
+from tests.support.paths import ROOT
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _SERVICE = ("server.cli.app", "server.serve")
 _TRAINING = ("gan_mhe.run.loop", "gan_mhe.study.report")  # where the tests of this process load torch as well
@@ -96,7 +100,10 @@ def _start(code: str, arguments: Sequence[str], *rest: object) -> ForkServerProc
     # Of use before the first process alone: all come from one server, which the test process keeps to its end.
     _CONTEXT.set_forkserver_preload([__name__, *_SERVICE, *(_TRAINING if "torch" in sys.modules else ())])
     process = _CONTEXT.Process(target=_run, args=(code, list(arguments), *rest))
-    process.start()
+    # The server must find this module first: torch-fidelity installs a package `tests` too.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        process.start()
     return process
 
 

@@ -180,7 +180,8 @@ def test_a_gradient_penalty_is_counted(make_config: Configure) -> None:
 
 def test_a_moving_average_adds_the_generators_weights(make_config: Configure, images: Tensor) -> None:
     plain, averaged = wide(make_config), wide(make_config, generator={"ema_halflife_steps": 5})
-    weights = sum(parameter.nbytes for parameter in Trainer(plain, images, CPU).generator.parameters())
+    generator = Trainer(plain, images, CPU).generator
+    weights = sum(tensor.nbytes for tensor in (*generator.parameters(), *generator.buffers()))
     assert memory_estimate.step_bytes(averaged, 32) - memory_estimate.step_bytes(plain, 32) == weights
 
 

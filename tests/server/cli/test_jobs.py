@@ -202,7 +202,7 @@ def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live
         (("digits_cnn", "--set", "optimizer.generator_lr=nan"), "error: the request cannot be sent as JSON: "),
         (("digits_cnn", "--set", "steps"), "error: --set 'steps': expected key=value"),
         (("digits_cnn", "--label", "paper"), "error: --label 'paper': expected key=value"),
-        (("digits_cnn", "--seeds", "0,x"), "error: --seeds '0,x': expected integers"),
+        (("digits_cnn", "--seeds", "0,x"), "error: --seeds '0,x': expected comma-separated integers"),
         (("digits_cnn", "--seeds", "0,1", "--variant", "mhe"), "error: --variants and --seeds create an experiment"),
     ],
 )

@@ -111,7 +111,7 @@ def test_jobs_of_a_variant_that_no_longer_exists_are_compared_under_its_name(
 
 
 def test_without_a_metric_the_jobs_own_is_compared(client: TestClient, service: Service) -> None:
-    by_fid = train(service, "mhe", 0, 7.0, told={"metric": "fid"})
+    by_fid = train(service, "mhe", 0, 7.0, more={"metric": "fid"})
     assert compare(client, by_fid)["metric"] == "fid"
     assert compare(client, by_fid, metric="kid")["metric"] == "kid"
     response = client.get("/v1/compare", params={"job": [by_fid, train(service, "none", 0, 6.0)]})

@@ -247,7 +247,7 @@ class TestRefusal:
         ("file", "content"),
         [
             ("config.json", b"{"),
-            ("config.json", b'{"variant": "no_such"}'),
+            ("config.json", b'{"training": {"steps": "many"}}'),
             ("config.json", b"\xff"),
             ("result.json", b"{"),
             ("result.json", b"[]"),

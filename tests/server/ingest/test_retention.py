@@ -150,7 +150,7 @@ class TestCheckpoints:
         rules = configured(checkpoint_days=7)
         job = Job(store, rules, best=20).save(10, 20, 30, 40)
         points = [(10, {"fid": 3.0}), (11, {"fid": 30.0})]
-        store.write(lambda c: metric_points.ingest(c, queue.get(c, job.id), 1, points))
+        store.write(lambda c: metric_points.add(c, queue.get(c, job.id), 1, points))
         named = update(tables.jobs).where(tables.jobs.c.id == job.id).values(result={"metric": "fid"})
         store.write(lambda c: c.execute(named))
         retention.apply(store, rules)
