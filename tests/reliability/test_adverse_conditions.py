@@ -106,7 +106,7 @@ def test_a_run_out_of_memory_fails_without_a_retry(server: Server) -> None:
 
 def test_a_job_that_exceeds_its_wall_time_is_saved_and_failed(server: Server) -> None:
     server.start()
-    job_id = server.submit(5000, wall_seconds_limit=1.0)
+    job_id = server.submit(5000, wall_seconds_limit=4.0)  # time for a worker to start on a busy machine
     job = server.wait_for(job_id, "failed")
     assert job["reason"] == "timeout"
     assert server.request("GET", f"/v1/jobs/{job_id}/checkpoints").json()["data"]
