@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from gan_mhe.config.compose import parse, parse_stored
 from gan_mhe.config.documents import flatten, merge
-from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
+from gan_mhe.config.run_config import EXECUTION_KEYS, DigestKind, RunConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.variants import VARIANTS
 from tests.support.looped import looped
@@ -152,6 +152,24 @@ class TestDigest:
     def test_it_changes_with_every_key_but_those_of_execution(self, document: str, key: str) -> None:
         before, after = parse(DOCUMENTS[document]), changed(DOCUMENTS[document], key)
         assert (after.digest() == before.digest()) == (key in EXECUTION_KEYS)
+
+    @pytest.mark.parametrize(
+        ("kind", "ignored", "covered"),
+        [
+            ("without_seed", {"seed": 5}, [{"variant": "mhe"}, {"loss": "hinge"}, {"training": {"steps": 7}}]),
+            (
+                "comparable",
+                {"seed": 5, "variant": "mhe", "loss": "hinge", "constraints": {"normalization": "spectral"}},
+                [{"training": {"steps": 7}}, {"data": {"flip": True}}, {"optimizer": {"beta1": 0.25}}],
+            ),
+        ],
+    )
+    def test_a_kind_of_digest_leaves_out_its_keys_and_no_others(
+        self, kind: DigestKind, ignored: dict[str, Any], covered: list[dict[str, Any]]
+    ) -> None:
+        digest = parse({}).digest(kind)
+        assert [key for key in ignored if parse({key: ignored[key]}).digest(kind) != digest] == []
+        assert [document for document in covered if parse(document).digest(kind) == digest] == []
 
     def test_the_keys_of_execution_are_pinned(self) -> None:
         where = {"data.root", "data.download", "evaluation.weights", "evaluation.download"}
