@@ -28,6 +28,9 @@ _META = torch.device("meta")
 _LEAST, _MOST = 0.9, 1.6
 _LARGEST_DRY_BATCH = 2**20  # larger batches are extrapolated, because numbers of elements would overflow
 
+# A dry run takes about half a second of a CPU; runs of one process that differ in their seeds alone share it.
+_estimates: dict[tuple[str, int], int] = {}
+
 
 def check_fits(config: RunConfig, device: torch.device, *, data_bytes: int) -> None:
     """Raise MemoryLimitError unless a training step fits into the free memory of `device`.
@@ -64,6 +67,13 @@ def step_bytes(config: RunConfig, batch_size: int) -> int:
     which other penalties are due. With bfloat16, all activations count as bfloat16. CoMHE counts as it runs on a GPU,
     with all projections at once; a CPU computes them in pieces.
     """
+    key = config.digest("without_seed"), batch_size
+    if key not in _estimates:
+        _estimates[key] = _dry_run_bytes(config, batch_size)
+    return _estimates[key]
+
+
+def _dry_run_bytes(config: RunConfig, batch_size: int) -> int:
     dry_batch = min(batch_size, _LARGEST_DRY_BATCH)
     with _META:
         run = _DryRun(config)

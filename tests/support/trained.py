@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import pytest
+import torch
 from torch import Tensor
 
+from gan_mhe.config.run_config import RunConfig
+from gan_mhe.networks import discriminators
+from gan_mhe.networks.discriminators import ConvRow
+from gan_mhe.training.engine import Engine
 from gan_mhe.training.trainer import Trainer
 from gan_mhe.variants import VARIANTS
 
@@ -19,6 +25,10 @@ FULL: Mapping[str, Any] = {
     "training": {"n_dis": 2, "steps": 50},
 }
 """Sections with everything in them that changes from step to step."""
+
+SHALLOW = (ConvRow("c0_0", 64, 3, 1), ConvRow("c0_1", 64, 4, 2), ConvRow("c1_0", 128, 4, 2), ConvRow("c1_1", 128, 4, 2))
+"""Four of the seven convolutions of `cnn_miyato`, at half the time of a step: both kernels, a change of channels, and
+two layers with equal fan-in. The golden traces are made with all seven."""
 
 SEEN = (0, 3, 6, 20, 50)
 
@@ -37,6 +47,12 @@ each_kind = pytest.mark.parametrize(
     ],
 )
 """For tests that take seconds with each variant: the representatives, and in the soak all of them."""
+
+
+def shallow_trainer(config: RunConfig, images: Tensor, engine: Engine | None = None) -> Trainer:
+    """A trainer on the CPU whose `cnn_miyato` has the convolutions of SHALLOW."""
+    with mock.patch.object(discriminators, "MIYATO_TABLE", SHALLOW):
+        return Trainer(config, images, torch.device("cpu"), engine=engine)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from gan_mhe.config.documents import merge
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.data.datasets import load
 from gan_mhe.training.trainer import Trainer
-from tests.support.trained import FULL, Trained, train
+from tests.support.trained import FULL, Trained, shallow_trainer, train
 
 TINY: Mapping[str, Any] = {
     "data": {"name": "synthetic"},
@@ -60,10 +60,10 @@ def make_config() -> Callable[..., RunConfig]:
 
 @pytest.fixture(scope="session")
 def make_trainer(make_config: Callable[..., RunConfig], images: Tensor) -> Callable[..., Trainer]:
-    """A trainer of `make_config`."""
+    """A shallow trainer of `make_config`."""
 
     def make(variant: str = "none", **sections: Any) -> Trainer:
-        return Trainer(make_config(variant, **sections), images, torch.device("cpu"))
+        return shallow_trainer(make_config(variant, **sections), images)
 
     return make
 

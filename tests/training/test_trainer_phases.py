@@ -14,7 +14,7 @@ from gan_mhe.constraints import hyperspherical
 from gan_mhe.constraints.diagnostics import layer_geometry
 from gan_mhe.training.schedule import factor
 from gan_mhe.training.trainer import Trainer
-from tests.support.trained import each_kind
+from tests.support.trained import SHALLOW, each_kind
 
 State = dict[str, Tensor]
 
@@ -107,7 +107,7 @@ def test_a_penalty_is_computed_once_per_discriminator_update(
     )
     trainer = make_trainer("mhe_sn", training={"n_dis": 3})
     trainer.step()
-    assert calls == [7] * 3  # convolutions, at each update
+    assert calls == [len(SHALLOW)] * 3  # convolutions, at each update
 
 
 def coefficients(trainer: Trainer, steps: int) -> list[float]:
@@ -146,7 +146,7 @@ def test_ratio_and_update_use_the_weighted_gradient(make_trainer: Callable[..., 
         trainer.step()
         reports.append(trainer.meter.read())
     ratios = [key for key in reports[0] if key.startswith("gradient_ratio/")]
-    assert len(ratios) == 1 + 7  # the whole, and the seven convolutions: MHE does not apply to the output
+    assert len(ratios) == 1 + len(SHALLOW)  # the whole, and the convolutions: MHE does not apply to the output
     for key in ratios:
         assert reports[1][key] == pytest.approx(2 * reports[0][key], rel=1e-5)
     assert reports[0]["gradient_ratio/mhe/c1_0.conv"] > 0

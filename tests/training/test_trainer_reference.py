@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.rng import generator
 from gan_mhe.training.trainer import Trainer
+from tests.support.trained import SHALLOW
 
 STEPS = 5
 # Powers of two, and linear decay over 16 steps: learning rates that float32, in which they are kept, holds exactly.
@@ -25,9 +26,9 @@ def no_penalty(network: nn.Module, real: Tensor, fake: Tensor, noise: torch.Gene
 
 
 def energies(network: nn.Module, real: Tensor, fake: Tensor, noise: torch.Generator) -> Tensor:
-    """10 x the mean over pairs of -log distance, summed over the seven convolutions."""
+    """10 x the mean over pairs of -log distance, summed over the convolutions."""
     filters = [layer.weight.flatten(1) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    assert len(filters) == 7
+    assert len(filters) == len(SHALLOW)
     return 10 * sum(-torch.pdist(w / w.norm(dim=1, keepdim=True)).log().mean() for w in filters)
 
 

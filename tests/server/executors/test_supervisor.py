@@ -265,10 +265,10 @@ def test_a_stop_request_right_after_the_start_is_not_lost(start: Start) -> None:
 
 
 def test_reaching_the_wall_time_limit_is_a_stop_with_time_to_save(start: Start) -> None:
-    attempt = start(GRACEFUL + "while not asked: time.sleep(0.01)\nsys.exit(75)", wall_seconds=0.5)
+    attempt = start(GRACEFUL + "while not asked: time.sleep(0.01)\nsys.exit(75)", wall_seconds=2.5)  # time to start
     record = attempt.record()
     assert (record["exit_code"], record["cause"]) == (75, "timeout")
-    assert record["message"] == "the wall-time limit of 0.5 s was reached; ended with exit code 75"
+    assert record["message"] == "the wall-time limit of 2.5 s was reached; ended with exit code 75"
 
 
 def test_a_trainer_that_ends_within_its_wall_time_has_not_timed_out(start: Start) -> None:
