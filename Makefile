@@ -24,11 +24,11 @@ soak: $(READY)
 	$(BIN)/python -m pytest -n 0 -m soak
 
 bench: $(READY)
-	$(BIN)/python benchmarks/step.py
-	$(BIN)/python benchmarks/constraints.py
-	$(BIN)/python benchmarks/evaluation.py
-	$(BIN)/python benchmarks/parallel.py
-	$(BIN)/python benchmarks/service.py
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.constraints
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.parallel
+	$(BIN)/python -m benchmarks.service
 
 study: $(READY)
 	$(BIN)/gan-mhe study configs/studies/digits_variants.toml

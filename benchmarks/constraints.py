@@ -1,6 +1,6 @@
 """Cost of the hyperspherical regularizers in a training step, relative to the cost of MHE.
 
-    python benchmarks/constraints.py [--rounds 3] [--batch 64] [--width 1.0] [--out FILE.json]
+    python -m benchmarks.constraints [--rounds 3] [--batch 64] [--width 1.0] [--out FILE.json]
 
 All arms train the wide discriminator of the MHE code in one process, on one batch of noise, with the engine that `auto`
 chooses. They take turns, A B C A B C, one block of steps each. The time that an arm adds to a step is computed within a
@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe, has_bf16_instructions, synchronize
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe, has_bf16_instructions, synchronize
 from gan_mhe.config.compose import compose
 from gan_mhe.config.constraints import ComheConfig
 from gan_mhe.files import write_json

@@ -1,6 +1,6 @@
 """Speed of IS and FID here against torch-fidelity's own call, for the same generator and weights.
 
-    python benchmarks/evaluation.py [--repeats 5] [--images 500] [--device auto] [--out FILE.json]
+    python -m benchmarks.evaluation [--repeats 5] [--images 500] [--device auto] [--out FILE.json]
 
 Both sides read InceptionV3 with random weights from one file; time does not depend on the weights. torch-fidelity is
 called as its users call it: the generator wrapped, `isc=True, fid=True`, its defaults otherwise, its cache off. Ours is
@@ -28,11 +28,11 @@ from typing import Any
 
 import torch
 import torch_fidelity
-from machine import describe
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
+from benchmarks.machine import describe
 from gan_mhe import rng
 from gan_mhe.data.datasets import ImageSet, content_sha256
 from gan_mhe.data.pixels import to_uint8

@@ -1,6 +1,6 @@
 """Speedup of training several seeds at once: as processes, or stacked in one process.
 
-    python benchmarks/parallel.py [--repeats 3] [--out FILE.json]
+    python -m benchmarks.parallel [--repeats 3] [--out FILE.json]
 
 The two sides of each measurement alternate, so that a change in the machine's speed affects both:
 
@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
+from benchmarks.machine import describe
 from gan_mhe.files import write_json
 from gan_mhe.networks.build import build_discriminator
 from gan_mhe.training.precision import resolve_device

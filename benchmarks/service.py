@@ -1,6 +1,6 @@
 """Cost and latency of the service while a job trains on the same machine.
 
-    python benchmarks/service.py [--seconds 30] [--subscribers 1000] [--out FILE.json]
+    python -m benchmarks.service [--seconds 30] [--subscribers 1000] [--out FILE.json]
 
 Three measurements, each against a server process of its own on a loopback port, with one real training job running:
 the time from sending a submission to its answer at 20 requests a second; the time from the commit of an event to its

@@ -1,7 +1,7 @@
 """Time of a training step against an ordinary loop and against the machine's limits, and MHE's share of it.
 
-    python benchmarks/step.py [--rounds 7] [--batch 64] [--width 1.0] [--out FILE.json]
-    python benchmarks/step.py --profile
+    python -m benchmarks.step [--rounds 7] [--batch 64] [--width 1.0] [--out FILE.json]
+    python -m benchmarks.step --profile
 
 Every arm is a process of its own, with its own allocator and settings, started once. The parent runs them in turn,
 A B C A B C, each for one block of steps of about 1.5 seconds, while the others wait. Ratios are computed within a
@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from machine import Cost, ceilings, cost, describe, has_bf16_instructions, synchronize
-from plain import LATENT_DIM, PlainLoop
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import Cost, ceilings, cost, describe, has_bf16_instructions, synchronize
+from benchmarks.plain import LATENT_DIM, PlainLoop
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import GanMheError
 from gan_mhe.files import write_json
@@ -41,6 +41,7 @@ IMAGES = 10_000
 RECIPE_STEPS = 200_000
 LAZY = 4  # generator steps between two computations of MHE in the lazy arms
 BLOCK_SECONDS = 1.5
+_ROOT = Path(__file__).parents[1]
 _LEAST_INTERVALS = 3  # in a block of a lazy arm
 _RECORDED_AT = 5  # steps of each set of due penalties until the GPU's last graph is recorded and replayed
 SIZE_OF_GOALS = (1.0, 64)  # width and batch size
@@ -183,14 +184,14 @@ def serve(arm: Arm, setup: Setup) -> None:
     except (GanMheError, torch._dynamo.exc.TorchDynamoException) as error:
         _answer({"refused": str(error).strip().partition("\n")[0]})
         return
-    _block(step, arm.interval, setup)  # to warm up
+    block(step, arm.interval, setup)  # to warm up
     _answer({"refused": None})
     for line in sys.stdin:
         if line.strip() == "go":
-            _answer({"seconds": _block(step, arm.interval, setup)})
+            _answer({"seconds": block(step, arm.interval, setup)})
 
 
-def _block(step: Step, interval: int, setup: Setup) -> dict[str, float]:
+def block(step: Step, interval: int, setup: Setup) -> dict[str, float]:
     """Seconds of a step by suffix of the arm's name, over whole intervals, for at least `block_seconds`.
 
     The mean of all steps. A lazy arm reports two medians instead: steps that compute MHE (`_due`) and the others
@@ -230,10 +231,18 @@ class ArmProcess:
         self.refused: str | None = self._read()["refused"]
 
     def block(self) -> dict[str, float]:
-        """Seconds of a step in one block, as `_block` returns them. RuntimeError if the process has ended."""
+        """Seconds of a step in one block, as the function `block` returns them."""
+        self.begin()
+        return self.finish()
+
+    def begin(self) -> None:
+        """Let the process run one block, without waiting for it."""
         assert self._process.stdin, "started with a pipe"
         with suppress(BrokenPipeError):  # reading shows what happened to the process
             os.write(self._process.stdin.fileno(), b"go\n")  # a buffer would be written again on close
+
+    def finish(self) -> dict[str, float]:
+        """What the block that `begin` started measured. RuntimeError if the process has ended."""
         seconds: dict[str, float] = self._read()["seconds"]
         return seconds
 
@@ -249,11 +258,11 @@ class ArmProcess:
 @contextmanager
 def started(arm: Arm, setup: Setup) -> Iterator[ArmProcess]:
     """Run the arm's process, warmed up, until the end of the `with` block. RuntimeError if it cannot start."""
-    command = [sys.executable, __file__, "--arm", json.dumps([asdict(arm), asdict(setup)])]
+    command = [sys.executable, "-m", "benchmarks.step", "--arm", json.dumps([asdict(arm), asdict(setup)])]
     # OpenMP reads its number of threads when it is loaded, before torch can set it.
     environment = os.environ | {"OMP_NUM_THREADS": str(setup.threads)}
     with subprocess.Popen(
-        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        command, cwd=_ROOT, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         yield ArmProcess(arm, process)
 

@@ -5,7 +5,6 @@ import io
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,15 +12,10 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import nn
 
+from benchmarks import machine, plain, step
 from gan_mhe.constraints.select import layer_weights
 from gan_mhe.sphere import hyperspherical_energy
 from gan_mhe.sphere.gram import gram
-
-with pytest.MonkeyPatch.context() as patch:
-    patch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")  # scripts that import one another
-    import machine
-    import plain
-    import step
 
 TINY = step.Setup(device="cpu", batch=4, width=0.03125, threads=1, block_seconds=0.0)
 
@@ -140,7 +134,7 @@ def test_a_block_tells_the_steps_that_pull_by_mhe_from_the_others(
 ) -> None:
     clock = Clock(interval)
     monkeypatch.setattr(step.time, "perf_counter", lambda: clock.now)
-    found = step._block(clock.step, interval, step.Setup("cpu", 4, 1.0, threads=1, block_seconds=6.5))
+    found = step.block(clock.step, interval, step.Setup("cpu", 4, 1.0, threads=1, block_seconds=6.5))
     assert found == seconds
     assert clock.steps == steps
 

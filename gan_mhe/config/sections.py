@@ -109,8 +109,8 @@ class TrainingConfig(Section):
     """Discriminator updates per generator update, each on new real and generated images."""
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """Precision of the networks; energies, norms, penalties and losses are computed in float32 or above."""
-    engine: Literal["auto", "eager", "compiled", "cuda_graph"] = "auto"
-    """Execution of a step: `eager`, `compiled` by torch.compile, or captured in a `cuda_graph`; `auto` chooses."""
+    engine: Literal["auto", "eager", "compiled", "cuda_graph", "compiled_graph"] = "auto"
+    """Execution of a step: `eager`, `compiled` by torch.compile, captured in a `cuda_graph`, or both; `auto` chooses."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Device: `cpu`, `cuda`, `cuda:N`, or `auto` for the first CUDA device if there is one and the CPU if not."""
     report_every_steps: Count = 50

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 from gan_mhe.config.documents import merge
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError
-from gan_mhe.training.engine import Compiled, CudaGraph, Engine, choose_engine
+from gan_mhe.training.engine import Compiled, CompiledGraph, CudaGraph, Engine, choose_engine
 from gan_mhe.training.trainer import Trainer
 from tests.support.trained import FULL, Trained, each_kind, shallow_trainer
 
@@ -182,6 +182,16 @@ def test_loading_a_state_discards_the_graph(
     assert_same(resumed.state(), advance(eager, range(8, STEPS)).state())
 
 
+def test_the_step_that_is_captured_after_compilation_is_the_compiled_one(
+    make: Callable[..., Trainer], advance: Callable[..., Trainer]
+) -> None:
+    # A tape cannot stand in for the graph here: PyTorch runs no compiled code in a dispatch mode.
+    graph = CompiledGraph(backend="aot_eager", record=lambda compute: compute)
+    captured = advance(make("mhe", graph, **DOUBLE), range(8))
+    assert set(graph._graphs) == {("mhe",)}
+    assert largest_difference(captured, advance(make("mhe", **DOUBLE), range(8))) < 1e-9
+
+
 @pytest.mark.parametrize(
     ("engine", "variant"),
     [(lambda: Compiled(backend="aot_eager"), "spectral_norm"), (lambda: CudaGraph(record=record), "mhe_sn")],
@@ -227,7 +237,7 @@ def test_a_step_that_cannot_be_captured_is_an_error_if_the_engine_is_cuda_graph(
 
 @pytest.mark.parametrize(("name", "device", "expected"), [
     ("auto", CPU, "eager"), ("auto", CUDA, "cuda_graph"), ("eager", CUDA, "eager"), ("compiled", CPU, "compiled"),
-    ("cuda_graph", CUDA, "cuda_graph"),
+    ("cuda_graph", CUDA, "cuda_graph"), ("compiled_graph", CUDA, "compiled_graph"),
 ])  # fmt: skip
 def test_the_engine_is_the_configured_one_or_the_fastest_of_the_device(
     name: Any, device: torch.device, expected: str
@@ -237,17 +247,19 @@ def test_the_engine_is_the_configured_one_or_the_fastest_of_the_device(
     assert engine.reason.startswith("auto: " if name == "auto" else "as configured")
 
 
-def test_a_cuda_graph_is_refused_on_a_cpu() -> None:
-    with pytest.raises(ConfigError, match=r"training.engine: cuda_graph needs a CUDA device, got cpu"):
-        choose_engine("cuda_graph", "float32", CPU)
+@pytest.mark.parametrize("name", ["cuda_graph", "compiled_graph"])
+def test_a_cuda_graph_is_refused_on_a_cpu(name: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"training.engine: {name} needs a CUDA device, got cpu"):
+        choose_engine(name, "float32", CPU)
 
 
-def test_compilation_is_refused_where_tf32_would_reach_the_penalties() -> None:
-    with pytest.raises(ConfigError, match=r"training.engine: compiled .*tf32"):
-        choose_engine("compiled", "tf32", CUDA)
+@pytest.mark.parametrize("name", ["compiled", "compiled_graph"])
+def test_compilation_is_refused_where_tf32_would_reach_the_penalties(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"training.engine: a compiled step .*tf32"):
+        choose_engine(name, "tf32", CUDA)
 
 
 def test_compilation_is_refused_where_pytorch_cannot_trace_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._dynamo, "config", object())
-    with pytest.raises(ConfigError, match=r"training.engine: compiled needs a newer PyTorch"):
+    with pytest.raises(ConfigError, match=r"training.engine: a compiled step needs a newer PyTorch"):
         choose_engine("compiled", "float32", CPU)

