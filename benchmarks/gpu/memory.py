@@ -25,7 +25,7 @@ _CASES = (
 
 
 def run(setup: Setup, results: Results) -> None:
-    """Per case: peak of the tensors, eager and captured, over the estimate, and what the allocator reserved."""
+    """Measure the peak of the tensors over the estimate, eager and captured, and what the allocator reserved."""
     for variant, networks, batch, precision in _CASES[: 1 if setup.tiny else None]:
         for engine in (Eager, CudaGraph) if setup.device == "cuda" else (Eager,):
             key = f"{variant}/{networks}/{batch}/{precision}/{engine.name}"

@@ -23,7 +23,7 @@ _IMAGES_AT_ONCE = (256, 1024)
 
 
 def run(setup: Setup, results: Results) -> None:
-    """Per batch size a table of arms with figures and goals; the ResNets; kernels of a step; images per second."""
+    """Time all arms at each batch size, the ResNets and sampling, and count the kernels of a step."""
     sizes = (4,) if setup.tiny else (64, 256)
     results.measure(f"batch_{sizes[0]}", lambda: official(setup, sizes[0], results))
     results.measure("kernels", lambda: kernels(setup, sizes[0]))

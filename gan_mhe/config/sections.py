@@ -110,7 +110,7 @@ class TrainingConfig(Section):
     precision: Literal["float32", "tf32", "bf16", "float64"] = "float32"
     """Precision of the networks; energies, norms, penalties and losses are computed in float32 or above."""
     engine: Literal["auto", "eager", "compiled", "cuda_graph", "compiled_graph"] = "auto"
-    """Execution of a step: `eager`, `compiled` by torch.compile, captured in a `cuda_graph`, or both; `auto` chooses."""
+    """Execution of a step: `eager`, `compiled` by torch.compile, a captured `cuda_graph`, or both; `auto` chooses."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     """Device: `cpu`, `cuda`, `cuda:N`, or `auto` for the first CUDA device if there is one and the CPU if not."""
     report_every_steps: Count = 50
