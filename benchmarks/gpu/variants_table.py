@@ -31,6 +31,7 @@ from gan_mhe.records.events import Evaluated, Event, Notice
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.score import score_checkpoint, train_and_save_classifier
 from gan_mhe.sweep.sweep import Budget, Plan, runs_below, sweep_in_waves
+from gan_mhe.tasks.gan import load_images
 from gan_mhe.variants import VARIANTS
 
 ROWS = (
@@ -58,6 +59,7 @@ def run(setup: Setup, results: Results) -> None:
     weights = Path(results["extractor"]["path"])
     concurrent = Results(Path(setup.out) / "concurrency.jsonl", math.inf)
     jobs = 2 if setup.tiny else best_count(concurrent)
+    load_images(configuration("none", 0, setup, root, weights))  # decodes them once, before many runs need them
     waves = [[configuration(row, seed, setup, root, weights) for row in rows(setup)] for seed in _seeds(setup)]
     runs = [runs_below(work / "runs", wave) for wave in waves]
     _restore(results, [run.directory for wave in runs for run in wave])
