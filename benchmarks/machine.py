@@ -15,6 +15,7 @@ from torch.utils.flop_counter import flop_registry
 
 import gan_mhe.sphere.gram  # noqa: F401  # registers the operation gan_mhe::gram, which is counted here
 from gan_mhe.records.environment import describe_environment
+from gan_mhe.tf32 import CUDA, float32_precision
 
 _BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # as Linux names them on x86, and on Arm
 _REPEATS = 5
@@ -74,13 +75,8 @@ def ceilings(device: torch.device) -> dict[str, float]:
 def _product_gflops(size: int, dtype: torch.dtype, device: torch.device, *, tf32: bool = False) -> float:
     left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     product = torch.empty_like(left)
-    settings = torch.backends.cuda.matmul
-    before = settings.fp32_precision
-    settings.fp32_precision = "tf32" if tf32 else "ieee"
-    try:
+    with float32_precision("tf32" if tf32 else "ieee", CUDA):
         return 2 * size**3 / _best_seconds(lambda: torch.mm(left, right, out=product), device) / 1e9
-    finally:
-        settings.fp32_precision = before
 
 
 def _copy_gigabytes(device: torch.device) -> float:

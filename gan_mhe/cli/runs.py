@@ -105,6 +105,25 @@ def info(run: RunPath) -> None:
     print_table(("", ""), rows)
 
 
+def metrics(
+    run: RunPath,
+    out_: Annotated[Path | None, typer.Option("--out", help="FILE.csv; without it the table is printed.")] = None,
+) -> None:
+    """Write all numbers of a run as CSV, one row per step, so that spreadsheets and data frames read them."""
+    from gan_mhe.files import atomic_write
+    from gan_mhe.records.export import metrics_table, to_csv
+
+    run_dir = RunDir(run)
+    run_dir.read_config()  # an error that names the directory, if it holds no run
+    columns, rows = metrics_table(run_dir)
+    text = to_csv(columns, rows)
+    if out_ is None:
+        say(text.rstrip("\n"))
+    else:
+        atomic_write(out_, text.encode())
+        say(f"{len(rows)} rows, {len(columns)} columns: {out_}")
+
+
 def variants() -> None:
     """List the named variants."""
     print_table(("variant", "what it is", "source"), [(n, v.description, v.source) for n, v in VARIANTS.items()])

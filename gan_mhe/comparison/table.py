@@ -3,8 +3,6 @@
 The terminal's table has the main columns; the other forms have every number.
 """
 
-import csv
-import io
 import json
 import math
 from dataclasses import asdict
@@ -13,7 +11,8 @@ from typing import Any
 from gan_mhe.comparison.inference import ALPHA, CONFIDENCE, POWER
 from gan_mhe.comparison.results import Comparison, Row
 from gan_mhe.evaluation.metrics import METRICS
-from gan_mhe.records.events import encode_number
+from gan_mhe.records.events import decode_number, encode_number
+from gan_mhe.records.export import to_csv
 
 HEADINGS = ("variant", "n", "mean", "std", "95 % interval", "best")
 
@@ -57,13 +56,12 @@ def as_json(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line per variant; a missing number is an empty cell."""
-    out = io.StringIO()
-    rows = [row | {"jobs": " ".join(row["jobs"])} for row in as_rows(comparison)]
-    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue().rstrip("\n")
+    """One line per variant, as `to_csv` writes numbers."""
+    rows = [
+        {key: " ".join(value) if key == "jobs" else decode_number(value) for key, value in row.items()}
+        for row in as_rows(comparison)
+    ]
+    return to_csv(list(rows[0]), rows).rstrip("\n")
 
 
 def headings(comparison: Comparison) -> tuple[str, ...]:

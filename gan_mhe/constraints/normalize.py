@@ -51,8 +51,9 @@ class SpectralNorm(nn.Module):
 
     Each access in training mode runs one power iteration. The gradient treats u and v as constants.
 
-    The method is that of PyTorch's own parametrization, which however leaves the weight's precision inside autocast,
-    copies weights in channels-last layout, and cannot be traced by torch.compile.
+    The method is that of PyTorch's own parametrization, which however copies weights in channels-last layout, cannot be
+    traced by torch.compile, and follows autocast: on a CPU its iterations stay in float32 all the same, because
+    autocast has no matrix-vector products there (PyTorch 2.15), on a GPU it has.
     """
 
     _u: Tensor

@@ -17,24 +17,15 @@ from torch import Tensor
 from gan_mhe.evaluation.feature_metrics import RealStatistics, ScoreInputs
 from gan_mhe.evaluation.metrics import Compute, score_computations
 from gan_mhe.evaluation.protocol import Protocol
-
-_FULL_PRECISION = ("none", "ieee")  # as torch's fp32_precision settings call it
+from gan_mhe.tf32 import CPU, CUDA, float32_precision
 
 
 @contextlib.contextmanager
 def full_precision() -> Iterator[None]:
     """Turn off TF32, bfloat16 products and autocast for float32 arithmetic; restore the settings afterwards."""
-    backends: Any = torch.backends  # these settings are missing from torch's annotations
-    products = (backends.cuda.matmul, backends.cudnn.conv, backends.mkldnn.matmul, backends.mkldnn.conv)
-    lowered = [(each, each.fp32_precision) for each in products if each.fp32_precision not in _FULL_PRECISION]
-    try:
-        for each, _ in lowered:
-            each.fp32_precision = "ieee"
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        for each, precision in lowered:
-            each.fp32_precision = precision
+    full = float32_precision("ieee", CUDA + CPU)
+    with full, torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def extract(network: Any, batches: Iterable[Tensor], device: torch.device) -> dict[str, Tensor]:

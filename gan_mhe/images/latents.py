@@ -10,7 +10,11 @@ _PARALLEL = 1e-6  # sine of the angle below which the great circle is a line or 
 
 
 def fixed_latents(n: int, latent_dim: int, seed: int) -> Tensor:
-    """Standard normal latents, float32 (n, latent_dim) on the CPU; deterministic in the arguments."""
+    """Standard normal latents, float32 (n, latent_dim) on the CPU; deterministic in the arguments.
+
+    The first rows do not depend on n if latent_dim is a multiple of 16. Otherwise the last 16 numbers may, because
+    PyTorch draws 16 at a time and draws the last 16 again where the number of all is no multiple of 16.
+    """
     return torch.randn(n, latent_dim, generator=rng.generator("cpu", seed, "fixed_latents"))
 
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 
 from gan_mhe.errors import DeviceError
+from gan_mhe.tf32 import CUDA, float32_precision
 
 
 def resolve_device(name: str) -> torch.device:
@@ -39,7 +40,7 @@ class Precision:
     @contextmanager
     def step(self) -> Iterator[None]:
         """Context of a whole step: TensorFloat-32 in matrix products and convolutions if configured, else off."""
-        with _tf32(self._tf32):
+        with float32_precision("tf32" if self._tf32 else "ieee", CUDA):
             yield
 
     @contextmanager
@@ -52,22 +53,12 @@ class Precision:
     def full_precision_in_step(self) -> Iterator[None]:
         """Full precision inside `step`, for penalties."""
         # Only disables tf32 where `step` enabled it: torch.compile cannot trace this switch.
-        with _tf32(False) if self._tf32 else nullcontext(), torch.autocast(self._device.type, enabled=False):
+        tf32_off = float32_precision("ieee", CUDA) if self._tf32 else nullcontext()
+        with tf32_off, torch.autocast(self._device.type, enabled=False):
             yield
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
         """Full precision outside `step`, for generated images, independent of ambient settings."""
-        with _tf32(False), torch.autocast(self._device.type, enabled=False):
+        with float32_precision("ieee", CUDA), torch.autocast(self._device.type, enabled=False):
             yield
-
-
-@contextmanager
-def _tf32(enabled: bool) -> Iterator[None]:
-    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = products.fp32_precision, convolutions.fp32_precision
-    products.fp32_precision = convolutions.fp32_precision = "tf32" if enabled else "ieee"
-    try:
-        yield
-    finally:
-        products.fp32_precision, convolutions.fp32_precision = before

@@ -28,6 +28,7 @@ for command in (
     runs.score,
     compare.compare,
     runs.info,
+    runs.metrics,
     runs.variants,
     operator.serve,
     *jobs.COMMANDS,

@@ -20,7 +20,20 @@ from server.cli.app import main
 from tests.support.forked import Piped, Start
 
 COMMANDS = [
-    *("train", "sweep", "study", "sample", "score", "compare", "info", "variants", "scorer", "scorer train", "demo"),
+    *(
+        "train",
+        "sweep",
+        "study",
+        "sample",
+        "score",
+        "compare",
+        "info",
+        "metrics",
+        "variants",
+        "scorer",
+        "scorer train",
+        "demo",
+    ),
     *("serve", "submit", "watch", "jobs", "cancel", "pause", "resume", "retry", "fetch"),
     *("keys", "keys create", "keys list", "keys revoke"),
 ]
@@ -209,6 +222,16 @@ def test_info_shows_the_configuration_and_progress_of_a_run(gan_mhe: Command, ru
     assert (rows["step"], rows["checkpoints"]) == ("2 of 2", "2")
     assert "inception_score " in rows["final 2"] and "fid " in rows["final 2"]
     assert rows["digest"] == RunDir(Path(run)).read_config().digest()
+
+
+def test_metrics_writes_the_numbers_of_a_run_as_csv(gan_mhe: Command, run: str) -> None:
+    output = gan_mhe("metrics", run, "--out", "numbers.csv")
+    header, *rows = Path("numbers.csv").read_text().splitlines()
+    assert (output.code, output.err) == (0, "")
+    assert output.out == f"{len(rows)} rows, {len(header.split(','))} columns: numbers.csv\n"
+    assert {"step", "d_loss", "score/fid"} <= set(header.split(","))
+    assert gan_mhe("metrics", run).out == Path("numbers.csv").read_text()
+    assert "is not a run directory" in gan_mhe("metrics", "numbers.csv").err
 
 
 # --- sweep, compare, demo

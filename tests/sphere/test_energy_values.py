@@ -241,3 +241,12 @@ def test_geodesic_log_energy_prefers_orthogonal_opposite_pairs_to_the_simplex(
 def test_simplex_of_four_has_its_geodesic_energies(s: float, expected: float) -> None:
     weight = torch.eye(4, dtype=torch.float64) - 0.25
     assert hyperspherical_energy(weight, s=s, distance="geodesic").item() == pytest.approx(expected, abs=6e-10)
+
+
+def test_opposite_pairs_have_a_lower_geodesic_energy_than_an_even_spread() -> None:
+    pairs = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0]], dtype=torch.float64)
+    tetrahedron = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    crossed, even = (hyperspherical_energy(points, distance="geodesic").item() for points in (pairs, tetrahedron))
+    assert crossed == pytest.approx(-(2 * math.log(math.pi) + 4 * math.log(math.pi / 2)) / 6, abs=1e-6)
+    assert even == pytest.approx(-math.log(math.acos(-1 / 3)), rel=1e-12)
+    assert crossed < even - 0.03

@@ -128,3 +128,32 @@ def test_the_state_of_another_configuration_is_refused(
 ) -> None:
     with pytest.raises(CheckpointError, match="checkpoint"):
         make_trainer(variant, **sections).load_state(snapshot(make_trainer("none", **AVERAGED)))
+
+
+def test_every_weight_moves_by_its_own_gradient_whatever_the_gradients_strides(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    # Fused Adam pairs elements by their position in memory, and PyTorch 2.15 does not check that the strides agree.
+    trainer = make_trainer("none", training={"precision": "float64"})
+    before = {name: weight.clone() for name, weight in trainer.generator.named_parameters()}
+    computed = trainer._generator_update
+    given = {}
+
+    def with_other_strides(latents: Tensor) -> Any:
+        update = computed(latents)
+        given.update({name: other_strides(gradient) for name, gradient in update.gradients.items()})
+        return update._replace(gradients=dict(given))
+
+    trainer._generator_update = with_other_strides
+    trainer.step()
+    assert any(given[name].stride() != weight.stride() for name, weight in before.items())
+    for name, weight in trainer.generator.named_parameters():
+        # The first step of Adam is the learning rate against the sign of the gradient.
+        clear = given[name].abs() > 1e-7
+        assert torch.equal((weight.detach() - before[name]).sign()[clear], -given[name].sign()[clear]), name
+
+
+def other_strides(gradient: Tensor) -> Tensor:
+    """The same values with the dimensions in the reverse order in memory."""
+    order = tuple(reversed(range(gradient.dim())))
+    return gradient.permute(order).contiguous().permute(order)
