@@ -18,6 +18,8 @@ from gan_mhe.files import sha256_bytes, write_cached
 KEPT = 4
 """Versions of one folder that are kept: those used last. A version is one content at one size and resize policy."""
 
+_LEFTOVER_NS = 86_400 * 10**9  # a temporary file this old is of a process that was killed while it wrote
+
 
 @dataclass(frozen=True)
 class _Record:
@@ -59,10 +61,17 @@ def write(path: Path, images: Tensor, conversions: Mapping[str, int]) -> None:
     """
     record = _RECORD.dump_json(_Record(_sha256(images), dict(conversions))).decode()
     write_cached(path, safetensors.torch.save({"images": images}, {"record": record}))
-    others = [other for other in path.parent.glob("*.safetensors") if other != path]
+    _prune(path)
+
+
+def _prune(added: Path) -> None:
+    """Remove what `added` replaces: unused versions, what killed processes left, and files of an older layout."""
+    others = [other for other in added.parent.glob("*.safetensors") if other != added]
     unused = sorted(others, key=_last_use, reverse=True)[KEPT - 1 :]
-    # Files directly in `image_folder` are of versions of this program that had one folder for all; none is read.
-    for old in (*unused, *path.parent.parent.glob("*.safetensors")):
+    limit = _last_use(added) - _LEFTOVER_NS
+    leftovers = [temporary for temporary in added.parent.glob(".*.tmp") if _last_use(temporary) < limit]
+    # Earlier versions of this program kept all folders in one; nothing reads those files.
+    for old in (*unused, *leftovers, *added.parent.parent.glob("*.safetensors")):
         old.unlink(missing_ok=True)
 
 

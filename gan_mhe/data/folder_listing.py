@@ -92,6 +92,7 @@ def _choose_split(root: Path, split: str) -> tuple[Path, str, Counter[str]]:
         if split != "train":
             raise DataError(f"data.split is {split!r} but {root} has no splits, so all of it is train")
         return root, UNDIVIDED, Counter()
+    _refuse_shared(root, splits)
     outside = _outside_splits(root, top, splits)
     chosen = [name for name, meaning in splits.items() if meaning == split]
     if len(chosen) > 1:
@@ -99,6 +100,17 @@ def _choose_split(root: Path, split: str) -> tuple[Path, str, Counter[str]]:
     if not chosen:
         raise DataError(f"data.split is {split!r} but {root} has no {split}/ sub-directory; it has {_folders(splits)}")
     return root / chosen[0], split, outside
+
+
+def _refuse_shared(root: Path, splits: Iterable[str]) -> None:
+    """DataError if a link makes two splits one folder: a test set would then be what was trained on."""
+    seen: dict[str, str] = {}
+    for name in splits:
+        first = seen.setdefault(os.path.realpath(root / name), name)
+        if first != name:
+            raise DataError(
+                f"data.root: {first}/ and {name}/ in {root} are one folder by a symbolic link; remove the link"
+            )
 
 
 def _outside_splits(root: Path, top: Iterable[os.DirEntry[str]], splits: Mapping[str, str]) -> Counter[str]:

@@ -179,6 +179,12 @@ def test_two_folders_that_link_to_each_other_are_refused(tmp_path: Path) -> None
     assert "ant/more/back/ and ant/ in" in refusal(tmp_path / "images")
 
 
+def test_splits_that_are_one_folder_by_a_link_are_refused(tmp_path: Path) -> None:
+    lay_out(tmp_path, ["train/ant/0.png"])
+    (tmp_path / "test").symlink_to("train")
+    assert "test/ and train/ in" in (message := refusal(tmp_path)) and "are one folder" in message
+
+
 def test_a_link_to_itself_is_refused(tmp_path: Path) -> None:
     lay_out(tmp_path, ["ant/0.png"])
     (tmp_path / "loop").symlink_to("loop")

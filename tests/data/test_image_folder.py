@@ -387,6 +387,18 @@ def test_files_of_the_former_cache_are_removed(root: Path) -> None:
     assert len(cache_files(root)) == 1
 
 
+def test_what_a_killed_process_left_a_day_ago_is_removed(root: Path) -> None:
+    read(root)
+    (path,) = cache_files(root)
+    old, young = (path.parent / f".x.safetensors.{k}.tmp" for k in range(2))
+    for leftover, age_ns in ((old, 2 * 86_400 * 10**9), (young, 0)):
+        leftover.touch()
+        os.utime(leftover, ns=(0, path.stat().st_mtime_ns - age_ns))
+    write_image(root / "ant" / "0.png", pixels(99))
+    read(root)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
 def test_a_cache_whose_times_cannot_be_changed_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images, _, _ = read(root)
 
