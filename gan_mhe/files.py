@@ -38,6 +38,14 @@ def atomic_write(path: Path, content: bytes) -> None:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
 
+def write_cached(path: Path, content: bytes) -> None:
+    """Write a file of the cache as `atomic_write` does; its StorageError also says how to choose another cache."""
+    try:
+        atomic_write(path, content)
+    except StorageError as error:
+        raise StorageError(f"{error}; set GAN_MHE_CACHE to a folder where caches can be written") from error
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield a temporary directory beside `path`; rename it to `path` on success, replacing an existing directory.

@@ -78,7 +78,7 @@ def info(run: RunPath) -> None:
     from gan_mhe.records.events import Evaluated, Finished, Progress, effective
 
     run_dir = RunDir(run)
-    config, result = run_dir.read_config(), run_dir.read_result()
+    config, data, result = run_dir.read_config(), run_dir.read_data(), run_dir.read_result()
     events = list(effective(run_dir.read_events()))
     step = max((event.step for event in events), default=0)
     finished = [event for event in events if isinstance(event, Finished)]
@@ -87,6 +87,7 @@ def info(run: RunPath) -> None:
         ("variant", config.variant),
         ("seed", str(config.seed)),
         ("data", f"{config.data.name}, {config.data.image_size} pixels"),
+        *([("loaded data", data.line()), ("content", data.sha256)] if data else []),
         ("networks", f"{config.generator.architecture} / {config.discriminator.architecture}"),
         ("digest", config.digest()),
         ("status", result["status"] if result else finished[-1].reason if finished else "unfinished"),

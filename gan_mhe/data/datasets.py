@@ -7,7 +7,7 @@ names the keys to set.
 import hashlib
 import http.client
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,9 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from gan_mhe.config import names
+from gan_mhe.data.content import Content
 from gan_mhe.data.image_folder import read_folder
 from gan_mhe.errors import DataError
-from gan_mhe.files import canonical_json
+from gan_mhe.files import canonical_json, sha256_bytes
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.rng import generator
 
 
@@ -42,6 +44,26 @@ class ImageSet:
 
     Sets with equal hashes have the same images in the same order, so the hash is a valid cache key for scores.
     """
+    split: str = "train"
+    """The split that was read, or `UNDIVIDED` for an image folder without splits."""
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    """Number of files that were not read, by kind."""
+    conversions: Mapping[str, int] = field(default_factory=dict)
+    """Number of images that lost something when they were decoded, by what was done."""
+
+    @property
+    def summary(self) -> DataSummary:
+        """What the set holds, as a record without the images."""
+        counts = [] if self.labels is None else torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        return DataSummary(
+            name=self.name,
+            split=self.split,
+            images=len(self.images),
+            classes=dict(zip(self.class_names, counts, strict=True)),
+            passed_over=self.passed_over,
+            conversions=self.conversions,
+            sha256=sha256_bytes(canonical_json([self.content_sha256, list(self.class_names)])),
+        )
 
 
 @dataclass(frozen=True)
@@ -57,8 +79,7 @@ class _Request:
     resize: str
 
 
-_Content = tuple[Tensor, Tensor | None, tuple[str, ...]]  # images, labels, class names
-Reader = Callable[[_Request], _Content]
+Reader = Callable[[_Request], Content]
 
 
 def load(
@@ -87,8 +108,17 @@ def load(
     if split not in splits:
         raise DataError(f"data.split: expected one of {', '.join(splits)} for {name}; got {split!r}")
     request = _Request(name, root, split, image_size, download, cache_dir, resize)
-    images, labels, class_names = DATASETS[name](request)
-    return ImageSet(name, images, labels, class_names, content_sha256(images, labels))
+    read = DATASETS[name](request)
+    return ImageSet(
+        name,
+        read.images,
+        read.labels,
+        read.class_names,
+        content_sha256(read.images, read.labels),
+        split=read.split or split,
+        passed_over=read.passed_over,
+        conversions=read.conversions,
+    )
 
 
 def content_sha256(images: Tensor, labels: Tensor | None) -> str:
@@ -101,7 +131,7 @@ def content_sha256(images: Tensor, labels: Tensor | None) -> str:
     return digest.hexdigest()
 
 
-def _read_digits(request: _Request) -> _Content:
+def _read_digits(request: _Request) -> Content:
     """scikit-learn's 1,797 real 8x8 digits, values 0..16, enlarged by half-pixel bilinear interpolation."""
     from sklearn.datasets import load_digits
 
@@ -112,10 +142,11 @@ def _read_digits(request: _Request) -> _Content:
     # Rounds half up, with a margin far above float64's rounding error and far below the spacing of possible values:
     # a value on a half must give the same byte, and the set the same hash, on every processor.
     gray = torch.floor(enlarged * (255.0 / 16.0) + (0.5 + 1e-6)).to(torch.uint8)
-    return _three_channels(gray), torch.from_numpy(bundle.target).to(torch.int64), tuple("0123456789")
+    labels = torch.from_numpy(bundle.target).to(torch.int64)
+    return Content(_three_channels(gray), labels, tuple("0123456789"))
 
 
-def _read_cifar(request: _Request, class_name: str) -> _Content:
+def _read_cifar(request: _Request, class_name: str) -> Content:
     dataset = _open_torchvision(request, class_name, train=request.split == "train")
     if request.resize == "error" and request.image_size != 32:
         raise DataError(
@@ -123,19 +154,19 @@ def _read_cifar(request: _Request, class_name: str) -> _Content:
             'set data.resize = "crop" to resize them'
         )
     images = _resized(dataset.data, request.image_size)
-    return images, torch.tensor(dataset.targets), tuple(dataset.classes)
+    return Content(images, torch.tensor(dataset.targets), tuple(dataset.classes))
 
 
-def _read_stl10(request: _Request) -> _Content:
+def _read_stl10(request: _Request) -> Content:
     """Images resampled from 96x96, as in Miyato et al. 2018 and the published scores on STL-10 (to 48x48)."""
     dataset = _open_torchvision(request, "STL10", split=request.split)
     images = _resized(dataset.data.transpose(0, 2, 3, 1), request.image_size)
     if request.split == "unlabeled":
-        return images, None, ()
-    return images, torch.from_numpy(dataset.labels).to(torch.int64), tuple(dataset.classes)
+        return Content(images, None, ())
+    return Content(images, torch.from_numpy(dataset.labels).to(torch.int64), tuple(dataset.classes))
 
 
-def _read_mnist(request: _Request, class_name: str) -> _Content:
+def _read_mnist(request: _Request, class_name: str) -> Content:
     """28x28 grayscale images: padded with two black pixels to 32x32, which is exact; resampled to other sizes."""
     dataset = _open_torchvision(request, class_name, train=request.split == "train")
     gray: Tensor = dataset.data[:, None]
@@ -143,7 +174,7 @@ def _read_mnist(request: _Request, class_name: str) -> _Content:
         images = _three_channels(torch.nn.functional.pad(gray, (2, 2, 2, 2)))
     else:
         images = _resized(gray.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy(), request.image_size)
-    return images, dataset.targets.to(torch.int64), tuple(dataset.classes)
+    return Content(images, dataset.targets.to(torch.int64), tuple(dataset.classes))
 
 
 def _open_torchvision(request: _Request, class_name: str, **which: Any) -> Any:
@@ -180,7 +211,7 @@ def _three_channels(gray: Tensor) -> Tensor:
     return gray.expand(-1, 3, -1, -1).contiguous()
 
 
-def _read_image_folder(request: _Request) -> _Content:
+def _read_image_folder(request: _Request) -> Content:
     if request.root is None:
         raise DataError("data.root: expected the folder that holds the images of the image_folder; got none")
     return read_folder(
@@ -192,7 +223,7 @@ def _read_image_folder(request: _Request) -> _Content:
     )
 
 
-def _read_synthetic(request: _Request) -> _Content:
+def _read_synthetic(request: _Request) -> Content:
     """512 images of 1 to 4 colored Gaussian blobs on a color gradient, for tests; the class is the number of blobs."""
     count, most, side = 512, 4, request.image_size
     rng = generator("cpu", 0, "synthetic")
@@ -208,7 +239,7 @@ def _read_synthetic(request: _Request) -> _Content:
         weight = torch.exp(-distance2 / (2 * 0.08**2)) * (i <= labels).view(-1, 1, 1)
         canvas = torch.lerp(canvas, colors[i].expand_as(canvas), weight[:, None])
     class_names = ("one blob", "two blobs", "three blobs", "four blobs")
-    return (canvas * 255).round().to(torch.uint8).contiguous(), labels, class_names
+    return Content((canvas * 255).round().to(torch.uint8).contiguous(), labels, class_names)
 
 
 DATASETS: Mapping[str, Reader] = MappingProxyType(

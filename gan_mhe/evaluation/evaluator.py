@@ -22,7 +22,7 @@ from gan_mhe.evaluation.feature_metrics import RealStatistics, ScoreInputs
 from gan_mhe.evaluation.metrics import score_computations
 from gan_mhe.evaluation.protocol import Protocol, pin_protocol
 from gan_mhe.evaluation.weights import locate_weights
-from gan_mhe.files import atomic_write, canonical_json, sha256_bytes
+from gan_mhe.files import canonical_json, sha256_bytes, write_cached
 
 _STATISTICS = tuple(field.name for field in dataclasses.fields(RealStatistics))
 _CACHE_FORMAT = "reference-2"  # part of every cache key; increase it when the content of the files changes
@@ -182,7 +182,7 @@ def reference_features(
     statistics = scores.real_statistics(found["features"], protocol)
     found |= {name: getattr(statistics, name) for name in _STATISTICS}
     reference = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
-    atomic_write(path, safetensors.torch.save(reference, {"sha256": _digest(reference)}))
+    write_cached(path, safetensors.torch.save(reference, {"sha256": _digest(reference)}))
     return reference
 
 

@@ -48,7 +48,8 @@ def train_classifier(
     The metadata are JSON values: class_names, image_size, width; held_out_accuracy in 0..1 and held_out_images;
     training_set and training_set_sha256 (name and content of `images`); recipe (all hyperparameters) and recipe_sha256.
 
-    Raises DataError for images without labels or smaller than 8 pixels, and for a class of fewer than two images.
+    Raises DataError for images without labels, of one class or smaller than 8 pixels, and for a class of fewer than two
+    images.
     """
     labels = _checked_labels(images)
     train_indices, held_out_indices = _stratified_split(labels, seed)
@@ -71,10 +72,15 @@ def train_classifier(
     return {name: tensor.cpu() for name, tensor in net.state_dict().items()}, metadata
 
 
-def save_classifier(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:
-    """Write a trained classifier to a weights file, atomically; return the SHA-256 of the file."""
+def save_classifier(
+    path: Path,
+    tensors: dict[str, Tensor],
+    metadata: dict[str, Any],
+    write: Callable[[Path, bytes], None] = atomic_write,
+) -> str:
+    """Write a trained classifier to a weights file; return the SHA-256 of the file. write: writes it atomically."""
     content = encode_classifier(tensors, metadata)
-    atomic_write(path, content)
+    write(path, content)
     return sha256_bytes(content)
 
 
@@ -95,6 +101,9 @@ def _hyperparameters(**chosen: float) -> dict[str, float]:
 def _checked_labels(images: ImageSet) -> Tensor:
     if images.labels is None:
         raise DataError(f"a classifier needs labeled images; {images.name} has no labels")
+    if len(images.class_names) < 2:
+        only = ", ".join(map(repr, images.class_names))
+        raise DataError(f"a classifier needs images of at least two classes; {images.name} has only {only}")
     if images.images.shape[-1] < _MIN_IMAGE_SIZE:
         raise DataError(
             f"a classifier needs images of at least {_MIN_IMAGE_SIZE} pixels, {images.name} has "

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import decode_number, encode_number
 
 
@@ -62,6 +63,8 @@ class RunResult:
 
     Empty in results of older versions.
     """
+    data: DataSummary | None = None
+    """What the data set holds that the run was trained on; None in results of older versions."""
 
     def document(self) -> dict[str, Any]:
         """The result as JSON values; non-finite numbers as strings."""
@@ -74,6 +77,7 @@ class RunResult:
         values = decode(document)
         scores = {key: Score(**values[key]) if values[key] else None for key in ("final", "best")}
         values |= {"fingerprints": read_fingerprints(values), "curve": read_curve(values)}
+        values["data"] = DataSummary.from_document(document["data"]) if document.get("data") else None
         values.pop("fingerprint", None)
         return cls(**values | scores)
 

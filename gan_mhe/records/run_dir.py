@@ -11,6 +11,7 @@ from typing import Any
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError
 from gan_mhe.files import read_json_lines
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import Event, decode
 
 _CHECKPOINT_PREFIX = "step_"
@@ -23,6 +24,7 @@ class RunDir:
         self.root = root
         self.config = root / "config.json"
         self.environment = root / "environment.json"
+        self.data = root / "data.json"
         self.events = root / "events.jsonl"
         self.log = root / "log.txt"
         self.result = root / "result.json"
@@ -63,6 +65,18 @@ class RunDir:
             raise RunDirError(f"{self.root} is not a run directory: it has no {self.config.name}") from None
         except ValueError as error:
             raise RunDirError(f"{self.config} cannot be read: {error}") from error
+
+    def read_data(self) -> DataSummary | None:
+        """What the data set held at the newest start of the run; None if it never started or is of an older version.
+
+        RunDirError if the file is damaged.
+        """
+        if not self.data.exists():
+            return None
+        try:
+            return DataSummary.from_document(json.loads(self.data.read_text()))
+        except ValueError as error:
+            raise RunDirError(f"{self.data} cannot be read: {error}") from error
 
     def read_events(self) -> Iterator[Event]:
         """All events in the order in which they were recorded. RunDirError if one cannot be read."""

@@ -118,6 +118,8 @@ class _Run:
         config, total = self.config, self.config.training.steps
         refused = self._resume()
         self.recorder.emit(Started(self.step, total, resumed=self.step > 0))
+        write_json(self.run_dir.data, self.task.data.document())
+        self.recorder.notice(self.step, f"data: {self.task.data.line()}")
         self.run_dir.result.unlink(missing_ok=True)  # it is out of date as soon as a step is made
         for checkpoint_step, why in refused.items():
             self.recorder.emit(CheckpointRejected(self.step, checkpoint_step, why))
@@ -286,6 +288,7 @@ class _Run:
             message=message,
             peak_memory_bytes=self._peak(),
             curve=self.state.curve,
+            data=self.task.data,
         )
 
     def _record_end(self, reason: str, error: Exception) -> None:

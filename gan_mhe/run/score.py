@@ -10,8 +10,9 @@ from gan_mhe.config.protocols import CLASSIFIER_PREFIX, protocol_settings
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.evaluation.train_classifier import save_classifier, train_classifier
-from gan_mhe.files import default_cache_dir
+from gan_mhe.files import atomic_write, default_cache_dir, write_cached
 from gan_mhe.records import checkpoint
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import encode_number
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.sample import chosen_step
@@ -59,16 +60,21 @@ def train_and_save_classifier(
     device: str,
     out: Path | None,
     progress: Callable[[int, float], None],
+    loaded: Callable[[DataSummary], None] | None = None,
 ) -> tuple[Path, float]:
     """Train the classifier of the protocol `classifier:<name>` on the data of `config` and write its weights file.
 
-    out: the weights file, None for the path where the protocol finds it. Returns the path and the accuracy on held-out
-    images in 0..1. Raises ConfigError for a name that no protocol can have, before training.
+    out: the weights file, None for the path where the protocol finds it; loaded: receives what the data set holds,
+    before training. Returns the path and the accuracy on held-out images in 0..1. Raises ConfigError for a name that no
+    protocol can have, before training.
     """
     protocol_settings(f"{CLASSIFIER_PREFIX}{name}")
     path = out or default_cache_dir() / "scorers" / f"{name}.safetensors"
+    images = load_images(config)
+    if loaded is not None:
+        loaded(images.summary)
     tensors, metadata = train_classifier(
-        load_images(config), width=width, epochs=epochs, seed=seed, device=resolve_device(device), progress=progress
+        images, width=width, epochs=epochs, seed=seed, device=resolve_device(device), progress=progress
     )
-    save_classifier(path, tensors, metadata)
+    save_classifier(path, tensors, metadata, atomic_write if out else write_cached)
     return path, float(metadata["held_out_accuracy"])

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.records.data_summary import DataSummary
 
 
 class Task(Protocol):
@@ -22,6 +23,8 @@ class Task(Protocol):
     """Name of the evaluation protocol; None if the run is not scored."""
     fingerprints: Mapping[str, str]
     """Fingerprint of each score by its name; empty if the run is not scored."""
+    data: DataSummary
+    """What the data set holds that it trains on."""
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ class GanTask:
         self._config = config
         device = resolve_device(config.training.device)
         images = load_images(config)
+        self.data = images.summary
         self._evaluator = build_evaluator(config, images, device)
         if to_train:
             memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)

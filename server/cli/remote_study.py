@@ -209,6 +209,7 @@ def _result(job: Job, events: Sequence[RunEvent]) -> RunResult:
         message=job.message or "",
         peak_memory_bytes=max((event.peak_memory_bytes or 0 for event in _progress(events)), default=None),
         curve=tuple(Score(event.step, event.scores) for event in evaluated),
+        data=job.data,
     )
 
 

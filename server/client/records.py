@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from gan_mhe.records.data_summary import DataSummary
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -54,7 +56,10 @@ class PrimaryMetric(_Record):
 
 
 class Job(_Record):
-    """A training job. `terminal`: it has ended; only a retry of a failed job continues it."""
+    """A training job. `terminal`: it has ended; only a retry of a failed job continues it.
+
+    data: what its data set held, once its run has ended; None from services of older versions.
+    """
 
     id: str
     name: str | None
@@ -73,6 +78,7 @@ class Job(_Record):
     cell: Mapping[str, Any] | None
     metric: PrimaryMetric | None
     scores: Scores | None
+    data: DataSummary | None = None
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None

@@ -24,6 +24,7 @@ from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.files import canonical_json, write_json
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.run_dir import RunDir
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
 from server.ingest.indexer import Indexer
@@ -151,6 +152,8 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
         canonical_json(result)
         missing = _RESULT_KEYS - result.keys()
         score_of("", config, result)
+        if result.get("data") is not None:
+            DataSummary.from_document(result["data"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"result.json is not the result of a run: {error}") from None
     if missing:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from gan_mhe.records import checkpoint, events
 from gan_mhe.records.run_dir import RunDir
@@ -234,6 +235,12 @@ def test_metrics_writes_the_numbers_of_a_run_as_csv(gan_mhe: Command, run: str) 
     assert "is not a run directory" in gan_mhe("metrics", "numbers.csv").err
 
 
+def test_info_shows_what_the_data_of_a_run_hold(gan_mhe: Command, run: str) -> None:
+    held = RunDir(Path(run)).read_data()
+    assert held is not None
+    assert f"{held.line()} content {held.sha256}" in " ".join(gan_mhe("info", run).out.split())
+
+
 # --- sweep, compare, demo
 
 
@@ -327,10 +334,40 @@ def test_compare_after_equal_training_time_says_at_what_time(gan_mhe: Command, s
 def test_a_scorer_can_be_trained_and_used_by_name(gan_mhe: Command, cache_dir: Path) -> None:
     output = gan_mhe("scorer", "train", "mine", "--data", "synthetic", "--width", "0.05", "--epochs", "2")
     assert (output.code, output.err) == (0, "")
-    assert re.match(r"epoch 1 of 2  loss [\d.]+\nepoch 2 of 2  loss [\d.]+\nheld-out accuracy [\d.]+: ", output.out)
+    assert output.out.startswith("data: synthetic: 512 images; 4 classes (one blob 128, ")
+    assert re.search(r"\nepoch 1 of 2  loss [\d.]+\nepoch 2 of 2  loss [\d.]+\nheld-out accuracy [\d.]+: ", output.out)
     keys = ("training.steps=1", "evaluation.protocol=classifier:mine")
     assert "(classifier:mine, " in gan_mhe("train", "debug_cpu", keys=keys).out
     (cache_dir / "scorers" / "mine.safetensors").unlink()
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """A divided folder of images of unequal sizes in two classes."""
+    for split, number in (("train", 4), ("test", 2)):
+        for class_name in ("ant", "bee"):
+            (tmp_path / "photographs" / split / class_name).mkdir(parents=True)
+            for k in range(number):
+                Image.new("RGB", (40 + k, 50), "red").save(tmp_path / "photographs" / split / class_name / f"{k}.png")
+    return tmp_path / "photographs"
+
+
+def test_a_scorer_reads_with_the_settings_of_the_data_section(gan_mhe: Command, photographs: Path) -> None:
+    command = ("scorer", "train", "photographs", "--data", "image_folder", "--root", str(photographs))
+    keys = ("data.resize=crop", "data.split=test", "data.image_size=48")
+    small = ("--epochs", "1", "--width", "0.05", "--device", "cpu")
+    output = gan_mhe(*command, *small, *(part for key in keys for part in ("--set", key)))
+    assert (output.code, output.err) == (0, "")
+    assert output.out.startswith("data: image_folder: 4 images; 2 classes (ant 2, bee 2); split test; ")
+
+
+def test_a_scorer_names_only_options_that_it_has(gan_mhe: Command, photographs: Path) -> None:
+    command = ("scorer", "train", "photographs", "--data", "image_folder", "--root", str(photographs))
+    output = gan_mhe(*command)
+    assert output.code == 1 and 'set data.resize = "crop"' in output.err
+    output = gan_mhe(*command, "--set", "training.steps=3", "--set", "data.flip=true")
+    assert (output.code, output.out) == (2, "")
+    assert output.err == "error: --set: a scorer reads keys of the section data only; got training.steps\n"
 
 
 # --- interruption

@@ -239,6 +239,30 @@ def test_an_image_folder_goes_through_the_same_door(tmp_path: Path) -> None:
     assert folder.content_sha256 == content_sha256(folder.images, folder.labels)
 
 
+def test_a_summary_counts_the_images_of_each_class(tmp_path: Path) -> None:
+    digits = load_set("digits", tmp_path).summary
+    counts = np.bincount(load_digits().target)
+    assert (digits.name, digits.split, digits.images) == ("digits", "train", 1797)
+    assert digits.classes == {str(digit): count for digit, count in enumerate(counts)}
+    assert (digits.passed_over, digits.conversions) == ({}, {})
+
+
+def test_a_summary_without_labels_has_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.datasets, "STL10", SmallStl)
+    stl = load_set("stl10", tmp_path, split="unlabeled", image_size=48).summary
+    assert (stl.split, stl.classes, stl.images) == ("unlabeled", {}, 3)
+
+
+def test_the_summary_of_a_folder_states_the_split_and_what_was_passed_over(tmp_path: Path) -> None:
+    for split, color in (("Train", "red"), ("Test", "blue")):
+        (tmp_path / "images" / split / "ant").mkdir(parents=True)
+        Image.new("RGBA", (32, 32), color).save(tmp_path / "images" / split / "ant" / "0.png")
+    (tmp_path / "images" / "Test" / "ant" / "0.gif").touch()
+    held = load_set("image_folder", tmp_path, root=tmp_path / "images", split="test").summary
+    assert (held.split, held.images, held.classes) == ("test", 1, {"ant": 1})
+    assert (held.passed_over, held.conversions) == ({".gif": 1}, {"alpha dropped": 1})
+
+
 def test_an_image_folder_needs_a_root(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.root"):
         load_set("image_folder", tmp_path)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor
 
-from gan_mhe.data import image_folder
-from gan_mhe.data.image_folder import center_square, read_folder
+from gan_mhe.data import folder_cache, image_folder
+from gan_mhe.data.decode import center_square
+from gan_mhe.data.image_folder import read_folder
 from gan_mhe.errors import DataError, StorageError
 
 
@@ -30,7 +32,8 @@ def write_image(path: Path, array: np.ndarray) -> Path:
 def read(
     root: Path, *, split: str = "train", image_size: int = 32, resize: str = "error", cache: str = "cache"
 ) -> tuple[Tensor, Tensor | None, tuple[str, ...]]:
-    return read_folder(root, split=split, image_size=image_size, cache_dir=root.parent / cache, resize=resize)
+    content = read_folder(root, split=split, image_size=image_size, cache_dir=root.parent / cache, resize=resize)
+    return content.images, content.labels, content.class_names
 
 
 @pytest.fixture
@@ -43,7 +46,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def cache_files(root: Path) -> list[Path]:
-    return sorted((root.parent / "cache" / "image_folder").iterdir())
+    return sorted((root.parent / "cache" / "image_folder").glob("*/*"))
 
 
 def test_class_sub_directories_give_labels_and_sorted_names(root: Path) -> None:
@@ -144,11 +147,6 @@ def test_a_directory_that_cannot_be_listed_is_not_passed_over(root: Path, monkey
         read(root)
 
 
-def test_linked_class_directories_are_followed(root: Path) -> None:
-    (root / "cow").symlink_to(root / "ant", target_is_directory=True)
-    assert read(root)[2] == ("ant", "bee", "cow")
-
-
 def test_a_truncated_file_is_named_by_its_relative_path(root: Path) -> None:
     broken = root / "bee" / "0.png"
     broken.write_bytes(broken.read_bytes()[:200])
@@ -231,10 +229,19 @@ def test_a_palette_with_transparency_is_read_without_a_warning(tmp_path: Path) -
     assert np.array_equal(images[0].numpy(), np.asarray(palette.convert("RGB")).transpose(2, 0, 1))
 
 
-def test_sixteen_bit_images_are_refused_rather_than_clipped(tmp_path: Path) -> None:
-    write_image(tmp_path / "flat" / "0.png", pixels(0)[:, :, 0].astype(np.uint16) * 257)
-    with pytest.raises(DataError, match=r"0\.png \(more than 8 bits per channel"):
-        read(tmp_path / "flat")
+def test_a_file_that_a_rule_refuses_is_named_with_the_reason(root: Path) -> None:
+    Image.fromarray(pixels(0)).save(root / "ant" / "2.png", "TIFF")
+    with pytest.raises(DataError, match=r"ant/2\.png \(its content is not one of PNG, JPEG, BMP, WEBP\)"):
+        read(root)
+
+
+def test_conversions_are_counted_and_remembered_by_the_cache(root: Path) -> None:
+    for k in range(2):
+        write_image(root / "bee" / f"alpha{k}.png", np.dstack([pixels(k), pixels(k)[..., 0]]))
+    write_image(root / "ant" / "deep.png", pixels(0)[:, :, 0].astype(np.uint16) * 257)
+    for _ in range(2):
+        content = read_folder(root, split="train", image_size=32, cache_dir=root.parent / "cache", resize="error")
+        assert content.conversions == {"alpha dropped": 2, "16 bits scaled to 8": 1}
 
 
 def test_more_images_than_one_chunk_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,7 +314,7 @@ def test_a_damaged_cache_file_is_made_again(root: Path, damage: str) -> None:
     if damage == "of another shape":
         write_image(root.parent / "other" / "0.png", pixels(0))
         read(root.parent / "other", cache="elsewhere")
-        (other,) = (root.parent / "elsewhere" / "image_folder").iterdir()
+        (other,) = (root.parent / "elsewhere" / "image_folder").glob("*/*")
         path.write_bytes(other.read_bytes())
     else:
         path.write_bytes(
@@ -323,7 +330,81 @@ def test_a_damaged_cache_file_is_made_again(root: Path, damage: str) -> None:
     assert path.read_bytes() == whole
 
 
-def test_a_cache_that_cannot_be_written_is_an_error_of_its_own(root: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error_that_names_it_and_its_variable(root: Path) -> None:
     (root.parent / "file").write_text("in the way")
-    with pytest.raises(StorageError, match="cannot write"):
+    with pytest.raises(StorageError, match=r"cannot write .*/file/image_folder/.*; set GAN_MHE_CACHE to a folder"):
         read(root, cache="file")
+
+
+def change(root: Path, k: int) -> Path:
+    """Change the folder for the k-th time, read it and return the new version of it in the cache."""
+    before = set(cache_files(root)) if (root.parent / "cache").exists() else set()
+    write_image(root / "ant" / "0.png", pixels(100 + k))
+    read(root)
+    (made,) = set(cache_files(root)) - before
+    os.utime(made, ns=(k, k))  # times of use that a coarse clock could not tell apart
+    return made
+
+
+def test_the_versions_of_a_folder_used_last_are_kept(root: Path) -> None:
+    made = [change(root, k) for k in range(7)]
+    assert set(cache_files(root)) == set(made[-folder_cache.KEPT :])
+
+
+def test_a_version_that_is_read_counts_as_used(root: Path) -> None:
+    first, *_ = [change(root, k) for k in range(folder_cache.KEPT)]
+    write_image(root / "ant" / "0.png", pixels(100))
+    read(root)
+    change(root, 50)
+    assert first in cache_files(root)
+
+
+def test_versions_of_other_folders_are_left_alone(root: Path) -> None:
+    other = root.parent / "other"
+    write_image(other / "0.png", pixels(0))
+    read(other)
+    (theirs,) = cache_files(root)
+    for k in range(6):
+        change(root, k)
+    assert theirs in cache_files(root)
+
+
+def test_a_version_that_is_removed_while_it_is_read_stays_readable(root: Path) -> None:
+    first = change(root, 0)
+    with safe_open(first, framework="pt") as reading:
+        for k in range(1, 6):
+            change(root, k)
+        assert first not in cache_files(root)
+        assert reading.get_tensor("images").shape == (4, 3, 32, 32)
+
+
+def test_files_of_the_former_cache_are_removed(root: Path) -> None:
+    former = root.parent / "cache" / "image_folder" / f"{'0' * 64}.safetensors"
+    former.parent.mkdir(parents=True)
+    former.write_bytes(b"")
+    read(root)
+    assert not former.exists()
+    assert len(cache_files(root)) == 1
+
+
+def test_what_a_killed_process_left_a_day_ago_is_removed(root: Path) -> None:
+    read(root)
+    (path,) = cache_files(root)
+    old, young = (path.parent / f".x.safetensors.{k}.tmp" for k in range(2))
+    for leftover, age_ns in ((old, 2 * 86_400 * 10**9), (young, 0)):
+        leftover.touch()
+        os.utime(leftover, ns=(0, path.stat().st_mtime_ns - age_ns))
+    write_image(root / "ant" / "0.png", pixels(99))
+    read(root)
+    assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_cache_whose_times_cannot_be_changed_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, _, _ = read(root)
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    monkeypatch.delattr(image_folder, "_decode")
+    assert torch.equal(read(root)[0], images)

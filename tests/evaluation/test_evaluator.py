@@ -16,7 +16,7 @@ from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8, to_unit_range
-from gan_mhe.errors import ConfigError, ExtractorError
+from gan_mhe.errors import ConfigError, ExtractorError, StorageError
 from gan_mhe.evaluation import evaluator as evaluator_module
 from gan_mhe.evaluation.evaluator import Evaluator, reference_key
 from gan_mhe.evaluation.extractors import ClassifierExtractor
@@ -269,6 +269,14 @@ def extractions(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def cached_files(cache_dir: Path) -> list[Path]:
     return sorted((cache_dir / "reference").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_named_with_its_variable(
+    make_evaluator: MakeEvaluator, tmp_path: Path
+) -> None:
+    (tmp_path / "reference").write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot write .*/reference/.*; set GAN_MHE_CACHE to a folder"):
+        make_evaluator(cache_dir=tmp_path)
 
 
 def test_real_features_are_worked_out_once_and_read_the_next_time(

@@ -102,6 +102,13 @@ def test_images_without_labels_are_refused(bars: ImageSet) -> None:
         train_classifier(dataclasses.replace(bars, labels=None), width=0.1, epochs=1, seed=0, device=CPU)
 
 
+def test_images_of_one_class_are_refused_by_its_name(bars: ImageSet) -> None:
+    labels = torch.zeros(len(bars.images), dtype=torch.int64)
+    one = dataclasses.replace(bars, labels=labels, class_names=("across",))
+    with pytest.raises(DataError, match="at least two classes; bars has only 'across'"):
+        train_classifier(one, width=0.1, epochs=1, seed=0, device=CPU)
+
+
 def test_images_too_small_for_two_poolings_are_refused(bars: ImageSet) -> None:
     small = dataclasses.replace(bars, images=bars.images[:, :, :4, :4])
     with pytest.raises(DataError, match="at least 8 pixels, bars has 4"):

@@ -13,6 +13,7 @@ import pytest
 from gan_mhe.config.compose import parse
 from gan_mhe.errors import RunDirError
 from gan_mhe.files import JsonLines, write_json
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import Notice, Started, encode
 from gan_mhe.records.run_dir import RunDir
 
@@ -158,13 +159,30 @@ class TestResult:
             run.read_result()
 
 
+class TestData:
+    def test_a_run_that_never_started_has_none(self, run: RunDir) -> None:
+        assert run.read_data() is None
+
+    def test_they_are_read_as_written(self, run: RunDir) -> None:
+        summary = DataSummary("digits", "train", 3, {"0": 3}, {}, {}, "a" * 64)
+        write_json(run.data, summary.document())
+        assert run.read_data() == summary
+
+    @pytest.mark.parametrize("content", ['{"name": "dig', '{"name": "digits"}', "[]"])
+    def test_damaged_ones_are_named(self, run: RunDir, content: str) -> None:
+        run.data.write_text(content)
+        with pytest.raises(RunDirError, match=r"data\.json cannot be read"):
+            run.read_data()
+
+
 class TestArtefacts:
     def test_their_names_are_pinned(self, tmp_path: Path) -> None:
         place = RunDir(tmp_path)
-        paths = [place.config, place.environment, place.events, place.log, place.result]
+        paths = [place.config, place.environment, place.data, place.events, place.log, place.result]
         assert [place.relative(path) for path in [*paths, place.sample(25), place.checkpoint(1_000)]] == [
             "config.json",
             "environment.json",
+            "data.json",
             "events.jsonl",
             "log.txt",
             "result.json",

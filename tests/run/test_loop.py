@@ -15,7 +15,17 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, DataError, DeviceError, DivergedError, MemoryLimitError, RunDirError
 from gan_mhe.files import sha256_file
 from gan_mhe.records import checkpoint
-from gan_mhe.records.events import CheckpointSaved, Evaluated, Event, Finished, Progress, SampleGrid, Scalars, Started
+from gan_mhe.records.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    Finished,
+    Notice,
+    Progress,
+    SampleGrid,
+    Scalars,
+    Started,
+)
 from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute, has_progress
@@ -120,7 +130,7 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float], f
 
 def test_a_run_leaves_its_artefacts_and_nothing_else(scored: Run) -> None:
     place = scored.place
-    named = [place.config, place.environment, place.events, place.log, place.result, place.root / ".lock"]
+    named = [place.config, place.environment, place.data, place.events, place.log, place.result, place.root / ".lock"]
     named += [place.sample(step) for step in (0, 4, 8, 12)]
     kept = {scored.result.best.step, 10, 12} if scored.result.best else set()
     named += [place.checkpoint(step) / name for step in kept for name in ("manifest.json", "tensors.safetensors")]
@@ -137,6 +147,13 @@ def test_the_environment_names_versions_device_and_command(plain: Run) -> None:
     assert environment["packages"]["torch"] == torch.__version__.partition("+")[0]
     assert (environment["device"], environment["threads"]) == ("cpu", torch.get_num_threads())
     assert environment["command"]
+
+
+def test_a_run_says_records_and_returns_what_its_data_hold(scored: Run) -> None:
+    held = load_images(scored.config).summary
+    assert (held.images, held.classes["0"], held.passed_over) == (1797, 178, {})
+    assert scored.place.read_data() == scored.result.data == held
+    assert scored.heard[1] == Notice(0, f"data: {held.line()}")
 
 
 def test_events_are_numbered_without_gaps_and_carry_ascending_times(scored: Run) -> None:
@@ -226,6 +243,11 @@ def test_a_result_of_a_version_that_did_not_tell_memory_is_read(scored: Run) -> 
 def test_an_older_result_without_a_curve_is_read(scored: Run) -> None:
     document = {key: value for key, value in scored.result.document().items() if key != "curve"}
     assert RunResult.from_document(document) == replace(scored.result, curve=())
+
+
+def test_an_older_result_without_its_data_is_read(scored: Run) -> None:
+    document = {key: value for key, value in scored.result.document().items() if key != "data"}
+    assert RunResult.from_document(document) == replace(scored.result, data=None)
 
 
 def test_peak_memory_is_in_every_report_and_in_the_result(plain: Run) -> None:

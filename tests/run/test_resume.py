@@ -167,7 +167,7 @@ def test_a_run_cut_before_its_first_checkpoint_starts_over(
     tiny: Configure, unbroken: Callable[[RunConfig], Story], tmp_path: Path
 ) -> None:
     with pytest.raises(Killed):
-        execute(tiny(), tmp_path, KillAt(4))
+        execute(tiny(), tmp_path, KillAt(5))
     assert [event.step for event in RunDir(tmp_path).read_events() if isinstance(event, Scalars)] == [3]
     assert RunDir(tmp_path).checkpoint_steps() == []
     execute(tiny(), tmp_path)
@@ -182,11 +182,20 @@ def test_a_resumed_run_remembers_its_best_generator(
     monkeypatch.setattr("gan_mhe.tasks.gan.GanTask.evaluate", lambda self, *, fresh: {"inception_score": next(scores)})
     config = tiny("evaluation.every_steps=4", preset="digits_cnn")
     with pytest.raises(Killed):
-        execute(config, tmp_path, KillAt(8))
+        execute(config, tmp_path, KillAt(9))
     result = execute(config, tmp_path)
     assert resumed_steps(tmp_path) == [5]
     assert result.evaluations == 3
     assert result.best is not None and (result.best.step, result.best.scores["inception_score"]) == (4, 8.5)
+
+
+def test_a_resumed_run_says_again_what_its_data_hold(tiny: Configure, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        execute(tiny(), tmp_path, KillAt(9))
+    execute(tiny(), tmp_path)
+    held = RunDir(tmp_path).read_data()
+    assert held is not None
+    assert notices(tmp_path).count(f"data: {held.line()}") == 2
 
 
 # --- damaged checkpoints
@@ -197,7 +206,7 @@ def cut_short(tiny: Configure, tmp_path: Path) -> RunDir:
     """A run with checkpoints at 4 and 8 of 12 steps, cut at step 9."""
     place = RunDir(tmp_path / "run")
     with pytest.raises(Killed):
-        execute(damageable(tiny), place.root, KillAt(12))
+        execute(damageable(tiny), place.root, KillAt(13))
     assert place.checkpoint_steps() == [4, 8]
     return place
 
@@ -287,7 +296,7 @@ def test_a_refused_later_checkpoint_does_not_push_out_the_new_ones(tiny: Configu
     config = tiny("checkpoint.every_steps=2", "checkpoint.keep_last=1", "checkpoint.keep_best=false")
     truncate(cut_short.checkpoint(8))
     with pytest.raises(Killed):
-        execute(config, cut_short.root, KillAt(5))
+        execute(config, cut_short.root, KillAt(6))
     good = [step for step in cut_short.checkpoint_steps() if step != 8]
     assert good == [6]
     execute(config, cut_short.root)

@@ -1,5 +1,6 @@
 """Scores of checkpoints outside a run, and the training of classifiers."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError
+from gan_mhe.errors import CheckpointError, ConfigError, StorageError
 from gan_mhe.records.result import RunResult
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
@@ -119,6 +120,33 @@ def test_a_trained_classifier_is_found_by_its_name(unscored: RunDir, cache_dir: 
     found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="classifier:blobs"))
     assert found["protocol"] == "classifier:blobs"
     path.unlink()
+
+
+def test_a_classifier_says_what_its_data_hold_before_it_trains(unscored: RunDir, tmp_path: Path) -> None:
+    said: list[str] = []
+    train_and_save_classifier(
+        "blobs",
+        unscored.read_config(),
+        **TINY_CLASSIFIER,
+        out=tmp_path / "mine.safetensors",
+        progress=lambda *_: said.append("epoch"),
+        loaded=lambda held: said.append(held.line()),
+    )
+    held = unscored.read_data()
+    assert held is not None and said == [held.line(), "epoch"]
+
+
+def test_a_classifier_that_the_cache_cannot_take_names_the_variable_of_the_cache(
+    unscored: RunDir, cache_dir: Path
+) -> None:
+    place = cache_dir / "scorers"
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_text("in the way")
+    with pytest.raises(StorageError, match=r"cannot write .*scorers/blobs.*; set GAN_MHE_CACHE to a folder"):
+        train_and_save_classifier(
+            "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=None, progress=lambda *_: None
+        )
+    place.unlink()
 
 
 def test_a_classifier_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:

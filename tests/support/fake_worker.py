@@ -44,6 +44,10 @@ from gan_mhe.records.run_dir import RunDir
 STOPPED_CODE = 75
 FINGERPRINTS = {name: sha256_bytes(f"fake {name}".encode()) for name in METRICS}
 REAL = {"inception_score": 9.7, "fid": 1.0, "kid": 0.0, "precision": 1.0, "recall": 1.0}
+DATA = {
+    **{"name": "digits", "split": "train", "images": 3, "classes": {"one": 2, "four": 1}},
+    **{"passed_over": {}, "conversions": {}, "sha256": "0" * 64},
+}
 # What the variants are worth here, so that a comparison has something to show.
 WORTH = {"none": 0.0, "spectral_norm": 1.0, "mhe": 1.2, "mhe_sn": 1.4}
 
@@ -262,6 +266,7 @@ class Training:
             "train_seconds": self.notes["train_seconds"],
             "peak_memory_bytes": 0,
             "message": message,
+            "data": DATA,
         }
 
 

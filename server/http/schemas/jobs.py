@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.queue import job_list
@@ -125,6 +126,7 @@ class Job(BaseModel):
     slot: str | None = Field(description="Slot of the newest attempt.")
     metric: PrimaryMetric | None
     scores: Scores | None = Field(description="Available after the run has ended.")
+    data: DataSummary | None = Field(description="What the data set held; available after the run has ended.")
     wall_seconds_limit: float | None
     wall_seconds_used: float
     start_deadline: str | None
@@ -159,6 +161,7 @@ class Job(BaseModel):
             "slot": None if attempt is None else attempt["slot"],
             "metric": metric,
             "scores": None if result is None else Scores.of(result),
+            "data": None if result is None else result.get("data"),
             "links": _links(row),
         }
         return cls.model_validate(values)

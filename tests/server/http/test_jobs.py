@@ -404,6 +404,26 @@ def test_a_finished_job_shows_scores_attempt_and_times(client: TestClient, servi
     }
 
 
+DATA = {
+    **{"name": "image_folder", "split": "undivided", "images": 12, "classes": {"bee": 5, "ant": 7}},
+    **{"passed_over": {".tif": 30}, "conversions": {}, "sha256": "a" * 64},
+}
+
+
+@pytest.mark.parametrize("data", [DATA, None])
+def test_a_finished_job_shows_what_its_data_held(
+    client: TestClient, service: Service, executor: Any, data: dict[str, Any] | None
+) -> None:
+    job = submit(client)
+    assert job["data"] is None
+    run_attempt(service, executor)
+    result = {"metric": "inception_score", **dict.fromkeys(("final", "best", "real", "protocol")), "data": data}
+    move(service, job["id"], State.RUNNING)
+    move(service, job["id"], State.SUCCEEDED, result=result, exit_code=0)
+    shown = client.get(f"/v1/jobs/{job['id']}").json()["data"]
+    assert json.dumps(shown) == json.dumps(data)  # the classes in their order too
+
+
 def test_a_result_of_an_older_version_has_one_fingerprint_for_all_scores(
     client: TestClient, service: Service, executor: Any
 ) -> None:

@@ -253,6 +253,7 @@ class TestRefusal:
             ("result.json", b"[]"),
             ("result.json", b'{"status": "completed"}'),
             ("result.json", json.dumps({**result("completed"), "final": 3}).encode()),
+            ("result.json", json.dumps({**result("completed"), "data": {"name": 3}}).encode()),
             ("result.json", json.dumps({**result("completed"), "real": {"fid": math.nan}}).encode()),
         ],
     )
