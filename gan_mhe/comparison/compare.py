@@ -32,6 +32,8 @@ from gan_mhe.records.events import decode_number
 from gan_mhe.records.result import read_fingerprints
 from gan_mhe.records.run_dir import RunDir
 
+_ENOUGH_TO_TELL = 2  # scores that two trainings do not have in common to the last bit; one alone may saturate
+
 
 def find_runs(paths: Iterable[Path]) -> list[RunDir]:
     """The run directories at or below the given paths. RunDirError if there are none at a path."""
@@ -82,6 +84,9 @@ def compare(
 ) -> Comparison:
     """Compare `scores` by `metric`: one row per variant, best first, with differences to the variant `reference`.
 
+    A seed that diverged has no score, whether its run ended in a non-finite loss or in a score that is not finite, and
+    its variant stands below those without such seeds.
+
     metric: None takes the metric that ranks the runs. view: `steps` compares the final generators. `wall_time` compares
     generators of equal training time, that of the variant that trains fastest. Every variant is taken at the step that
     it reaches in this time, given the median of its runs' seconds per step, because a single run's speed depends on
@@ -90,8 +95,8 @@ def compare(
     view.
 
     Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
-    is not among the variants, a variant with several runs of one seed or with several configurations, or the view
-    `wall_time` of runs without training times; ProtocolMismatchError if the metric was measured under different
+    is not among the variants, a variant with several runs of one seed, with copies of one run under several seeds, or
+    with several configurations, or the view `wall_time` of runs without training times; ProtocolMismatchError if the metric was measured under different
     protocols, or not in all runs; RunDirError if no run was scored.
     """
     _check_names(metric, view)
@@ -100,7 +105,8 @@ def compare(
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
     metric = metric or _common_metric(scored)
     protocol, fingerprint = _one_protocol(scored, metric)
-    runs = {variant: _of_variant(scores, variant) for variant in _variants(scores)}
+    counted = [_as_diverged(score, metric) for score in scores]
+    runs = {variant: _of_variant(counted, variant) for variant in _variants(counted)}
     budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
     if budget_seconds is not None:
         runs = {name: [_at_step(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
@@ -222,6 +228,7 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
             f"variant {variant!r}: expected one run per seed, got several of seed {twice[0]}: "
             + ", ".join(run.job for run in runs if run.seed == twice[0])
         )
+    _check_no_copies(variant, runs)
     by_digest = {run.digest_without_seed: run.job for run in runs}
     if len(by_digest) > 1:
         raise ConfigError(
@@ -229,6 +236,28 @@ def _of_variant(scores: Sequence[RunScore], variant: str) -> list[RunScore]:
             + ", ".join(by_digest.values())
         )
     return runs
+
+
+def _check_no_copies(variant: str, runs: Sequence[RunScore]) -> None:
+    """ConfigError if two seeds have the same scores to the last bit, which no two trainings have."""
+    by_scores: dict[tuple[Any, ...], RunScore] = {}
+    for run in runs:
+        if run.final is None or len(run.final) < _ENOUGH_TO_TELL:
+            continue
+        scores = (*sorted(run.final.items()), *((step, *sorted(point.items())) for step, point in run.curve))
+        first = by_scores.setdefault(scores, run)
+        if first is not run:
+            raise ConfigError(
+                f"variant {variant!r}: expected seeds that were each trained; {first.job} (seed {first.seed}) and "
+                f"{run.job} (seed {run.seed}) have the same scores in every digit, so one is a copy of the other"
+            )
+
+
+def _as_diverged(run: RunScore, metric: str) -> RunScore:
+    """The run, without its scores if its final score is not finite."""
+    if run.final is None or isfinite(run.final.get(metric, 0.0)):
+        return run
+    return replace(run, final=None, best=None, status="diverged")
 
 
 def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, step: float | None) -> Row:
@@ -313,7 +342,8 @@ def _has_diverged(run: RunScore) -> bool:
     return run.final is None and run.status == "diverged"
 
 
-def _rank(row: Row, metric: str) -> float:
+def _rank(row: Row, metric: str) -> tuple[bool, bool, float]:
+    """Sorts variants by mean, after them those of which seeds diverged, and last those without scores."""
     if row.mean is None or isnan(row.mean):
-        return float("inf")
-    return -row.mean if METRICS[metric].higher_is_better else row.mean
+        return True, True, 0.0
+    return False, row.diverged > 0, -row.mean if METRICS[metric].higher_is_better else row.mean

@@ -56,9 +56,10 @@ def as_json(comparison: Comparison) -> str:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """One line per variant, as `to_csv` writes numbers."""
+    """One line per variant, as `to_csv` writes numbers; `same_budget` is the same in all lines."""
     rows = [
         {key: " ".join(value) if key == "jobs" else decode_number(value) for key, value in row.items()}
+        | {"same_budget": str(comparison.same_budget).lower()}
         for row in as_rows(comparison)
     ]
     return to_csv(list(rows[0]), rows).rstrip("\n")
@@ -177,6 +178,7 @@ def footnote(comparison: Comparison) -> str:
     lines = [
         f"{metric.title} ({direction} is better) of the {generator} under {comparison.protocol} "
         f"[{comparison.fingerprint[:12]}]; mean, standard deviation and t-interval over training seeds.",
+        *_about_budget(comparison),
         *_about_view(comparison),
         *_about_missing_scores(comparison),
         *_about_differences(comparison),
@@ -185,9 +187,13 @@ def footnote(comparison: Comparison) -> str:
     if any(row.n == 1 for row in comparison.rows):
         lines.append("One seed says nothing about the spread between seeds.")
     lines += _about_best(comparison)
-    if not comparison.same_budget:
-        lines.append("The runs differ in more than the variant: in data, networks, optimizer, steps or scoring.")
     return "\n".join(lines)
+
+
+def _about_budget(comparison: Comparison) -> list[str]:
+    if comparison.same_budget:
+        return []
+    return ["The runs differ in more than the variant: in data, networks, optimizer, steps or scoring."]
 
 
 def _about_view(comparison: Comparison) -> list[str]:
@@ -255,12 +261,18 @@ def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
 
 
 def _verdict(reference: str, tested: list[Row]) -> str:
-    by_p = sorted((row.p_holm, row.variant) for row in tested if row.p_holm is not None)
-    found = [f"{variant} (Holm-corrected p {_p(p)})" for p, variant in by_p if p < ALPHA]
+    by_p = sorted((row.p_holm, row.variant, _pairs(row)) for row in tested if row.p_holm is not None)
+    found = [f"{variant} (Holm-corrected p {_p(p)}, {pairs})" for p, variant, pairs in by_p if p < ALPHA]
     level = f"at the {100 * ALPHA:.0f} % level"
     if found:
         return f"Significantly different from {reference} {level}: {', '.join(found)}."
-    return f"No significant difference to {reference} {level} (smallest Holm-corrected p {_p(by_p[0][0])})."
+    smallest, _, pairs = by_p[0]
+    return f"No significant difference to {reference} {level} (smallest Holm-corrected p {_p(smallest)}, {pairs})."
+
+
+def _pairs(row: Row) -> str:
+    """The seeds that a test rests on, such as "3 pairs of seeds, 2 diverged"."""
+    return f"{row.pairs} pairs of seeds" + (f", {row.diverged} diverged" if row.diverged else "")
 
 
 def _detectable(comparison: Comparison, tested: list[Row]) -> str:

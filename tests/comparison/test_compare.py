@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import math
+import re
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,7 +46,7 @@ def scored(variant: str, seed: int, score: float, rescored: float | None = None,
         "fingerprints": dict.fromkeys(METRICS, "f" * 64),
         "metric": "inception_score",
         "evaluations": 4,
-        "final": dict.fromkeys(METRICS, score),
+        "final": dict.fromkeys(METRICS, score) | {"inception_score_split_std": 0.01 * (seed + 1)},  # no two seeds agree
         "best": dict.fromkeys(METRICS, score if rescored is None else rescored),
         "real": dict.fromkeys(METRICS, 9.71),
     }
@@ -175,11 +176,11 @@ class TestDifferences:
         assert [difference(comparison, variant)[0] for variant in ("mhe", "mhe_sn")] == [-10.0, 15.0]
 
     @pytest.mark.parametrize("broken", [math.nan, math.inf, -math.inf])
-    def test_a_seed_that_broke_down_is_not_averaged_away(self, broken: float) -> None:
+    def test_a_seed_that_broke_down_makes_no_pair(self, broken: float) -> None:
         whole, torn = {0: 1.0, 1: 2.0}, {0: broken, 1: 2.0}
         for base, ours in ((whole, torn), (torn, whole), (torn, torn)):
             mean, low, high, pairs = difference(against("none", {"none": base, "mhe": ours}), "mhe")
-            assert (repr(mean), repr(low), repr(high), pairs) == ("nan", "nan", "nan", 2)
+            assert (mean, low, high, pairs) == (0.0, None, None, 1)
 
     def test_what_seeds_share_cancels(self) -> None:
         shared, gains = (5.0, 6.0, 7.0, 8.0), (0.30, 0.31, 0.29, 0.30)
@@ -242,9 +243,31 @@ class TestTests:
     def test_without_reference_nothing_is_tested(self) -> None:
         assert the_tests(of_scores({"mhe": [7.0, 8.0], "none": [6.0, 7.0]})["mhe"]) == NOTHING
 
-    def test_a_seed_that_broke_down_leaves_no_p(self) -> None:
-        row = self.rows(mhe=self.MHE | {3: math.nan})["mhe"]
-        assert all(value is not None and math.isnan(value) for value in the_tests(row))
+    def test_a_seed_that_broke_down_is_left_out_of_the_tests(self) -> None:
+        others = {seed: score for seed, score in self.MHE.items() if seed != 3}
+        assert the_tests(self.rows(mhe=self.MHE | {3: math.nan})["mhe"]) == the_tests(self.rows(mhe=others)["mhe"])
+
+
+class TestCopies:
+    FINAL: ClassVar = {"inception_score": 7.25, "fid": 31.5}
+
+    def test_one_run_under_several_seeds_is_found_out(self) -> None:
+        runs = [scored("mhe", seed, 0.0, final=self.FINAL) for seed in (0, 1)]
+        with pytest.raises(ConfigError, match=r"mhe/seed_0 \(seed 0\) and runs/mhe/seed_1 \(seed 1\) .* copy"):
+            compare(runs)
+
+    def test_a_difference_in_the_last_digit_of_one_score_makes_two_trainings(self) -> None:
+        other = self.FINAL | {"fid": math.nextafter(31.5, 32.0)}
+        assert compare([scored("mhe", 0, 0.0, final=self.FINAL), scored("mhe", 1, 0.0, final=other)]).rows[0].n == 2
+
+    def test_one_score_alone_may_be_equal(self) -> None:
+        saturated = {"inception_score": 1.0}
+        assert compare([scored("mhe", seed, 0.0, final=saturated, best=None) for seed in (0, 1)]).rows[0].n == 2
+
+    def test_the_same_scores_at_other_steps_are_no_copy(self) -> None:
+        curves = [((100, {"fid": 40.0}),), ((100, {"fid": 41.0}),)]
+        runs = [scored("mhe", seed, 0.0, final=self.FINAL, curve=curve) for seed, curve in enumerate(curves)]
+        assert compare(runs).rows[0].n == 2
 
 
 class TestRanks:
@@ -543,11 +566,12 @@ class TestOrder:
 
     @looped("metric", METRICS)
     @looped("broken", [[math.nan], [math.nan, 99.0], [1.0, math.nan, math.inf]])
-    def test_a_variant_with_a_nan_score_is_last_and_says_so(self, metric: str, broken: list[float]) -> None:
+    def test_a_variant_with_a_seed_that_broke_down_is_last_and_says_so(self, metric: str, broken: list[float]) -> None:
         rows = of_scores({"broken": broken, "fine": [2.0, 3.0], "poor": [50.0]}, metric)
+        finite = [score for score in broken if math.isfinite(score)]
         assert list(rows)[-1] == "broken"
-        assert rows["broken"].n == len(broken)
-        assert rows["broken"].mean is not None and math.isnan(rows["broken"].mean)
+        assert (rows["broken"].n, rows["broken"].diverged) == (len(finite), len(broken) - len(finite))
+        assert rows["broken"].mean == (statistics.fmean(finite) if finite else None)
 
     @looped("metric", METRICS)
     @looped("broken", [[math.inf], [-math.inf], [math.inf, -math.inf]])
@@ -634,7 +658,7 @@ class TestForms:
             ("real data", "", "9.71", "", "", ""),
             ("mhe", "3", "7.50", "0.50", "6.26 to 8.74", "8.00"),
             ("none", "1", "6.00", "-", "-", "6.00"),
-            ("wgan_gp", "2", "nan", "nan", "nan to nan", "nan"),
+            ("wgan_gp", "1 (+1 without score)", "5.00", "-", "-", "5.00"),
             ("gan_gp", "0 (+1 without score)", "-", "-", "-", "-"),
         ]
 
@@ -683,16 +707,16 @@ class TestFormsOfDifferences:
     }
 
     def test_cells_show_sign_interval_and_number_of_pairs(self, differences: Comparison) -> None:
-        # 0.3167 +- 4.302653 * 0.1258 / sqrt(3), and -0.55 +- 12.7062 * 0.0707 / sqrt(2), by the table of t. Three
-        # tests were made, one of which broke down: Holm takes 3 p of the smallest, 2 p of the next.
+        # 0.3167 +- 4.302653 * 0.1258 / sqrt(3), and -0.55 +- 12.7062 * 0.0707 / sqrt(2), by the table of t. Two
+        # tests were made: Holm takes 2 p of the smaller.
         assert {row[0]: row[-1] for row in table_cells(differences)} == {
             "real data": "",
-            "mhe_sn": "+0.32 (0.00 to 0.63), 3 pairs, p 0.049 (Holm 0.15)",
+            "mhe_sn": "+0.32 (0.00 to 0.63), 3 pairs, p 0.049 (Holm 0.098)",
             "mhe": "+0.10, 1 pair",
             "none": "",
-            "spectral_norm": "-0.55 (-1.19 to 0.09), 2 pairs, p 0.058 (Holm 0.15)",
+            "spectral_norm": "-0.55 (-1.19 to 0.09), 2 pairs, p 0.058 (Holm 0.098)",
             "half_mhe": "-, 0 pairs",
-            "wgan_gp": "nan (nan to nan), 2 pairs",
+            "wgan_gp": "+0.00, 1 pair",
         }
 
     def test_the_difference_follows_the_usual_cells(self, differences: Comparison) -> None:
@@ -708,12 +732,12 @@ class TestFormsOfDifferences:
         # Detectable: 1.682 standard deviations at n = 5, 3.264 at n = 3, 11.55 at n = 2.
         assert {row[0]: row[-5:] for row in table[2:]} == {
             "real data": ("", "", "", "", ""),
-            "mhe_sn": ("+0.32 (0.00 to 0.63), 3 pairs", "0.049", "0.15", "0.25", "0.41"),
+            "mhe_sn": ("+0.32 (0.00 to 0.63), 3 pairs", "0.049", "0.098", "0.25", "0.41"),
             "mhe": ("+0.10, 1 pair", "-", "-", "-", "-"),
             "none": ("", "", "", "", ""),
-            "spectral_norm": ("-0.55 (-1.19 to 0.09), 2 pairs", "0.058", "0.15", "0.50", "0.82"),
+            "spectral_norm": ("-0.55 (-1.19 to 0.09), 2 pairs", "0.058", "0.098", "0.50", "0.82"),
             "half_mhe": ("-, 0 pairs", "-", "-", "-", "-"),
-            "wgan_gp": ("nan (nan to nan), 2 pairs", "nan", "nan", "nan", "nan"),
+            "wgan_gp": ("+0.00, 1 pair", "-", "-", "-", "-"),
         }
         assert "with 5 pairs it cannot be below 0.0625" in as_markdown(differences)
 
@@ -754,13 +778,17 @@ class TestFootnoteOfDifferences:
 
     def test_it_says_plainly_that_no_difference_could_be_shown(self) -> None:
         p = stats.ttest_rel([*self.UNSURE.values()], [*self.BASE.values()]).pvalue
-        assert f"No significant difference to none at the 5 % level (smallest Holm-corrected p {p:.2f})." in self.note(
-            mhe=self.UNSURE
+        found = (
+            f"No significant difference to none at the 5 % level (smallest Holm-corrected p {p:.2f}, 5 pairs of seeds)."
         )
+        assert found in self.note(mhe=self.UNSURE)
 
     def test_it_names_the_variants_that_differ_and_no_other(self) -> None:
         note = self.note(mhe=self.SURE, half_mhe=self.UNSURE)
-        assert "Significantly different from none at the 5 % level: mhe (Holm-corrected p <0.001)." in note
+        assert (
+            "Significantly different from none at the 5 % level: mhe (Holm-corrected p <0.001, 5 pairs of seeds)."
+            in note
+        )
         assert "No difference" not in note and "Not tested" not in note
 
     def test_it_says_what_difference_these_seeds_can_show(self) -> None:
@@ -772,8 +800,8 @@ class TestFootnoteOfDifferences:
 
     def test_variants_that_could_not_be_tested_are_named_with_the_reason(self) -> None:
         few = {"one": {0: 7.0}, "other": {9: 7.0}}
-        note = self.note(mhe=self.SURE, torn=self.UNSURE | {3: math.nan}, **few)
-        reasons = "one, other (fewer than two common seeds)", "torn (a score is not finite)"
+        note = self.note(mhe=self.SURE, **few)
+        reasons = ("one, other (fewer than two common seeds)",)
         [line] = [line for line in note.splitlines() if line.startswith("Not tested against none: ")]
         assert sorted(line.removeprefix("Not tested against none: ").removesuffix(".").split("; ")) == sorted(reasons)
 
@@ -782,10 +810,25 @@ class TestFootnoteOfDifferences:
         assert "Not tested against none: mhe (fewer than two common seeds)." in note
         assert "ignificant" not in note and "with probability" not in note
 
-    def test_a_reference_that_broke_down_is_not_called_a_want_of_common_seeds(self) -> None:
-        note = footnote(against("none", {"none": self.BASE | {0: math.nan}, "mhe": self.SURE}))
-        assert "Not tested against none: mhe (a score is not finite)." in note
-        assert "seeds that both have" not in note.split("Not tested")[1] and "common seeds" not in note
+    @pytest.mark.parametrize("broken", [math.nan, math.inf, None])
+    def test_the_verdict_says_on_how_many_seeds_it_rests_however_the_others_ended(self, broken: float | None) -> None:
+        runs = [scored("none", seed, score) for seed, score in self.BASE.items()]
+        runs += [scored("mhe", seed, score) for seed, score in self.SURE.items() if seed > 1]
+        runs += [unscored("mhe", seed) if broken is None else scored("mhe", seed, broken) for seed in (0, 1)]
+        note = footnote(compare(runs, reference="none"))
+        assert re.search(
+            r"different from none .*: mhe \(Holm-corrected p [<0-9.]+, 3 pairs of seeds, 2 diverged\)", note
+        )
+        assert "mhe: 2 of 5 seeds have no score (2 diverged); its numbers are over the other seeds." in note
+
+    def test_a_difference_in_more_than_the_variant_is_said_before_the_verdict_and_in_every_format(self) -> None:
+        runs = [scored("none", seed, score) for seed, score in self.BASE.items()]
+        runs += [scored("mhe", seed, score, comparable_digest="other") for seed, score in self.SURE.items()]
+        unequal = compare(runs, reference="none")
+        for text in (footnote(unequal), as_markdown(unequal)):
+            assert text.index("differ in more than the variant") < text.index("ignificantly different")
+        assert json.loads(as_json(unequal))["same_budget"] is False
+        assert {row["same_budget"] for row in csv.DictReader(io.StringIO(as_csv(unequal)))} == {"false"}
 
     def test_a_reference_alone_leaves_nothing_untested(self) -> None:
         assert "Not tested" not in self.note()

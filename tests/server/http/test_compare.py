@@ -22,7 +22,7 @@ REAL = 9.7
 
 
 def result(config: RunConfig, score: float | str, fingerprint: str = "f" * 64) -> dict[str, Any]:
-    scores = {"inception_score": score, "fid": 30.0, "kid": 0.1, "precision": 0.5, "recall": 0.4}
+    scores = {"inception_score": score, "fid": 30.0 + config.seed, "kid": 0.1, "precision": 0.5, "recall": 0.4}
     return {
         "status": "completed",
         "step": config.training.steps,
@@ -232,9 +232,10 @@ def test_jobs_without_a_score_are_listed(client: TestClient, service: Service) -
     assert [(row["variant"], row["n"], row["failed"]) for row in table["rows"]] == [("mhe", 1, 1), ("none", 0, 1)]
 
 
-def test_a_score_that_is_not_finite_is_named(client: TestClient, service: Service) -> None:
+def test_a_score_that_is_not_finite_counts_as_diverged(client: TestClient, service: Service) -> None:
     jobs = [train(service, "mhe", 0, "NaN"), train(service, "mhe", 1, 7.0)]
-    assert compare(client, *jobs)["rows"][0]["mean"] == "NaN"
+    found = compare(client, *jobs)
+    assert (found["rows"][0]["mean"], found["rows"][0]["n"], found["rows"][0]["diverged"]) == (7.0, 1, 1)
 
 
 def test_scores_of_two_protocols_are_not_compared(client: TestClient, service: Service) -> None:

@@ -133,14 +133,14 @@ class TestNumbers:
     def test_at_equal_training_time_a_slow_arm_stands_where_it_was_by_then(self, make: Any) -> None:
         made = make(["none", "mhe"], seeds=(0, 1))
         for seed, (fast, slow) in enumerate([(50.0, 110.0), (70.0, 130.0)]):
-            made.end("none", seed, 7.0, train_seconds=fast)
-            made.end("mhe", seed, 7.0, train_seconds=slow)
+            made.end("none", seed, 7.0 + seed, train_seconds=fast)
+            made.end("mhe", seed, 7.0 + seed, train_seconds=slow)
         comparison = document(read(made))["comparison_at_equal_wall_time"]
         rows = {row["variant"]: row for row in comparison["rows"]}
-        halfway = 7.0 * (1 - math.exp(-2)) / (1 - math.exp(-4))
+        halfway = 7.5 * (1 - math.exp(-2)) / (1 - math.exp(-4))
         assert comparison["budget_seconds"] == pytest.approx(60.0)
         assert (rows["mhe"]["step"], rows["mhe"]["mean"]) == (300, pytest.approx(halfway))
-        assert (rows["none"]["step"], rows["none"]["mean"]) == (600, 7.0)
+        assert (rows["none"]["step"], rows["none"]["mean"]) == (600, 7.5)
         said = text_of(made).split("## At equal training time")[1]
         assert "| arm | training, s | at step |" in said and "| mhe | 120.0 | 300 | 2 |" in said
         assert (
@@ -256,11 +256,13 @@ class TestAnswer:
         assert "The reference, `none`, has no final score" in answer(read(made))
         assert "## Differences" not in text_of(made)
 
-    def test_an_arm_with_a_seed_that_broke_down_is_not_averaged_away(self, make: Any) -> None:
+    def test_an_arm_with_a_seed_that_broke_down_says_how_many_seeds_its_numbers_rest_on(self, make: Any) -> None:
         scores = BETTER | {"gan_gp": (6.5, math.nan, 6.4)}
         made = fill(make(list(scores)), scores)
-        assert "Not compared, because scores are missing or not finite: `gan_gp`." in answer(read(made))
-        assert "| gan_gp | 3 | nan |" in text_of(made)
+        assert "`gan_gp`: 1 of 3 seeds has no score (1 diverged); its numbers are over the other seeds." in answer(
+            read(made)
+        )
+        assert "| gan_gp | 2 (+1 without score) | 6.45 |" in text_of(made)
 
 
 class TestGaps:
@@ -400,7 +402,7 @@ class TestFigures:
     def test_scores_that_are_not_finite_are_drawn_as_gaps(self, make: Any) -> None:
         made = fill(make(["none", "mhe"]), {"none": (7.0, 7.1), "mhe": (math.nan, 7.0)})
         report = read(made)
-        assert set(draw_all(report)) == {"score.svg", "geometry.svg"}
+        assert set(draw_all(report)) == {"score.svg", "geometry.svg", "differences.svg"}
         figure = scores(report)
         assert figure is not None and [place.get_title("left") for place in figure.axes] == ["none", "mhe"]
 
