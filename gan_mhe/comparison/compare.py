@@ -96,8 +96,8 @@ def compare(
 
     Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
     is not among the variants, a variant with several runs of one seed, with copies of one run under several seeds, or
-    with several configurations, or the view `wall_time` of runs without training times; ProtocolMismatchError if the metric was measured under different
-    protocols, or not in all runs; RunDirError if no run was scored.
+    with several configurations, or the view `wall_time` of runs without training times; ProtocolMismatchError if the
+    metric was measured under different protocols, or not in all runs; RunDirError if no run was scored.
     """
     _check_names(metric, view)
     scored = [score for score in scores if score.final is not None]
