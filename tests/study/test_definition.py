@@ -95,6 +95,20 @@ def statuses(root: Path) -> dict[str, str | None]:
 
 ALL = ["plain/seed_3", "mhe-2/seed_3", "plain/seed_1", "mhe-2/seed_1"]
 
+
+def test_a_study_whose_output_is_lost_completes_and_writes_its_report(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("training.steps=1", head=HEAD.replace("[3, 1]", "[3]"))
+    monkeypatch.setattr("sys.argv", ["gan-mhe", "study", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"])
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    assert statuses(tmp_path / "out") == {"mhe-2/seed_3": "completed", "plain/seed_3": "completed"}
+    assert (tmp_path / "out" / "report" / "report.md").exists()
+
+
 # --- what a study is
 
 
