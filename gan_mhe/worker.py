@@ -5,8 +5,9 @@ writes the outcome to the file that the request names in `outcome`, unless the p
 
     {"outcome": "completed" | "stopped" | "failed", "code": ..., "message": ..., "step": ..., "result": ...}
 
-Exit codes: 0 completed, 75 stopped, 1 failed, 2 wrong usage. On the first SIGTERM or SIGINT a training run saves and
-stops, on the second it quits; other requests quit on the first. torch is imported after the request has been validated.
+Exit codes: 0 completed, 75 stopped, 1 failed, 2 wrong usage. On the first SIGTERM, SIGINT or SIGHUP a training run
+saves and stops, on a second SIGTERM or SIGINT it quits; other requests quit on the first signal. torch is imported
+after the request has been validated.
 """
 
 import errno
@@ -28,13 +29,13 @@ from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, StorageErr
 from gan_mhe.files import atomic_write, sha256_bytes, write_json
 from gan_mhe.records.events import Event, describe
 from gan_mhe.records.run_dir import RunDir
-from gan_mhe.run.control import stop_on_signals
+from gan_mhe.run.control import stop_on_signals, stop_signals
+from gan_mhe.streams import protected
 
 STOPPED, FAILED, USAGE = 75, 1, 2
 
 MEDIA_TYPES = {"png": "image/png", "zip": "application/zip", "npz": "application/x-npz"}
 _RESERVE = b"\0" * 16384  # larger than any outcome
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Messages of allocators that raise a plain RuntimeError.
 _OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
@@ -130,13 +131,15 @@ def main() -> None:
     if len(sys.argv) != 2:
         sys.stderr.write("usage: python -m gan_mhe.worker REQUEST\n")
         raise SystemExit(USAGE)
-    outcome = execute_request(Path(sys.argv[1]))
+    with protected():
+        outcome = execute_request(Path(sys.argv[1]))
     raise SystemExit({"completed": 0, "stopped": STOPPED, "failed": FAILED}[outcome.outcome])
 
 
 def execute_request(path: Path) -> Outcome:
     """Execute the request in the file `path`, write the outcome to the file it names, and return it."""
-    for number in _SIGNALS:
+    signals = stop_signals()
+    for number in signals:
         signal.signal(number, signal.default_int_handler)
     sink = _ConsoleSink()
     document: dict[str, Any] = {}
@@ -149,7 +152,7 @@ def execute_request(path: Path) -> Outcome:
         outcome = Outcome("stopped", message="quit without saving; the last checkpoint is intact", step=sink.step)
     except Exception as error:
         outcome = _failure(error, document, sink.step)
-    for number in _SIGNALS:  # writing the outcome must not be interrupted
+    for number in signals:  # writing the outcome must not be interrupted
         signal.signal(number, signal.SIG_IGN)
     if reserve is not None:
         with suppress(OSError):

@@ -39,7 +39,7 @@ Execute = Callable[[dict[str, Any]], Outcome]
 @pytest.fixture
 def execute(tmp_path: Path) -> Iterator[Execute]:
     """Execute a request in this process and return its outcome, which equals that of the file."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
     def execute(request: dict[str, Any]) -> Outcome:
         path = tmp_path / "attempt" / "outcome.json"
@@ -135,6 +135,22 @@ def test_a_second_signal_quits_without_saving_and_is_no_failure(
     outcome = execute(training(tmp_path / "run", tiny()))
     assert (outcome.outcome, outcome.code) == ("stopped", None)
     assert outcome.message == "quit without saving; the last checkpoint is intact"
+
+
+def test_a_hangup_asks_for_a_stop_and_never_quits(
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def run(config: RunConfig, run_dir: Path, sink: Any, control: Any) -> RunResult:
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            asked.append(control.should_stop())
+        raise DataError("end")
+
+    monkeypatch.setattr(loop, "execute", run)
+    assert execute(training(tmp_path / "run", tiny())).message == "end"
+    assert asked == [True, True, True]
 
 
 def test_signals_are_ignored_once_the_outcome_is_being_written(

@@ -27,7 +27,7 @@ One TOML file describes a run. Keys that the file leaves out take the defaults b
 range and two settings that contradict each other are errors that name the key.
 
 ```sh
-gan-mhe train digits_cnn                                   # a preset of configs/ by name, or any path
+gan-mhe train digits_cnn                                   # a preset of configs/ by name, or the path of a file
 gan-mhe train digits_cnn --variant mhe_sn --seed 1 --set training.steps=300
 gan-mhe sweep digits_cnn --variants none,mhe_sn --seeds 0,1,2
 gan-mhe compare runs/digits_cnn                            # every variant of a sweep, over its seeds
@@ -39,13 +39,22 @@ ones. A file may name a variant itself (`variant = "mhe"`); keys written beside 
 named on the command line replaces the file's whole `constraints` section, so that no constraint of another method
 remains.
 
-**`--set key=value`** takes any dotted key of the tables below. The value is read as TOML if possible (`300`, `1e-7`,
-`true`, `"text"`, `{ kind = "linear_decay" }`) and as plain text otherwise (`data.root=/data/faces`).
+**`--set key=value`** takes any dotted key of the tables below. If the key holds text, a name or a path, the value is
+taken as it is, with or without quotation marks: `data.root=2024-05-01` is the folder of that name. The value of any
+other key is TOML (`300`, `1e-7`, `true`, `{ kind = "linear_decay" }`). `true` is not a number.
+
+**Files and presets.** `digits_cnn` is the preset, even beside a file or folder of that name, which is `./digits_cnn`.
+Files are TOML in UTF-8; a byte order mark does no harm.
+
+**Paths.** `data.root` and `evaluation.weights` are relative to the TOML file that has them, and after `--set` to the
+working directory. A `~` at the beginning is your home folder. A run stores absolute paths, so that
+`gan-mhe score` finds the images from any folder. To a service, both are names that its operator gave.
 
 **What the run keeps.** The run directory holds the whole configuration, with every default written out; `gan-mhe info`,
 `gan-mhe sample` and `gan-mhe score` read it there. Its digest identifies the run. Keys marked † state where and how a
 run is executed or what is kept of it; they are not part of the digest. A run resumes only with every other key
-unchanged, except that `training.steps` may grow as long as all schedules are constant.
+unchanged, except that `training.steps` may grow as long as all schedules are constant: a schedule that decays reaches 0
+at the last step, so all its steps depend on their number.
 """
 
 PRESETS_INTRODUCTION = """\

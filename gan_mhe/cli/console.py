@@ -30,7 +30,13 @@ def print_error(text: str) -> None:
 
 
 def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print a table without borders, at most as wide as the terminal; if all headings are empty, without them."""
+    """Print a table without borders; if all headings are empty, without them.
+
+    In a terminal it is at most as wide as that; elsewhere no cell is wrapped or cut, because programs read it.
+    """
+    if not out.is_terminal:
+        print_columns(headings, rows)
+        return
     table = Table(*headings, show_header=any(headings), box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
         table.add_row(*map(Text, row))
@@ -38,10 +44,20 @@ def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
 
 
 def print_columns(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    """Print columns as wide as their content, so that identifiers are not cut and can be copied."""
+    """Print columns as wide as their content, so that identifiers are not cut and can be copied.
+
+    If all headings are empty, they are left out.
+    """
     widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
+    for row in (headings, *rows) if any(headings) else rows:
         say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def check_output(console: Console) -> None:
+    """Raise the error by which the output of `console` was lost, if it was."""
+    problem: Exception | None = getattr(console.file, "problem", None)
+    if problem is not None:
+        raise problem
 
 
 class RunLine:
@@ -53,7 +69,11 @@ class RunLine:
         self._details: dict[str, str] = {}
 
     def emit(self, event: Event) -> None:
-        """Update the line from an event; a notice is printed as a separate line above the bars."""
+        """Update the line from an event; a notice is printed as a separate line above the bars.
+
+        Raises the error by which the console's output was lost, if it was.
+        """
+        check_output(self._bars.console)
         match event:
             case events.Started(step=step, total_steps=total):
                 self._bars.update(self._task, completed=step, total=total)
@@ -142,7 +162,8 @@ class PlainSink:
         self.show("event", describe(event))
 
     def show(self, topic: str, text: str) -> None:
-        """Print `text` after the title; the topic is not used."""
+        """Print `text` after the title; the topic is not used. Raises the error by which the output was lost."""
+        check_output(self._console)
         self._console.print(f"{self._title}  {text}", highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Self:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import out, print_table, say
-from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step
+from gan_mhe.cli.console import out, print_columns, print_table, say
+from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step, readable
 from gan_mhe.cli.scores import score_rows
 from gan_mhe.config import compose
 from gan_mhe.config.documents import merge
@@ -18,13 +18,17 @@ from gan_mhe.config.protocols import PROTOCOLS
 from gan_mhe.errors import ConfigError
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import output_is_optional
 from gan_mhe.variants import VARIANTS
 
 
 def sample(
     run: RunPath,
     out_: Annotated[
-        Path, typer.Option("--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.")
+        Path,
+        typer.Option(
+            "--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.", callback=readable
+        ),
     ],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of images, or of rows with --interpolate.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the latents.")] = 0,
@@ -37,6 +41,7 @@ def sample(
     """Generate images with the generator of a run."""
     from gan_mhe.run import sample
 
+    output_is_optional()
     sample.check_destination(out_)
     run_dir = RunDir(run)
     if interpolate:
@@ -65,7 +70,8 @@ def score(
     overrides: dict[str, Any] = {
         "evaluation": ({"ema": True} if ema else {}) | ({"protocol": protocol} if protocol else {})
     }
-    scored = score_checkpoint(RunDir(run), step=step, overrides=merge(overrides, compose.parse_overrides(set_ or [])))
+    overrides = merge(overrides, compose.parse_local_overrides(set_ or []))
+    scored = score_checkpoint(RunDir(run), step=step, overrides=overrides)
     if format_ is Format.json:
         out.print_json(json.dumps(scored))
     else:
@@ -103,7 +109,7 @@ def info(run: RunPath) -> None:
         for event in events
         if isinstance(event, Evaluated)
     ]
-    print_table(("", ""), rows)
+    print_columns(("", ""), rows)
 
 
 def metrics(

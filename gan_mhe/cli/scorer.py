@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from gan_mhe.cli.console import say
-from gan_mhe.cli.options import Set
+from gan_mhe.cli.options import Set, readable
 from gan_mhe.config import compose
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.errors import ConfigError
+from gan_mhe.streams import output_is_optional
 
 scorer_app = typer.Typer(help="Train classifiers that score your own data sets.", no_args_is_help=True)
 
@@ -19,14 +20,17 @@ def scorer_train(
     name: Annotated[str, typer.Argument(help="Name of the classifier; its protocol is classifier:NAME.")],
     data: Annotated[str, typer.Option(help="Data set with labels.")],
     set_: Set = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the images if DATA is image_folder.")] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of the images if DATA is image_folder.", callback=readable)
+    ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 32,
     width: Annotated[float, typer.Option(min=0.01, help="Factor of the classifier's channel counts.")] = 1.0,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     out_: Annotated[
-        Path | None, typer.Option("--out", help="Weights file. Default: NAME.safetensors in the cache.")
+        Path | None,
+        typer.Option("--out", help="Weights file. Default: NAME.safetensors in the cache.", callback=readable),
     ] = None,
 ) -> None:
     """Train a classifier on real images and save it for the protocol `classifier:NAME`.
@@ -36,7 +40,8 @@ def scorer_train(
     """
     from gan_mhe.run.score import train_and_save_classifier
 
-    overrides = compose.parse_overrides(set_ or [])
+    output_is_optional()
+    overrides = compose.parse_local_overrides(set_ or [])
     others = [key for key in flatten(overrides) if not key.startswith("data.")]
     if others:
         raise ConfigError(f"--set: a scorer reads keys of the section data only; got {', '.join(others)}")

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 
 from gan_mhe.cli.console import out, print_error, say
-from gan_mhe.cli.options import FAILURE, INTERRUPTED, ConfigFile, Jobs, Set
+from gan_mhe.cli.options import FAILURE, INTERRUPTED, ConfigFile, Jobs, Set, folder
 from gan_mhe.cli.scores import print_result, print_scored
 from gan_mhe.comparison import compare as comparisons
-from gan_mhe.config import compose, documents
+from gan_mhe.config import compose
 from gan_mhe.errors import RunDirError
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import output_is_optional
 
 
 def train(
@@ -22,7 +23,9 @@ def train(
     set_: Set = None,
     variant: Annotated[str | None, typer.Option(help="Named variant (see `gan-mhe variants`).")] = None,
     seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Run directory. Default: runs/CONFIG/VARIANT/seed_SEED.")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Run directory. Default: runs/CONFIG/VARIANT/seed_SEED.", callback=folder)
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
 ) -> None:
     """Train one GAN."""
@@ -31,10 +34,11 @@ def train(
     from gan_mhe.run.loop import execute, has_progress
     from gan_mhe.sweep.sweep import run_directory
 
+    output_is_optional()
     settings = compose.compose(
-        documents.find_document(str(config)), variant=variant, seed=seed, overrides=compose.parse_overrides(set_ or [])
+        compose.find_local(config), variant=variant, seed=seed, overrides=compose.parse_local_overrides(set_ or [])
     )
-    directory = run_dir or run_directory(Path("runs") / config.stem, settings)
+    directory = run_dir or run_directory(Path("runs") / Path(config).stem, settings)
     if has_progress(RunDir(directory)) and not resume:
         raise RunDirError(f"{directory} already contains a run; continue it with --resume or choose another --run-dir")
     with stop_on_signals(say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
@@ -51,16 +55,19 @@ def sweep(
     variants: Annotated[str, typer.Option(help="Comma-separated variants.")],
     seeds: Annotated[str, typer.Option(help="Comma-separated training seeds.")] = "0",
     set_: Set = None,
-    root: Annotated[Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/CONFIG.")] = None,
+    root: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/CONFIG.", callback=folder)
+    ] = None,
     jobs: Jobs = None,
 ) -> None:
     """Train variants x seeds, skip finished runs, and compare the variants."""
+    output_is_optional()
     _sweep(
-        documents.find_document(str(config)),
+        compose.find_local(config),
         variants=[name.strip() for name in variants.split(",")],
         seeds=compose.parse_seeds(seeds),
-        overrides=compose.parse_overrides(set_ or []),
-        root=root or Path("runs") / config.stem,
+        overrides=compose.parse_local_overrides(set_ or []),
+        root=root or Path("runs") / Path(config).stem,
         jobs=jobs,
     )
 

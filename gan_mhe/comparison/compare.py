@@ -5,7 +5,7 @@ reference variant are paired by seed: runs of one seed see the same data in the 
 cancels. `table.py` prints a comparison.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import isfinite, isnan, nan
 from pathlib import Path
@@ -31,19 +31,38 @@ from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import decode_number
 from gan_mhe.records.result import read_fingerprints
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import reason_of
 
 _ENOUGH_TO_TELL = 2  # scores that two trainings do not have in common to the last bit; one alone may saturate
 
 
-def find_runs(paths: Iterable[Path]) -> list[RunDir]:
-    """The run directories at or below the given paths. RunDirError if there are none at a path."""
+def find_runs(paths: Iterable[Path], notice: Callable[[str], None] = lambda text: None) -> list[RunDir]:
+    """The run directories at or below the given paths. RunDirError if there are none at a path.
+
+    notice: receives a line about each directory that is left out because its `config.json` is another program's.
+    """
     found: list[RunDir] = []
     for path in paths:
-        below = sorted(config.parent for config in path.rglob("config.json")) if path.is_dir() else []
+        below = [run for run in _directories(path) if not _left_out(run, notice)]
         if not below:
             raise RunDirError(f"{path} is not a run directory and contains none")
-        found += [RunDir(directory) for directory in below]
+        found += below
     return found
+
+
+def _directories(path: Path) -> list[RunDir]:
+    """The directories with a `config.json`, at or below `path`."""
+    try:
+        return [RunDir(config.parent) for config in sorted(path.rglob("config.json"))] if path.is_dir() else []
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        raise RunDirError(f"{path} cannot be read: {reason_of(error)}") from error
+
+
+def _left_out(run: RunDir, notice: Callable[[str], None]) -> bool:
+    foreign = run.is_foreign()
+    if foreign:
+        notice(f"{run.config} is not the configuration of a run; left out")
+    return foreign
 
 
 def read_score(run: RunDir) -> RunScore:

@@ -8,11 +8,14 @@ import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from gan_mhe.config import documents
 from gan_mhe.config.documents import merge, unflatten
+from gan_mhe.config.fields import is_text, path_keys
 from gan_mhe.config.messages import explain
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, nearest
@@ -80,6 +83,39 @@ def expand(
     ]
 
 
+def find_local(name: str, folder: Path = Path()) -> dict[str, Any]:
+    """What `documents.find_document` finds, for a run on this machine: paths are relative to the file that has them."""
+    path = documents.find_file(name, folder)
+    return anchored(documents.load_document(path), path.parent)
+
+
+def anchored(document: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The document with every path absolute: `~` is expanded, and a relative path begins at `folder`.
+
+    ConfigError names the key of a path whose home folder is not known.
+    """
+    flat = documents.flatten(document)
+    paths = {key: _absolute(key, flat[key], folder) for key in path_keys() if isinstance(flat.get(key), str)}
+    return merge(document, unflatten(paths))
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """The same configuration with its paths relative to the working directory made absolute, to be stored."""
+    return RunConfig.stored(anchored(config.document(), Path()))
+
+
+def _absolute(key: str, path: str, folder: Path) -> str:
+    try:
+        return str((folder / Path(path).expanduser()).absolute())
+    except RuntimeError:
+        raise ConfigError(f"{key}: expected a path, got {path!r}, a home folder that is not known") from None
+
+
+def parse_local_overrides(assignments: Iterable[str]) -> dict[str, Any]:
+    """The tables of `parse_overrides`, for a run on this machine: paths are relative to the working directory."""
+    return anchored(parse_overrides(assignments), Path())
+
+
 def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
     """Parse `["training.steps=300"]` into nested tables."""
     tables: dict[str, Any] = {}
@@ -89,11 +125,17 @@ def parse_overrides(assignments: Iterable[str]) -> dict[str, Any]:
 
 
 def parse_assignment(assignment: str) -> tuple[str, Any]:
-    """Parse `"training.steps=300"` into key and value. A value that is not valid TOML is text."""
+    """Parse `"training.steps=300"` into key and value.
+
+    The value of a key that holds text, a name or a path is that text as it is, unless it is a TOML string in quotation
+    marks; so a folder may have the name 2024. Any other value is TOML, or text if it is not valid TOML.
+    """
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {assignment!r}: expected key=value, such as training.steps=300")
-    return key.strip(), _value(value.strip())
+    key, value = key.strip(), value.strip()
+    parsed = _value(value)
+    return key, value if is_text(key) and not isinstance(parsed, str) else parsed
 
 
 def parse_seeds(text: str) -> list[int]:

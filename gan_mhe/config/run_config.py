@@ -133,6 +133,14 @@ class RunConfig(Section):
             if mine.get(key) != theirs.get(key)
         ]
 
+    def why_steps_are_fixed(self, saved: "RunConfig") -> str | None:
+        """Why a run of `saved` cannot be resumed with this number of steps; None if it can."""
+        if self.training.steps == saved.training.steps:
+            return None
+        for key, kind in (_decays(saved.identity()) | _decays(self.identity())).items():
+            return f"{key} = {kind!r} reaches 0 at the last step, so every step depends on the number of steps"
+        return "a run can only be made longer" if self.training.steps < saved.training.steps else None
+
 
 def _without_seed(identity: Identity) -> Identity:
     return {key: value for key, value in identity.items() if key != "seed"}
@@ -144,8 +152,14 @@ def _comparable(identity: Identity) -> Identity:
 
 
 def _resumable(identity: Identity) -> Identity:
-    steps_matter = any(value != "constant" for key, value in identity.items() if key.endswith("schedule.kind"))
+    steps_matter = bool(_decays(identity))
     return {key: value for key, value in identity.items() if steps_matter or key != "training.steps"}
+
+
+def _decays(identity: Identity) -> dict[str, str]:
+    """The schedules that depend on where the run ends, by key."""
+    kinds = {key: value for key, value in identity.items() if key.endswith("schedule.kind")}
+    return {key: kind for key, kind in kinds.items() if kind != "constant"}
 
 
 DIGESTS: Mapping[DigestKind, Callable[[Identity], Identity]] = MappingProxyType(

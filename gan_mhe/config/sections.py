@@ -1,9 +1,10 @@
 """The sections of a configuration other than its constraints."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from gan_mhe.config.names import (
     DATASETS,
@@ -17,6 +18,7 @@ from gan_mhe.config.names import (
     describe,
 )
 from gan_mhe.config.protocols import PROTOCOLS, find_protocol, unknown_protocol
+from gan_mhe.config.types import members
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -27,9 +29,21 @@ ScheduleKind = Literal["constant", "linear_decay", "cosine_decay"]
 
 
 class Section(BaseModel):
-    """An immutable group of fields. An unknown key is an error."""
+    """An immutable group of fields. An unknown key, a truth value as a number and a NUL in a path are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
+        assert info.field_name is not None
+        expected = set(members(cls.model_fields[info.field_name].annotation))
+        given = value if isinstance(value, list | tuple) else [value]
+        if expected & {int, float} and bool not in expected and any(isinstance(item, bool) for item in given):
+            raise PydanticCustomError("wrong_type", "Expected a number")
+        if Path in expected and "\0" in str(value):
+            raise PydanticCustomError("wrong_path", "Expected a path without NUL")
+        return value
 
 
 class Schedule(Section):

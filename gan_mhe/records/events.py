@@ -242,7 +242,7 @@ class EventSink(Protocol):
     """A receiver of events besides the run directory: a terminal, a server, a test."""
 
     def emit(self, event: Event) -> None:
-        """Handle one event. Must not block for long and must not raise."""
+        """Handle one event. Must not block for long. A sink that raises receives no further event."""
 
 
 class RunControl(Protocol):

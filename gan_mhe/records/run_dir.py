@@ -8,13 +8,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import RunDirError
+from gan_mhe.errors import ConfigError, RunDirError
 from gan_mhe.files import read_json_lines
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import Event, decode
+from gan_mhe.streams import reason_of
 
 _CHECKPOINT_PREFIX = "step_"
+_OWN_SECTIONS = frozenset({"generator", "discriminator", "training"})  # in every stored configuration
 
 
 class RunDir:
@@ -60,11 +63,29 @@ class RunDir:
     def read_config(self) -> RunConfig:
         """The configuration of the run, as it was stored. RunDirError if it is missing or damaged."""
         try:
-            return RunConfig.stored(json.loads(self.config.read_text()))
+            document = json.loads(self.config.read_bytes())
+            if not isinstance(document, dict):
+                raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
+            return parse_stored(document)
         except (FileNotFoundError, NotADirectoryError):
             raise RunDirError(f"{self.root} is not a run directory: it has no {self.config.name}") from None
-        except ValueError as error:
-            raise RunDirError(f"{self.config} cannot be read: {error}") from error
+        except ConfigError as error:
+            raise RunDirError(f"{self.config} cannot be read: {'; '.join(str(error).splitlines())}") from error
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.config} cannot be read: {reason_of(error)}") from error
+
+    def is_foreign(self) -> bool:
+        """Whether the directory's `config.json` is another program's: it has no section of ours, nor is a journal here.
+
+        False for a file that cannot be read as JSON, which may be a damaged one of ours, and without any file.
+        """
+        if self.events.exists():
+            return False
+        try:
+            document = json.loads(self.config.read_bytes())
+        except (OSError, ValueError):
+            return False
+        return not (isinstance(document, dict) and document.keys() >= _OWN_SECTIONS)
 
     def read_data(self) -> DataSummary | None:
         """What the data set held at the newest start of the run; None if it never started or is of an older version.

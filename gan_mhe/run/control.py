@@ -21,21 +21,33 @@ class StopRequest:
         return first
 
 
+def stop_signals() -> tuple[signal.Signals, ...]:
+    """SIGINT, SIGTERM and SIGHUP; the last only if it is not ignored, as it is after `nohup`."""
+    hangup = () if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else (signal.SIGHUP,)
+    return (signal.SIGINT, signal.SIGTERM, *hangup)
+
+
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn SIGINT and SIGTERM in the body into a stop request; a second signal raises KeyboardInterrupt.
+    """Turn the `stop_signals` in the body into a stop request; a second SIGINT or SIGTERM raises KeyboardInterrupt.
 
+    SIGHUP never counts as the first of two: a terminal that closes sends it several times, some followed by SIGTERM.
     say: prints a message for the user.
     """
-    stop = StopRequest()
+    stop, insisted = StopRequest(), StopRequest()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not stop.request():
+        first = stop.request()
+        if number == signal.SIGHUP:
+            if first:
+                say("stopping: finishing and saving this step first")
+            return
+        if not insisted.request():
             say("quitting without saving; the last checkpoint is intact")
             raise KeyboardInterrupt
         say("stopping: finishing and saving this step first; repeat to quit without saving")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handle) for number in stop_signals()}
     try:
         yield stop
     finally:

@@ -8,6 +8,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from gan_mhe.config.compose import with_absolute_paths
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
@@ -45,8 +46,9 @@ def execute(
     the run is completed or stopped; a run that is completed already is left as it is. Raises GanMheError otherwise:
     DivergedError if a loss or gradient is not finite, ConfigError if the directory holds another configuration,
     MemoryLimitError if a step does not fit into the device's free memory, StorageError if a write fails.
+    Relative paths of the configuration begin at the working directory, and are stored as absolute ones.
     """
-    run = RunDir(Path(run_dir))
+    run, config = RunDir(Path(run_dir)), with_absolute_paths(config)
     with run.locked():
         _check_resumable(run, config)
         finished = _finished_result(run, config)
@@ -64,9 +66,15 @@ def has_progress(run: RunDir) -> bool:
 
 def _check_resumable(run: RunDir, config: RunConfig) -> None:
     """ConfigError if the directory has the progress of a configuration that `config` cannot resume."""
-    changes = config.changes_on_resume(run.read_config()) if has_progress(run) else []
-    if changes:
-        raise ConfigError(f"{run.root} holds a run of another configuration: {'; '.join(changes)}")
+    if not has_progress(run):
+        return
+    saved = run.read_config()
+    if changes := config.changes_on_resume(saved):
+        why = config.why_steps_are_fixed(saved)
+        raise ConfigError(
+            f"{run.root} holds a run of another configuration: {'; '.join(changes)}{f' ({why})' if why else ''}; "
+            "use a new run directory, or fork a checkpoint at a service"
+        )
 
 
 def _prepare(run: RunDir, config: RunConfig) -> None:

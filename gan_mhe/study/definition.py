@@ -23,6 +23,7 @@ from gan_mhe.errors import ConfigError, RunDirError, nearest
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import canonical_json, write_json
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import reason_of
 from gan_mhe.variants import VARIANTS
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$")]
@@ -133,8 +134,11 @@ class StudyRun:
         return f"{self.arm.name} seed {self.seed}"
 
 
-def load(path: Path) -> Study:
+def load(path: Path, *, at_service: bool = False) -> Study:
     """The study of a TOML file, with all its configurations checked.
+
+    at_service: whether a service runs it, to which a path is the operator's name of a folder or file. Otherwise a path
+    is relative to the file that has it.
 
     Raises ConfigError for a file that cannot be read, an unknown key or value, an arm without a valid configuration, an
     arm that differs from the first in more than variant, constraints and loss, and two equal arms. The message names
@@ -148,15 +152,25 @@ def load(path: Path) -> Study:
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors())) from error
     try:
-        base = documents.find_document(study.config, path.parent)
+        base = (documents.find_document if at_service else compose.find_local)(study.config, path.parent)
     except ConfigError as error:
         raise ConfigError(f"config: {error}") from error
     study = study.model_copy(update={"base": base})
+    if not at_service:
+        study = _anchored(study, path.parent)
     _check_fair(study)
     if "metric" not in study.model_fields_set:
         config = _config(study, study.arms[0], study.seeds[0])
         study = study.model_copy(update={"metric": TASKS[config.task].metric})
     return study
+
+
+def _anchored(study: Study, folder: Path) -> Study:
+    """The study with the paths of its overrides absolute."""
+    arms = [arm.model_copy(update={"set": compose.anchored(unflatten(arm.set), folder)}) for arm in study.arms]
+    return study.model_copy(
+        update={"set": compose.anchored(unflatten(study.set), folder), "arms": tuple(arms)},
+    )
 
 
 def runs(study: Study) -> list[StudyRun]:
@@ -207,8 +221,11 @@ def load_saved(root: Path) -> Study:
         return Study.model_validate_json((root / _FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RunDirError(f"{root} holds no study: it has no {_FILE}") from None
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise RunDirError(f"{root / _FILE} cannot be read: {problems}") from error
     except (OSError, ValueError) as error:
-        raise RunDirError(f"{root / _FILE} cannot be read: {error}") from error
+        raise RunDirError(f"{root / _FILE} cannot be read: {reason_of(error)}") from error
 
 
 def _changes(study: Study, before: Study) -> list[str]:

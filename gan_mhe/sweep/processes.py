@@ -23,6 +23,7 @@ from gan_mhe.errors import GanMheError
 from gan_mhe.files import write_json
 from gan_mhe.records.events import Event, EventSink, RunControl, decode
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import Dispensable
 from gan_mhe.sweep import parent_death
 
 SinkFactory = Callable[[str], AbstractContextManager[EventSink]]
@@ -89,7 +90,7 @@ class _Worker:
         self._journal = _Journal(RunDir(run.directory).events)
         self._request, self._outcome, self._stderr = (scratch / name for name in ("request", "outcome", "stderr"))
         self._closing = ExitStack()
-        self._sink = self._closing.enter_context(make_sink(run.title))
+        self._show = Dispensable(self._closing.enter_context(make_sink(run.title)).emit)
         self._process: subprocess.Popen[bytes] | None = None
         try:
             scratch.mkdir()
@@ -123,7 +124,7 @@ class _Worker:
         code = self._process.poll()  # before reading the journal, so that the last events are not missed
         for event in self._journal.new_events():
             self.has_events = True
-            self._sink.emit(event)
+            self._show(event)
         if code is not None:
             self._end(self._failure(code))
 

@@ -10,6 +10,7 @@ from gan_mhe.cli import runs, scorer, training
 from gan_mhe.cli.console import print_error
 from gan_mhe.cli.options import FAILURE, USAGE
 from gan_mhe.errors import ConfigError, GanMheError
+from gan_mhe.streams import Output, protected, reason_of
 from server.cli import compare, jobs, operator, study
 
 app = typer.Typer(
@@ -40,11 +41,32 @@ app.add_typer(operator.keys_app, name="keys")
 
 def main() -> None:
     """Run the command; errors become one message and an exit code."""
+    with protected() as output:
+        code = _run(output)
+        output.flush()
+        if not code and output.problem is not None and not output.optional:
+            code = FAILURE
+            if not isinstance(output.problem, BrokenPipeError):  # a reader that went away asked for no more
+                print_error(f"error: cannot write to standard output: {reason_of(output.problem)}")
+    raise SystemExit(code)
+
+
+def _run(output: Output) -> int:
     try:
         app()
+    except SystemExit as end:
+        return int(end.code or 0)
     except GanMheError as error:
         print_error(f"error: {error}")
-        raise SystemExit(USAGE if isinstance(error, ConfigError) else FAILURE) from None
+        return USAGE if isinstance(error, ConfigError) else FAILURE
+    except (OSError, ValueError) as error:
+        if error is output.problem:
+            return 0  # the caller reports it
+        if not isinstance(error, OSError) or error.filename is None:
+            raise
+        print_error(f"error: cannot use {error.filename}: {error.strerror}")
+        return FAILURE
+    return 0
 
 
 if __name__ == "__main__":

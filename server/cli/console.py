@@ -10,6 +10,7 @@ from rich.console import Console
 from gan_mhe.cli.console import PlainSink, RunLine, progress_bars
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
+from gan_mhe.streams import Dispensable
 from server.client import Client, Event, Job
 
 # Events of the run that the service renames.
@@ -21,11 +22,17 @@ _RENAMED = {
 }
 
 
-def follow(client: Client, jobs: Sequence[Job], console: Console, *, patience: float = 300.0) -> list[Job]:
-    """Show the progress of jobs until all have ended; return them. patience: as in `Client.stream`."""
+def follow(
+    client: Client, jobs: Sequence[Job], console: Console, *, patience: float = 300.0, only_show: bool = False
+) -> list[Job]:
+    """Show the progress of jobs until all have ended; return them. patience: as in `Client.stream`.
+
+    only_show: whether the caller has nothing else to do, so that the error of a lost output is raised.
+    """
     with Board(console, {job.id: job.title for job in jobs}) as board:
+        show = board.show if only_show else Dispensable(board.show)
         for event in client.stream([job.id for job in jobs], patience=patience):
-            board.show(event)
+            show(event)
     return [client.job(job.id) for job in jobs]
 
 
@@ -42,7 +49,7 @@ class Board:
         }
 
     def show(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event. Raises the error by which the console's output was lost, if it was."""
         line = self._lines[event.job_id]
         if event.type == "job.state":
             moving = event.data["state"] == "running" and isinstance(line, RunLine)

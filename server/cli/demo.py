@@ -22,6 +22,7 @@ from gan_mhe.comparison.table import footnote, headings, table_cells
 from gan_mhe.config import compose, documents
 from gan_mhe.errors import GanMheError
 from gan_mhe.files import atomic_write, canonical_json, sha256_bytes
+from gan_mhe.run.control import stop_signals
 from server.cli.console import follow
 from server.client import Client, Conflict, Job, Mode, ServerError, Unreachable
 
@@ -117,7 +118,7 @@ def _report(client: Client, root: Path, ended: Sequence[Job]) -> None:
 
 
 class _Interrupts:
-    """Counts SIGINT, SIGTERM and SIGHUP; while enabled, the first one raises KeyboardInterrupt."""
+    """Counts the `stop_signals`; while enabled, the first one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -130,8 +131,7 @@ class _Interrupts:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._handle) for number in numbers}
+        self._before = {number: signal.signal(number, self._handle) for number in stop_signals()}
         return self
 
     def __exit__(self, *_: object) -> None:

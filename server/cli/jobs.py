@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `--help` responds quickly.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gan_mhe.cli.console import out, print_columns, print_error, say
-from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set
+from gan_mhe.cli.options import FAILURE, INTERRUPTED, Set, folder
 from gan_mhe.config import compose, documents
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.evaluation.metrics import METRICS
+from gan_mhe.streams import output_is_optional
 
 if TYPE_CHECKING:
     from server.client import Cell, Client, Job, Mode
@@ -66,10 +68,14 @@ def submit(
 
 
 def _source(config: str, assignments: list[str]) -> dict[str, Any]:
-    """The contents of a local file, validated before it is sent; any other name is a preset of the service."""
+    """The contents of a local file, validated before it is sent; any other name is a preset of the service.
+
+    A file of a preset's name does not hide it: its path is `./NAME`.
+    """
     path = Path(config)
     overrides = dict(map(compose.parse_assignment, assignments))
-    if not path.is_file() and path.suffix != ".toml":
+    is_preset = "/" not in config and os.path.isfile(documents.PRESETS / f"{config}.toml")
+    if is_preset or (path.suffix != ".toml" and not os.path.isfile(path)):
         return {"preset": config, "overrides": overrides}
     document = documents.load_document(path)
     compose.compose(document, overrides=compose.parse_overrides(assignments))
@@ -112,7 +118,7 @@ def _watch(client: "Client", id_: str) -> None:
     from server.cli.console import follow
 
     try:
-        ended = follow(client, _jobs_of(client, id_), out)
+        ended = follow(client, _jobs_of(client, id_), out, only_show=True)
     except KeyboardInterrupt:
         say(f"{id_} continues; show it with `gan-mhe watch {id_}`, cancel it with `gan-mhe cancel {id_}`")
         raise typer.Exit(INTERRUPTED) from None
@@ -211,7 +217,10 @@ def _act(
 
 def fetch(
     id_: Id,
-    out_: Annotated[Path, typer.Option("--out", help="Folder for the files; an experiment gets one folder per job.")],
+    out_: Annotated[
+        Path,
+        typer.Option("--out", help="Folder for the files; an experiment gets one folder per job.", callback=folder),
+    ],
     what: Annotated[str, typer.Option(help="latest, samples, animation, checkpoint or config.")] = "latest",
     server: Server = None,
 ) -> None:
@@ -223,15 +232,15 @@ def fetch(
     with Client(server) as client:
         found = _jobs_of(client, id_)
         for job in found:
-            folder = out_ if not id_.startswith("exp_") else out_ / downloads.folder_name(job)
-            for path in downloads.KINDS[what](client, job, folder):
+            place = out_ if not id_.startswith("exp_") else out_ / downloads.folder_name(job)
+            for path in downloads.KINDS[what](client, job, place):
                 say(str(path))
 
 
 def demo(
-    out_: Annotated[Path, typer.Option("--out", help="Data folder of the service; the grids are saved here.")] = Path(
-        "runs/demo"
-    ),
+    out_: Annotated[
+        Path, typer.Option("--out", help="Data folder of the service; the grids are saved here.", callback=folder)
+    ] = Path("runs/demo"),
     set_: Set = None,
 ) -> None:
     """Demonstrate the service: train four variants on digits and compare them.
@@ -240,6 +249,7 @@ def demo(
     """
     from server.cli import demo as demonstration
 
+    output_is_optional()
     raise typer.Exit(demonstration.run(out_, set_ or []))
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gan_mhe.cli.console import print_columns, print_error, say
+from gan_mhe.cli.options import readable
 from gan_mhe.errors import GanMheError
+from gan_mhe.streams import output_is_optional
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -21,7 +23,7 @@ keys_app = typer.Typer(help="Manage the API keys of a service on this machine.",
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Data directory; by default GAN_MHE_DATA_DIR, or gan-mhe-data."),
+    typer.Option("--data-dir", help="Data directory; by default GAN_MHE_DATA_DIR, or gan-mhe-data.", callback=readable),
 ]
 
 
@@ -39,6 +41,7 @@ def serve(
     allow_downloads: Annotated[bool | None, typer.Option(help="Allow jobs to download data sets and weights.")] = None,
 ) -> None:
     """Run the service. Every setting can also be an environment variable, such as GAN_MHE_CPU_SLOTS."""
+    output_is_optional()
     settings = _settings(
         host=host,
         port=port,

@@ -24,6 +24,7 @@ from gan_mhe.records.events import (
 from gan_mhe.records.events import Event as RunEvent
 from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.streams import Dispensable
 from gan_mhe.study.definition import Arm, Study, StudyRun, overrides, run_directory, runs
 from server.cli.console import Board, run_events
 from server.client import Client, Job, NotFound, downloads
@@ -130,9 +131,10 @@ def _wait(client: Client, jobs: Sequence[Job]) -> bool:
     """Show the progress of the jobs until all have ended; False if the user interrupts."""
     try:
         with Board(out, {job.id: _title(job) for job in jobs}) as board:
+            show = Dispensable(board.show)
             for first in range(0, len(jobs), _MAX_STREAM_JOBS):
                 for event in client.stream([job.id for job in jobs[first : first + _MAX_STREAM_JOBS]]):
-                    board.show(event)
+                    show(event)
     except KeyboardInterrupt:
         return False
     return True

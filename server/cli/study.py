@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_mhe.cli.console import say
-from gan_mhe.cli.options import Jobs
+from gan_mhe.cli.options import Jobs, folder, readable
 from gan_mhe.cli.scores import print_scored
 from gan_mhe.errors import ConfigError
+from gan_mhe.streams import output_is_optional
 
 if TYPE_CHECKING:
     from gan_mhe.study.definition import Study
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Definition of the study.")],
-    root: Annotated[Path | None, typer.Option("--out", help="Folder of the study; default runs/studies/NAME.")] = None,
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Definition of the study.", callback=readable)],
+    root: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the study; default runs/studies/NAME.", callback=folder)
+    ] = None,
     jobs: Jobs = None,
     budget: Annotated[
         float | None,
@@ -30,8 +33,9 @@ def study(
     """Run a study (arms x seeds of one configuration) and write its report. Run the command again to continue."""
     from gan_mhe.study import definition as studies
 
-    definition = studies.load(file)
-    folder = root or Path("runs") / "studies" / definition.name
+    output_is_optional()
+    definition = studies.load(file, at_service=server is not None)
+    place = root or Path("runs") / "studies" / definition.name
     if budget is not None and not budget > 0:
         raise ConfigError(f"--budget: expected minutes, more than 0; got {budget:g}")
     if server is not None and (jobs, budget, report_only) != (None, None, False):
@@ -39,10 +43,10 @@ def study(
             "--jobs, --budget and --report-only apply to local runs; they cannot be combined with --server"
         )
     if report_only:
-        studies.load_saved(folder)
-    studies.save(definition, folder)
-    code = 0 if report_only else _run_study(definition, folder, jobs=jobs, budget=budget, server=server)
-    _report_study(definition, folder)
+        studies.load_saved(place)
+    studies.save(definition, place)
+    code = 0 if report_only else _run_study(definition, place, jobs=jobs, budget=budget, server=server)
+    _report_study(definition, place)
     raise typer.Exit(code)
 
 

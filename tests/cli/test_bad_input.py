@@ -68,6 +68,12 @@ def no_steps_were_made(root: Path) -> bool:
         ("evaluation.ema=true", "generator.ema_halflife_steps is 0; expected > 0"),
         ("data.name=image_folder", "data.root is missing"),
         ("training=fast", "training: .*'fast'"),
+        ("training.steps=true", "training.steps: expected a number, but it is True"),
+        (
+            "data.root=~nobody_here/x",
+            "data.root: expected a path, got '~nobody_here/x', a home folder that is not known",
+        ),
+        ('data.root="a\\u0000b"', "data.root: expected a path without NUL, but it is .*"),
         ("training.steps", "--set 'training.steps': expected key=value"),
     ],
 )
@@ -98,6 +104,19 @@ def test_an_unknown_variant_is_answered_with_the_nearest(refused: Refused, tmp_p
 def test_a_misspelt_key_in_a_file_is_named(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text("[training]\nsteps = 2\nbatchsize = 4\n")
     assert refused(2, "train", "mine.toml") == "training.batchsize: unknown key; did you mean 'batch_size'?"
+
+
+def test_text_in_utf_16_is_an_error_that_names_the_expected_encoding(refused: Refused, tmp_path: Path) -> None:
+    expected = "mine.toml is not valid TOML: expected text in UTF-8, got UTF-16 or binary data; save the file as UTF-8"
+    for encoding in ("utf-16", "utf-16-le"):
+        (tmp_path / "mine.toml").write_bytes("seed = 1\n".encode(encoding))
+        assert refused(2, "train", "mine.toml") == expected
+
+
+def test_text_in_latin_1_is_an_error_that_names_byte_and_line(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_bytes("seed = 1\n# Gr\u00f6\u00dfe\n".encode("latin-1"))
+    error = refused(2, "train", "mine.toml")
+    assert error == "mine.toml is not valid TOML: expected text in UTF-8, got byte 0xf6 in line 2"
 
 
 @pytest.mark.parametrize("content", [b"steps: 5\n", b"\xff\xfe\x00", b"[training\n", b"a = 1\na = 2\n"])
@@ -217,11 +236,73 @@ def test_after_the_broken_image_is_gone_the_same_command_trains(
 # --- directories
 
 
-@pytest.mark.parametrize("path", ["file/run", "file", "/proc/run", "/dev/full/run"])
-def test_a_run_directory_that_cannot_be_made_is_named(refused: Refused, tmp_path: Path, path: str) -> None:
+LONG = "x" * 300
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("file/run", "expected a folder, but file is a file"),
+        ("file", "expected a folder, but file is a file"),
+        ("/dev/full/run", "expected a folder, but /dev/full is a file"),
+        (LONG, "File name too long"),
+        (f"{LONG}/run", "File name too long"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "debug_cpu", "--run-dir"),
+        ("sweep", "debug_cpu", "--variants", "none", "--out"),
+        ("study", "study.toml", "--out"),
+        ("fetch", "job_1", "--out"),
+        ("demo", "--out"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_folder_that_cannot_be_made_is_an_error_of_its_option(
+    refused: Refused, tmp_path: Path, command: tuple[str, ...], path: str, reason: str
+) -> None:
     (tmp_path / "file").write_text("")
-    error = refused(1, "train", "debug_cpu", "--run-dir", path, keys=())
-    assert error.startswith(f"cannot write to run directory {path}: ")
+    assert refused(2, *command, path) == f"{command[-1]} {path}: {reason}"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_its_option(
+    refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gan_mhe.cli.options.os.access", lambda path, mode: False)  # root may write everywhere
+    error = refused(2, "train", "debug_cpu", "--run-dir", "run")
+    assert error == "--run-dir run: expected a folder that can be written; . cannot"
+
+
+def test_a_run_directory_that_the_system_refuses_later_is_named(refused: Refused) -> None:
+    error = refused(1, "train", "debug_cpu", "--run-dir", "/proc/run", keys=())
+    assert error.startswith("cannot write to run directory /proc/run: ")
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        (("info", LONG), "run"),
+        (("score", LONG), "run"),
+        (("sample", LONG, "--out", "x.png"), "run"),
+        (("study", LONG), "file"),
+        (("sample", "run", "--out", LONG), "--out"),
+        (("serve", "--data-dir", LONG), "--data-dir"),
+        (("keys", "list", "--data-dir", LONG), "--data-dir"),
+        (("scorer", "train", "mine", "--data", "image_folder", "--root", LONG), "--root"),
+        (("scorer", "train", "mine", "--data", "digits", "--out", LONG), "--out"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value[0],
+)
+def test_a_path_that_the_system_refuses_is_an_error_of_its_option(
+    refused: Refused, command: tuple[str, ...], name: str
+) -> None:
+    assert refused(2, *command) == f"{name} {LONG}: File name too long"
+
+
+def test_a_compared_path_that_the_system_refuses_is_named(refused: Refused) -> None:
+    assert refused(1, "compare", LONG) == f"{LONG} cannot be read: File name too long"
 
 
 def test_a_full_log_is_one_message(refused: Refused, tmp_path: Path) -> None:
@@ -299,8 +380,24 @@ def test_resuming_with_a_changed_configuration_is_refused(
     refused: Refused, tmp_path: Path, existing: dict[Path, bytes], key: str, change: str
 ) -> None:
     error = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=2", key))
-    assert error == f"run holds a run of another configuration: {change}"
+    assert error.startswith(f"run holds a run of another configuration: {change}")
     assert files(tmp_path / "run") == existing
+
+
+def test_a_decay_is_why_the_number_of_steps_cannot_change(refused: Refused, tmp_path: Path, tiny: Configure) -> None:
+    decay = "optimizer.schedule.kind=linear_decay"
+    execute(tiny("training.steps=2", decay), tmp_path / "run")
+    error = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=3", decay))
+    assert error == (
+        "run holds a run of another configuration: training.steps was 2, is 3 "
+        "(optimizer.schedule.kind = 'linear_decay' reaches 0 at the last step, "
+        "so every step depends on the number of steps); use a new run directory, or fork a checkpoint at a service"
+    )
+
+
+def test_a_run_cannot_be_made_shorter(refused: Refused, existing: dict[Path, bytes]) -> None:
+    error = refused(2, "train", "debug_cpu", "--run-dir", "run", "--resume", keys=("training.steps=1",))
+    assert "training.steps was 2, is 1 (a run can only be made longer); use a new run directory" in error
 
 
 def test_a_run_in_use_is_refused(refused: Refused, tmp_path: Path, existing: dict[Path, bytes]) -> None:

@@ -276,8 +276,10 @@ def test_sweep_reports_failures_after_the_others_are_done(gan_mhe: Command) -> N
 
 
 def test_sweep_with_nothing_but_failures_names_each_once(gan_mhe: Command) -> None:
-    Path("file").write_text("in the way")
-    output = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "file", "--jobs", "1", keys=())
+    Path("sweep").mkdir()
+    for variant in ("none", "mhe"):
+        Path("sweep", variant).write_text("in the way")
+    output = gan_mhe("sweep", "debug_cpu", "--variants", "none,mhe", "--out", "sweep", "--jobs", "1", keys=())
     assert output.code == 1
     assert [line.partition(":")[0] for line in output.err.splitlines()] == ["none seed 0", "mhe seed 0"]
 

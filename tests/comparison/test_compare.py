@@ -921,6 +921,25 @@ class TestReading:
         assert below == [tmp_path / name for name in ("a/seed_0", "a/seed_1", "b/seed_0")]
         assert [run.root for run in find_runs([tmp_path / "b" / "seed_0"])] == [tmp_path / "b" / "seed_0"]
 
+    @pytest.mark.parametrize("content", ['{"architectures": ["GPT2Model"], "n_layer": 12}', "[]", "3"])
+    def test_the_configuration_of_another_program_is_left_out_and_named(self, tmp_path: Path, content: str) -> None:
+        self.begin(tmp_path / "ours")
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "config.json").write_text(content)
+        notices: list[str] = []
+        assert [run.root for run in find_runs([tmp_path], notices.append)] == [tmp_path / "ours"]
+        assert notices == [f"{tmp_path / 'other' / 'config.json'} is not the configuration of a run; left out"]
+
+    @pytest.mark.parametrize("content", ['{"variant": "mhe", "trai', '{"training": {"steps": 0}}', "[]"])
+    def test_a_damaged_configuration_of_a_run_is_an_error_of_one_line(self, tmp_path: Path, content: str) -> None:
+        run = self.begin(tmp_path / "ours")
+        run.events.touch()
+        run.config.write_text(content)
+        [found] = find_runs([tmp_path])
+        with pytest.raises(RunDirError, match=r"ours/config\.json cannot be read: ") as refused:
+            read_score(found)
+        assert "\n" not in str(refused.value) and "http" not in str(refused.value)
+
     def test_a_path_that_holds_no_run_is_refused(self, tmp_path: Path) -> None:
         self.begin(tmp_path / "run")
         (tmp_path / "empty").mkdir()

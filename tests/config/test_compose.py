@@ -1,5 +1,6 @@
 """File < variant < seed < overrides, and messages that help."""
 
+import datetime
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gan_mhe.config.compose import compose, expand, parse, parse_overrides
+from gan_mhe.config import documents
+from gan_mhe.config.compose import (
+    compose,
+    expand,
+    find_local,
+    parse,
+    parse_local_overrides,
+    parse_overrides,
+    with_absolute_paths,
+)
 from gan_mhe.config.documents import PRESETS, load_document, merge
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, nearest
@@ -133,11 +143,21 @@ class TestOverrides:
             ("", ""),
             ("a=b", "a=b"),
             ("True", "True"),
+            ("2024-05-01", datetime.date(2024, 5, 1)),
         ],
     )
     def test_a_value_is_toml_where_it_can_be_and_text_otherwise(self, text: str, value: Any) -> None:
         parsed = parse_overrides([f"key={text}"])["key"]
         assert parsed == value and type(parsed) is type(value)
+
+    @looped("key", ["data.root", "evaluation.weights", "variant", "loss", "constraints.normalization"])
+    @looped("text", ["2024-05-01", "2024", "true", "1e5", "nan", "[1]", "{ a = 1 }", "a b", "12:30:00"])
+    def test_a_key_that_holds_text_takes_the_value_as_it_is(self, key: str, text: str) -> None:
+        assert documents.flatten(parse_overrides([f"{key}={text}"])) == {key: text}
+
+    @looped("text", ['"2024"', "'2024'"])
+    def test_a_key_that_holds_text_takes_a_toml_string_too(self, text: str) -> None:
+        assert parse_overrides([f"data.root={text}"]) == {"data": {"root": "2024"}}
 
     def test_dots_make_tables_that_are_merged(self) -> None:
         parsed = parse_overrides(["training.steps=3", "constraints.mhe.s=1", "training.n_dis=2", "seed=4"])
@@ -207,7 +227,69 @@ class TestMessages:
         assert nearest("seeed", ["seed", "data"]) == "; did you mean 'seed'?"
 
 
+class TestPaths:
+    """Where a path begins."""
+
+    @pytest.fixture(autouse=True)
+    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("HOME", "/home/somebody")
+
+    def test_in_a_file_it_is_relative_to_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "sub" / "run.toml").write_text('data.root = "faces"\nevaluation.weights = "w/a.safetensors"\n')
+        found = find_local("sub/run.toml")
+        assert found["data"]["root"] == str(tmp_path / "sub" / "faces")
+        assert found["evaluation"]["weights"] == str(tmp_path / "sub" / "w" / "a.safetensors")
+
+    def test_on_the_command_line_it_is_relative_to_the_working_directory(self, tmp_path: Path) -> None:
+        assert parse_local_overrides(["data.root=2024"]) == {"data": {"root": str(tmp_path / "2024")}}
+
+    def test_an_absolute_one_stays(self) -> None:
+        assert parse_local_overrides(["data.root=/a/b"]) == {"data": {"root": "/a/b"}}
+
+    def test_a_tilde_is_the_home_folder(self, tmp_path: Path) -> None:
+        (tmp_path / "run.toml").write_text('data.root = "~/faces"\n')
+        expected = {"data": {"root": "/home/somebody/faces"}}
+        assert find_local("run.toml") == expected
+        assert parse_local_overrides(["data.root=~/faces"]) == expected
+
+    def test_a_home_that_is_not_known_is_refused_with_the_key(self) -> None:
+        with pytest.raises(ConfigError, match=r"^data\.root: expected a path, got '~nobody_here/x'"):
+            parse_local_overrides(["data.root=~nobody_here/x"])
+
+    def test_stored_ones_are_absolute_and_change_no_digest(self, tmp_path: Path) -> None:
+        relative = parse({"data": {"root": "faces"}})
+        absolute = with_absolute_paths(relative)
+        assert absolute.data.root == tmp_path / "faces"
+        assert absolute.digest() == relative.digest()
+
+    def test_nothing_else_changes(self) -> None:
+        assert with_absolute_paths(parse(FILE)) == parse(FILE)
+
+
 class TestFiles:
+    @looped("kind", ["file", "folder", "nothing"])
+    def test_nothing_hides_a_preset(self, tmp_path: Path, kind: str) -> None:
+        (tmp_path / kind).mkdir()
+        if kind == "file":
+            (tmp_path / kind / "debug_cpu").write_text("seed = 3\n")
+        elif kind == "folder":
+            (tmp_path / kind / "debug_cpu").mkdir()
+        assert documents.find_document("debug_cpu", tmp_path / kind) == load_document(PRESETS / "debug_cpu.toml")
+
+    @looped("name", ["./debug_cpu", "debug_cpu.toml"])
+    def test_a_path_is_a_file_even_if_a_preset_has_its_name(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        Path(name).write_text("seed = 3\n")
+        assert documents.find_document(name) == {"seed": 3}
+
+    def test_a_byte_order_mark_does_no_harm(self, tmp_path: Path) -> None:
+        (tmp_path / "run.toml").write_bytes("seed = 3\r\n".encode("utf-8-sig"))
+        assert load_document(tmp_path / "run.toml") == {"seed": 3}
+
     def test_a_toml_file_is_read_as_tables(self, tmp_path: Path) -> None:
         (tmp_path / "run.toml").write_text('seed = 3\n[data]\nname = "synthetic"\n')
         assert load_document(tmp_path / "run.toml") == {"seed": 3, "data": {"name": "synthetic"}}

@@ -396,6 +396,28 @@ class TestRefusals:
         assert isinstance(parse(document), RunConfig)
 
 
+class TestTruthValues:
+    @pytest.mark.parametrize(
+        ("key", "document"),
+        [
+            ("training.steps", {"training": {"steps": True}}),
+            ("seed", {"seed": False}),
+            ("data.image_size", {"data": {"image_size": True}}),
+            ("evaluation.num_samples", {"evaluation": {"num_samples": True}}),
+            ("optimizer.schedule.warmup_steps", {"optimizer": {"schedule": {"warmup_steps": True}}}),
+            ("constraints.mhe.lambda_hidden", {"constraints": {"mhe": {"lambda_hidden": True}}}),
+            ("constraints.mhe.layer_factors", {"constraints": {"mhe": {"layer_factors": [1.0, True]}}}),
+        ],
+    )
+    def test_one_is_not_a_number(self, key: str, document: dict[str, Any]) -> None:
+        with pytest.raises(ConfigError, match=f"^{key}: expected a number, but it is .*(True|False)"):
+            parse(document)
+
+    def test_keys_that_are_one_take_it(self) -> None:
+        config = parse({"data": {"flip": True}, "constraints": {"mhe": {"half_space": True, "ratio": False}}})
+        assert config.data.flip and config.constraints.mhe is not None and config.constraints.mhe.half_space
+
+
 class TestResume:
     @staticmethod
     def changes(saved: dict[str, Any], asked: dict[str, Any]) -> list[str]:

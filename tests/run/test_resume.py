@@ -1,23 +1,29 @@
 """However a run is cut short, resuming it gives what never stopping would have given, bit for bit."""
 
 import json
+import os
 import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 import torch
+from rich.console import Console
 
+from gan_mhe.cli.console import LiveSink, PlainSink
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError
+from gan_mhe.errors import CheckpointError, StorageError
+from gan_mhe.files import JsonLines
 from gan_mhe.records import checkpoint
 from gan_mhe.records.events import CheckpointRejected, Evaluated, Event, Notice, SampleGrid, Scalars, Started, effective
+from gan_mhe.records.recorder import Recorder
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
+from gan_mhe.streams import Output
 from tests.support.forked import Piped, Start
 
 Configure = Callable[..., RunConfig]
@@ -147,6 +153,117 @@ def test_a_run_cut_at_any_event_resumes_to_the_same_end(
             execute(config, root, KillAt(index))
         execute(config, root)
         assert_same_story(root, unbroken(config))
+
+
+# --- shown by a display that fails, at every event
+
+
+class FailAt:
+    """A sink that raises at its n-th event."""
+
+    def __init__(self, index: int, error: BaseException) -> None:
+        self.left, self.error, self.later = index, error, 0
+
+    def emit(self, event: Event) -> None:
+        self.left -= 1
+        self.later += self.left < -1
+        if self.left < 0:
+            raise self.error
+
+
+class CloseAt:
+    """A sink that prints into a pipe, whose reader goes away at the n-th event."""
+
+    def __init__(self, index: int, *, live: bool) -> None:
+        self.left = index
+        self.reader, writer = os.pipe()
+        self.stream = open(writer, "w", encoding="utf-8")
+        self.output = Output(self.stream)
+        console = Console(file=cast(TextIO, self.output), force_terminal=live, width=500)
+        self.sink = LiveSink(console, "title") if live else PlainSink(console, "title")
+
+    def emit(self, event: Event) -> None:
+        self.left -= 1
+        if self.left == -1:
+            os.close(self.reader)
+        self.sink.emit(event)
+
+    def __enter__(self) -> "CloseAt":
+        self.sink.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.sink.__exit__(None, None, None)
+        self.output.discard_rest()
+        self.stream.close()
+
+
+SHORT = ("training.steps=4", "sampling.every_steps=2", "checkpoint.every_steps=2", "training.report_every_steps=2")
+BREAKS = (BrokenPipeError(32, "Broken pipe"), SystemExit(1), ValueError("I/O operation on closed file."))
+
+
+def count_events(config: RunConfig, root: Path) -> int:
+    listener = Listener()
+    execute(config, root, listener)
+    return len(listener.events)
+
+
+def test_a_display_that_fails_at_any_event_leaves_the_run_as_it_is(
+    tiny: Configure, unbroken: Callable[[RunConfig], Story], tmp_path: Path
+) -> None:
+    config = tiny(*SHORT)
+    for index in range(count_events(config, tmp_path / "heard")):
+        sink = FailAt(index, BREAKS[index % len(BREAKS)])
+        assert execute(config, tmp_path / str(index), sink).status == "completed"
+        assert sink.later == 0, "it received events after its error"
+        assert_same_story(tmp_path / str(index), unbroken(config))
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["lines", "live"])
+def test_a_reader_that_goes_away_at_any_event_leaves_the_run_as_it_is(
+    tiny: Configure, unbroken: Callable[[RunConfig], Story], tmp_path: Path, live: bool
+) -> None:
+    config = tiny(*SHORT)
+    for index in range(0, count_events(config, tmp_path / "heard"), 2):
+        with CloseAt(index, live=live) as sink:
+            assert execute(config, tmp_path / str(index), sink).status == "completed"
+        assert_same_story(tmp_path / str(index), unbroken(config))
+
+
+def test_the_journal_notes_once_that_a_display_failed_and_why(tiny: Configure, tmp_path: Path) -> None:
+    execute(tiny(*SHORT), tmp_path, FailAt(1, BREAKS[0]))
+    told = [notice for notice in notices(tmp_path) if "display" in notice]
+    assert told == [
+        "a display of this run failed and is switched off; the run goes on: [Errno 32] Broken pipe",
+    ]
+
+
+def test_the_other_displays_go_on(tiny: Configure, tmp_path: Path) -> None:
+    other = Listener()
+    with Recorder(RunDir(tmp_path), [FailAt(0, BREAKS[0]), other]) as recorder:
+        recorder.notice(1, "first")
+        recorder.notice(2, "second")
+    said = [event.message for event in other.events if isinstance(event, Notice)]
+    assert len(said) == 3 and {"first", "second"} < set(said)
+
+
+def test_a_journal_that_cannot_be_written_ends_the_run_which_resumes_to_the_same_end(
+    tiny: Configure, unbroken: Callable[[RunConfig], Story], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, append = tiny(*SHORT), JsonLines.append
+    for index in (1, 5, 8):
+
+        def append_on_a_full_disk(journal: JsonLines, value: Any, index: int = index) -> None:
+            if journal.lines >= index:
+                raise StorageError(f"cannot write {journal.path}: No space left on device")
+            append(journal, value)
+
+        monkeypatch.setattr(JsonLines, "append", append_on_a_full_disk)
+        with pytest.raises(StorageError, match=r"cannot write .*events\.jsonl: No space left on device"):
+            execute(config, tmp_path / str(index))
+        monkeypatch.setattr(JsonLines, "append", append)
+        execute(config, tmp_path / str(index))
+        assert_same_story(tmp_path / str(index), unbroken(config))
 
 
 def test_a_run_stopped_after_every_single_step_resumes_to_the_same_end(

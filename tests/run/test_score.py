@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, StorageError
@@ -45,6 +47,26 @@ def test_a_checkpoint_scores_the_same_every_time_and_as_the_run_rescored_it(scor
     assert first["scores"] == result.best.scores
     assert first["real"] == result.real
     assert (first["protocol"], first["fingerprints"]) == (result.protocol, result.fingerprints)
+
+
+def test_a_run_with_a_relative_folder_of_images_is_scored_from_any_folder(
+    tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "2024-05-01").mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        pixels = rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "2024-05-01" / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    config = tiny("training.steps=1", "data.name=image_folder", "data.root=2024-05-01")
+    execute(config, "run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = RunDir(tmp_path / "run")
+    assert run.read_config().data.root == tmp_path / "2024-05-01"
+    assert run.read_config().digest() == config.digest()
+    overrides = evaluation(protocol="digits-v1", num_samples=40)
+    assert "inception_score" in score_checkpoint(run, step=None, overrides=overrides)["real"]
 
 
 def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[RunDir, RunResult]) -> None:

@@ -158,6 +158,37 @@ def test_a_signal_ends_the_server_and_removes_the_announcement(tmp_path: Path, h
     assert (line["path"], line["status"], line["request_id"]) == ("/v1/variants", 200, "seen")
 
 
+MAIN = "from server.cli.app import main; main()"
+LOST_OUTPUT = {
+    "full": "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",
+    "without reader": "import os; reader, writer = os.pipe(); os.close(reader); os.dup2(writer, 1)",
+    "closed": "import os, sys; os.close(1); sys.stdout = None",
+}
+
+
+@pytest.mark.parametrize("how", LOST_OUTPUT)
+def test_a_log_that_cannot_be_written_fails_no_request(tmp_path: Path, how: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{LOST_OUTPUT[how]}\n{MAIN}", "serve"],
+        env=environment(tmp_path),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + DEADLINE
+        while not (tmp_path / "server.json").exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        url = json.loads((tmp_path / "server.json").read_text())["url"]
+        assert httpx2.post(f"{url}/v1/jobs", json={"preset": "debug_cpu"}).status_code == 201
+        assert httpx2.get(f"{url}/v1/jobs").status_code == 200
+        process.terminate()
+        _, errors = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert (process.returncode, errors) == (0, "")
+
+
 def test_open_streams_end_at_shutdown_and_do_not_delay_it(tmp_path: Path) -> None:
     received: list[str] = []
     with running(tmp_path) as server:

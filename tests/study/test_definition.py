@@ -95,7 +95,39 @@ def statuses(root: Path) -> dict[str, str | None]:
 
 ALL = ["plain/seed_3", "mhe-2/seed_3", "plain/seed_1", "mhe-2/seed_1"]
 
+
+def test_a_study_whose_output_is_lost_completes_and_writes_its_report(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write("training.steps=1", head=HEAD.replace("[3, 1]", "[3]"))
+    monkeypatch.setattr("sys.argv", ["gan-mhe", "study", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"])
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(SystemExit, match="0"):
+            main()
+    assert statuses(tmp_path / "out") == {"mhe-2/seed_3": "completed", "plain/seed_3": "completed"}
+    assert (tmp_path / "out" / "report" / "report.md").exists()
+
+
 # --- what a study is
+
+
+def test_paths_are_relative_to_the_file_that_has_them(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "bases" / "mine.toml").write_text('[data]\nname = "synthetic"\nroot = "images"\n')
+    path = write("evaluation.weights=w.safetensors", head=HEAD.replace("debug_cpu", "bases/mine.toml"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    config = runs(load(path))[0].config
+    assert config.data.root == tmp_path / "bases" / "images"
+    assert config.evaluation.weights == tmp_path / "w.safetensors"
+
+
+def test_at_a_service_a_path_is_a_name(write: Write) -> None:
+    config = runs(load(write("evaluation.weights=mine"), at_service=True))[0].config
+    assert config.evaluation.weights == Path("mine")
 
 
 def test_a_study_is_read_whole(write: Write) -> None:

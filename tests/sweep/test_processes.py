@@ -204,6 +204,23 @@ def test_what_a_run_says_reaches_its_own_sink(stage: Stage) -> None:
         assert events == [Started(0, 9, resumed=False), Finished(9, "completed", f"run{i}")]
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), SystemExit(1)])
+def test_a_sink_that_fails_ends_neither_its_run_nor_the_others(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    class Broken:
+        def emit(self, event: Event) -> None:
+            raise error
+
+    @contextmanager
+    def sink(title: str) -> Iterator[EventSink]:
+        yield Broken()
+
+    monkeypatch.setattr(stage, "sink", sink)
+    assert stage.plays("complete", "complete").execute() == []
+    assert [what for what, *_ in stage.diary()].count("end") == 2
+
+
 def test_earlier_events_of_a_run_are_not_emitted_again(stage: Stage) -> None:
     stage.plays("complete")
     old = json.dumps({"type": "finished", "step": 1, "reason": "stopped", "message": ""})

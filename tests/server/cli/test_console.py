@@ -1,15 +1,18 @@
 """Jobs in a terminal: a live line per job; elsewhere, a line per event."""
 
 import io
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 from rich.console import Console
 
-from server.cli.console import Board
-from server.client import Event
+from gan_mhe.streams import Output
+from server.cli.console import Board, follow
+from server.client import Client, Event, Job
 
 TITLES = {"job_a": "mhe seed 0", "job_b": "a [bold]name[/bold]"}
 STARTED = {"step": 0, "total_steps": 8, "resumed": False, "attempt": 1}
@@ -94,3 +97,48 @@ def test_a_terminal_has_one_live_line_per_job(screen: str) -> None:
 def test_notices_are_above_the_live_lines(screen: str) -> None:
     assert "note: look [here]" in screen and "note: checkpoint of step 4 refused: it is damaged" in screen
     assert "/v1/blobs/0" not in screen and "log output" not in screen
+
+
+class Stream:
+    """A client whose jobs have the events above."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def stream(self, ids: Sequence[str], **options: Any) -> Iterator[Event]:
+        for number, (job_id, kind, data) in enumerate(EVENTS, 1):
+            self.read += 1
+            yield Event(number, job_id, number, datetime.now(UTC), kind, data)
+
+    def job(self, id_: str) -> str:
+        return id_
+
+
+@dataclass(frozen=True)
+class Titled:
+    id: str
+    title: str
+
+
+def follow_without_reader(*, only_show: bool) -> Stream:
+    """Follow the jobs above on a console whose reader has gone away."""
+    stream = Stream()
+    jobs = [cast(Job, Titled(id_, title)) for id_, title in TITLES.items()]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as pipe:
+        output = Output(pipe)
+        try:
+            follow(cast(Client, stream), jobs, Console(file=cast(TextIO, output)), only_show=only_show)
+        except BrokenPipeError:
+            assert only_show
+        output.discard_rest()
+    return stream
+
+
+def test_jobs_that_are_waited_for_are_followed_to_their_end_without_a_reader() -> None:
+    assert follow_without_reader(only_show=False).read == len(EVENTS)
+
+
+def test_jobs_that_are_only_watched_are_followed_no_longer_than_somebody_reads() -> None:
+    assert follow_without_reader(only_show=True).read == 2

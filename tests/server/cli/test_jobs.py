@@ -186,6 +186,24 @@ def test_a_local_file_is_sent_as_a_configuration(gan_mhe: Command, client: Clien
     assert (config["training"]["steps"], config["seed"], config["evaluation"]["protocol"]) == (9, 2, "none")
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_nothing_local_hides_a_preset(gan_mhe: Command, live: Live, kind: str) -> None:
+    if kind == "file":
+        Path("debug_cpu").write_text("seed = 3\n")
+    else:
+        Path("debug_cpu").mkdir()
+    code, printed, err = gan_mhe("submit", "debug_cpu", "--dry-run")
+    assert (code, err) == (0, "")
+    assert json.JSONDecoder().raw_decode(printed)[0]["data"]["name"] == "synthetic"
+
+
+def test_a_name_that_looks_like_a_date_is_sent_as_text(gan_mhe: Command, live: Live) -> None:
+    keys = ("data.name=image_folder", "data.root=2024-05-01", "evaluation.protocol=none")
+    code, _, err = gan_mhe("submit", "digits_cnn", *(part for key in keys for part in ("--set", key)))
+    assert code == 2
+    assert err.startswith("error: data.root: unknown name '2024-05-01'")
+
+
 def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live) -> None:
     Path("mine.toml").write_text('[data]\nname = "image_folder"\nroot = "/data/images"\n')
     code, printed, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none")
