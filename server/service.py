@@ -13,6 +13,7 @@ from server.executors.base import Executor
 from server.executors.devices import NvidiaSmi
 from server.executors.local import LocalExecutor
 from server.images.image_cache import ImageCache
+from server.ingest.deletion import job_directories
 from server.ingest.indexer import Indexer
 from server.settings import Settings
 from server.store import heartbeat
@@ -35,10 +36,14 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings, executor: Executor | None = None) -> Self:
-        """Lock the data directory and migrate its database. Raises StartRefused if either fails."""
+        """Lock the data directory and migrate its database.
+
+        Raises StartRefused if either fails, or if there are files of jobs and the database is missing or empty.
+        """
         lock = _lock(settings.data_dir)
         try:
             store = Store(settings.database)
+            _check_not_lost(store, settings)
             store.migrate()
             store.read(heartbeat.check)
         except BaseException:
@@ -61,6 +66,17 @@ class Service:
             self.store.close()
             os.close(self.lock)
             self.lock = -1
+
+
+def _check_not_lost(store: Store, settings: Settings) -> None:
+    """StartRefused if the database is new while there are files of jobs: it was lost, and with it jobs and keys."""
+    found = job_directories(settings)
+    if found and store.is_new():
+        raise StartRefused(
+            f"{settings.job_dir('')} has the files of {len(found)} jobs and tasks, but the database "
+            f"{settings.database} is missing or empty. Nothing was changed. Put a copy of the database there, or start "
+            "with another data directory and import the folders `run` of the jobs through its inbox"
+        )
 
 
 def local_executor(settings: Settings) -> LocalExecutor:

@@ -1,36 +1,57 @@
-"""Deletes the files of deleted jobs, after the rows are deleted, so that no row names a missing file."""
+"""Deletes the files of jobs that a caller deleted, after their rows, and finds directories that no row names.
+
+A directory is deleted only if a caller deleted its job (`server.store.removals`). A missing row is no reason: the
+database may be damaged, older than the files, or lost.
+"""
 
 import os
 import shutil
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 
 from sqlalchemy import select
 
 from gan_mhe.files import remove_temporaries
 from server.ids import is_id
 from server.settings import Settings
-from server.store import tables
+from server.store import removals, tables
 from server.store.store import Store
 
 
-def put_aside(settings: Settings, job_id: str) -> Path:
-    """Rename the directory of a deleted job, so that the caller can delete it later. Returns the new path."""
+def delete_files(store: Store, settings: Settings, job_id: str) -> None:
+    """Delete the directory of a deleted job, and take the job off the list of removals.
+
+    The directory is renamed first, so that whoever lists `jobs/` sees it whole or not at all. Files that cannot be
+    deleted leave the job on the list, for the next start.
+    """
     directory = settings.job_dir(job_id)
     aside = directory.with_name(f".{job_id}.tmp")
     with suppress(FileNotFoundError):
         os.replace(directory, aside)
-    return aside
+    shutil.rmtree(aside, ignore_errors=True)
+    if not aside.exists():
+        store.write(partial(removals.done, job_id=job_id))
 
 
-def sweep(store: Store, settings: Settings) -> None:
-    """Delete the files that an interrupted deletion has left. For the start of the service, before jobs are created."""
+def complete(store: Store, settings: Settings) -> None:
+    """Complete the deletions that an earlier service was asked for and did not finish."""
+    remove_temporaries(settings.job_dir(""))  # directories that were put aside for deletion
+    for job_id in store.read(removals.asked):
+        delete_files(store, settings, job_id)
+
+
+def unknown_directories(store: Store, settings: Settings) -> list[str]:
+    """Names of the directories in `jobs/` that are a job's or a task's and have no row, in order."""
+    names = job_directories(settings)
+    if not names:
+        return []
+    known = store.read(lambda connection: set(connection.execute(select(tables.jobs.c.id)).scalars()))
+    return [name for name in names if name not in known]
+
+
+def job_directories(settings: Settings) -> list[str]:
+    """Names of all directories of jobs and tasks, in order."""
     jobs = settings.job_dir("")
     if not jobs.is_dir():
-        return
-    remove_temporaries(jobs)
-    known = store.read(lambda connection: set(connection.execute(select(tables.jobs.c.id)).scalars()))
-    for directory in jobs.iterdir():
-        is_job = is_id(directory.name, "job") or is_id(directory.name, "task")
-        if is_job and directory.name not in known:
-            shutil.rmtree(directory, ignore_errors=True)
+        return []
+    return sorted(path.name for path in jobs.iterdir() if is_id(path.name, "job") or is_id(path.name, "task"))

@@ -100,13 +100,14 @@ def recover(store: Store, settings: Settings) -> None:
     indexer = Indexer(store, settings)
     for marker in sorted(settings.job_dir("").glob(f"*/{_MARKER}")):
         job_id = marker.parent.name
+        target = artifacts.run_dir(settings, job_id).root
         try:
             store.read(partial(queue.get, job_id=job_id))
         except NotFound:
-            shutil.rmtree(marker.parent)  # the run is still in the inbox
+            if not target.exists():  # nothing was moved yet: the run is still in the inbox
+                shutil.rmtree(marker.parent)
             continue
         source = settings.inbox / json.loads(marker.read_bytes())["name"]
-        target = artifacts.run_dir(settings, job_id).root
         if source.is_dir() and not target.exists():
             _move(source, target)
         _read_in(settings, indexer, job_id)

@@ -38,6 +38,11 @@ class Store:
         self._listeners: list[Listener] = []
         self._durable: bool | None = None
 
+    def is_new(self) -> bool:
+        """Whether the database has no schema yet: there was no file, or an empty one."""
+        with self._lock, self._writer.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision() is None
+
     def migrate(self) -> None:
         """Migrate the schema to the current version in one transaction, after copying the database file.
 

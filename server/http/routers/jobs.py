@@ -1,7 +1,6 @@
 """Training jobs: submit, list, change, stop, resume, retry, fork and delete."""
 
 import re
-import shutil
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -214,7 +213,7 @@ def delete_job(job_id: str, principal: WriteJobs, service: ServiceDep, backgroun
 
 def _delete_files(service: Service, job_ids: Sequence[str], background: BackgroundTasks) -> None:
     for job_id in job_ids:
-        background.add_task(shutil.rmtree, deletion.put_aside(service.settings, job_id), ignore_errors=True)
+        background.add_task(deletion.delete_files, service.store, service.settings, job_id)
 
 
 def _act(

@@ -16,7 +16,7 @@ from server.ids import is_id, new_id
 from server.queue import queue
 from server.queue.states import Reason, State
 from server.service import Service
-from server.store import tables
+from server.store import removals, tables
 from tests.support.looped import looped
 
 SHORT = {"preset": "debug_cpu", "variant": "mhe_sn", "seed": 3, "overrides": {"training.steps": 20}}
@@ -532,12 +532,44 @@ def test_only_an_ended_job_can_be_deleted_with_all_its_data(client: TestClient, 
 
 
 def test_an_interrupted_deletion_is_completed_at_the_next_start(client: TestClient, service: Service) -> None:
-    kept = submit(client)["id"]
+    kept, deleted = submit(client)["id"], new_id("job")
     jobs = service.settings.job_dir("")
-    for name in (kept, new_id("job"), new_id("task"), f".{new_id('job')}.tmp", "not-a-job"):
+    service.store.write(lambda connection: removals.ask(connection, deleted))
+    for name in (kept, deleted, f".{new_id('job')}.tmp", "not-a-job"):
         (jobs / name / "run").mkdir(parents=True)
     with client:
         assert {path.name for path in jobs.iterdir()} == {kept, "not-a-job"}
+    assert service.store.read(removals.asked) == []
+
+
+def test_files_of_jobs_that_the_database_does_not_know_are_kept_and_named_in_the_log(
+    client: TestClient, service: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unknown = [new_id("job"), new_id("task")]
+    for name in unknown:
+        weights = service.settings.job_dir(name) / "run" / "checkpoints" / "weights"
+        weights.parent.mkdir(parents=True)
+        weights.write_bytes(b"trained")
+    with client:
+        printed = capsys.readouterr().out
+    for name in unknown:
+        assert (service.settings.job_dir(name) / "run" / "checkpoints" / "weights").read_bytes() == b"trained"
+        assert f"directory=jobs/{name}" in printed
+
+
+def test_files_that_cannot_be_deleted_are_deleted_at_a_later_start(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = submit(client)["id"]
+    directory = service.settings.job_dir(job_id)
+    (directory / "run").mkdir(parents=True)
+    move(service, job_id, State.FAILED)
+    with monkeypatch.context() as patch:
+        patch.setattr("server.ingest.deletion.shutil.rmtree", lambda *_, **__: None)
+        assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+    assert service.store.read(removals.asked) == [job_id]
+    with client:
+        assert list(directory.parent.iterdir()) == []
 
 
 # Batches.
