@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy import Connection
 
 from gan_mhe.comparison.compare import score_of
@@ -35,6 +36,7 @@ from server.store import artifacts
 from server.store.rows import JobRow
 from server.store.store import Store
 
+_log = structlog.get_logger("server.ingest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARKER = "import.json"
 _MAX_MESSAGE = 300
@@ -96,21 +98,33 @@ def import_run(
 
 
 def recover(store: Store, settings: Settings) -> None:
-    """Complete the imports that a crash interrupted. For the start of the service, before jobs are scheduled."""
+    """Complete the imports that a crash interrupted. For the start of the service, before jobs are scheduled.
+
+    An import that cannot be completed is logged and tried again at the next start: it stops neither the others nor the
+    service.
+    """
     indexer = Indexer(store, settings)
     for marker in sorted(settings.job_dir("").glob(f"*/{_MARKER}")):
-        job_id = marker.parent.name
-        target = artifacts.run_dir(settings, job_id).root
         try:
-            store.read(partial(queue.get, job_id=job_id))
-        except NotFound:
-            if not target.exists():  # nothing was moved yet: the run is still in the inbox
-                shutil.rmtree(marker.parent)
-            continue
-        source = settings.inbox / json.loads(marker.read_bytes())["name"]
-        if source.is_dir() and not target.exists():
-            _move(source, target)
-        _read_in(settings, indexer, job_id)
+            _complete(store, settings, indexer, marker)
+        except Exception:  # whatever a file from outside can cause
+            _log.exception("import_not_completed", directory=f"jobs/{marker.parent.name}")
+
+
+def _complete(store: Store, settings: Settings, indexer: Indexer, marker: Path) -> None:
+    """Move and read the run of one interrupted import."""
+    job_id = marker.parent.name
+    target = artifacts.run_dir(settings, job_id).root
+    try:
+        store.read(partial(queue.get, job_id=job_id))
+    except NotFound:
+        if not target.exists():  # nothing was moved yet: the run is still in the inbox
+            shutil.rmtree(marker.parent)
+        return
+    source = settings.inbox / json.loads(marker.read_bytes())["name"]
+    if source.is_dir() and not target.exists():
+        _move(source, target)
+    _read_in(settings, indexer, job_id)
 
 
 def _entry(inbox: Path, name: str) -> Path:

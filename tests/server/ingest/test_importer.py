@@ -24,6 +24,7 @@ from gan_mhe.records.recorder import Recorder
 from gan_mhe.records.run_dir import RunDir
 from server import crash_points
 from server.errors import InvalidRequest, NotFound, NotReady
+from server.ids import new_id
 from server.ingest import importer
 from server.ingest.indexer import Indexer
 from server.queue import queue
@@ -382,3 +383,17 @@ class TestCrash:
         job = take()
         importer.recover(store, settings)
         assert store.read(lambda c: queue.get(c, job["id"])) == job
+
+    def test_one_that_cannot_be_completed_stops_neither_the_others_nor_the_start(
+        self, put: Put, take: Take, store: Store, settings: Settings, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        put()
+        job = take()
+        markers = [settings.job_dir(job["id"]) / "import.json", settings.job_dir(new_id("job")) / "import.json"]
+        markers[1].parent.mkdir()
+        markers[0].write_text("not JSON")
+        markers[1].write_text('{"name": "old"}')
+        importer.recover(store, settings)
+        assert [marker.exists() for marker in markers] == [True, False]
+        printed = capsys.readouterr().out
+        assert "import_not_completed" in printed and f"jobs/{job['id']}" in printed
