@@ -227,7 +227,8 @@ def _methods(request: Request) -> set[str]:
     """The methods allowed at the request's path; the framework knows only those of the first matching route."""
     routes = iter_route_contexts(request.app.routes)
     here = [route for route in routes if route.path_regex.match(request.scope["path"])]
-    return {method for route in here for method in route.methods or ()}
+    found = {method for route in here for method in route.methods or ()}
+    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
