@@ -133,7 +133,7 @@ def _filter(
     return JobFilter(
         states=state,
         variants=variant,
-        labels=[(pair[0], pair[1]) for pair in labels],
+        labels=[(pair[0], pair[1].strip()) for pair in labels],
         experiment_id=experiment_id,
         name=name,
         created_after=None if created_after is None else int(created_after.timestamp() * 1000),
