@@ -26,6 +26,9 @@ from server.executors.base import Executor
 from server.queue import queue
 from server.settings import Settings
 
+PRESET_FILES: Mapping[str, Path] = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+"""The files of all presets that the package contains, by name."""
+
 _DEVICES = ("auto", "cpu", "cuda")
 _MAX_MESSAGE = 500
 
@@ -72,10 +75,9 @@ class Operator:
 
 def presets(settings: Settings) -> dict[str, Path]:
     """Return the files of the presets that jobs may use, by name."""
-    shipped = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
     if settings.presets is None:
-        return shipped
-    return {name: path for name, path in shipped.items() if name in settings.presets}
+        return dict(PRESET_FILES)
+    return {name: path for name, path in PRESET_FILES.items() if name in settings.presets}
 
 
 def preset(settings: Settings, name: str) -> dict[str, Any]:
