@@ -213,7 +213,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         unreadable = validation_errors.unreadable(error.__cause__)
         return respond(request.scope, "bad_request", unreadable.message, [unreadable])
     if status == 413:
-        detail = f"expected at most {request.app.state.service.settings.max_body_bytes} bytes, got more"
+        most = request.app.state.service.settings.max_body_bytes
+        detail = f"expected at most {most} bytes (GAN_MHE_MAX_BODY_BYTES), got more"
     if status == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
         detail = f"expected {headers['Allow']}, got {request.method}"

@@ -87,7 +87,7 @@ def test_a_path_may_begin_with_the_home_directory(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unknown_home_directory_is_refused_by_the_settings_name() -> None:
-    with pytest.raises(ValidationError, match="data_roots.faces"):
+    with pytest.raises(ValidationError, match=r"data_roots\.faces"):
         Settings(data_roots={"faces": Path("~nobody_of_this_name/faces")})
 
 
