@@ -113,6 +113,11 @@ class TestRequests:
         with pytest.raises(ValueError, match="frozen"):
             job.state = "running"  # type: ignore[misc]
 
+    def test_title_and_outcome_are_one_line_without_control_characters(self) -> None:
+        script = Script(ok(job_document(name="a\n\x1b[2Jb", state="failed", message="x\ry")))
+        job = script.client().job(JOB)
+        assert (job.title, job.outcome) == ("a\\n\\x1b[2Jb", "failed: x\\ry")
+
     def test_submitting_sends_only_the_given_fields(self) -> None:
         script = Script(ok(job_document(), 201))
         script.client(key="gk_x").submit(preset="digits_cnn", seed=0, overrides={"training.steps": 3})
