@@ -6,12 +6,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from gan_mhe.version import __version__
 from server.http import docs, errors
+from server.http.head import Head
 from server.http.observability import Metrics, Observation
 from server.http.pagination import Cursors
 from server.http.routers import (
@@ -31,6 +32,7 @@ from server.http.routers import (
     tasks,
 )
 from server.http.security import Hardening
+from server.http.strictness import refuse_what_is_not_read
 from server.ingest import deletion, importer
 from server.service import Service
 
@@ -114,8 +116,10 @@ def create_app(service: Service) -> Application:
         description=DESCRIPTION.strip(),
         openapi_tags=TAGS,
         lifespan=lifespan,
+        openapi_url=None,  # `docs` serves the document
         docs_url=None,
         redoc_url=None,
+        dependencies=[Depends(refuse_what_is_not_read)],
         redirect_slashes=False,
         generate_unique_id_function=_operation_id,
     )
@@ -129,6 +133,7 @@ def create_app(service: Service) -> Application:
     docs.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=service.settings.max_body_bytes)
     app.add_middleware(Hardening, settings=service.settings)
+    app.add_middleware(Head)
     app.add_middleware(Observation, metrics=app.state.metrics)  # the last one added is the outermost
     return app
 

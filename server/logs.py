@@ -2,9 +2,12 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+from gan_mhe.text import printable
 
 
 def configure(as_json: bool) -> None:
@@ -14,6 +17,7 @@ def configure(as_json: bool) -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _in_one_line,
     ]
     renderer: Any = structlog.dev.ConsoleRenderer(
         colors=sys.stdout.isatty(),
@@ -34,3 +38,8 @@ def configure(as_json: bool) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
+
+
+def _in_one_line(_logger: Any, _method: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Escapes control characters in texts, such as the path of a request, which could forge lines of the log."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in entry.items()}

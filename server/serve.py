@@ -13,11 +13,12 @@ from types import FrameType
 import uvicorn
 from sqlalchemy.exc import DatabaseError
 
-from gan_mhe.errors import StorageError
+from gan_mhe.errors import StorageError, nearest
 from gan_mhe.files import write_json
 from server import logs
 from server.app import create_app
 from server.errors import StartRefused
+from server.queue import admission
 from server.service import Service
 from server.settings import Settings
 from server.store import keys
@@ -32,6 +33,7 @@ _WILDCARD_HOSTS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 def serve(settings: Settings) -> None:
     """Serve until a signal requests shutdown. Raises StartRefused if the service cannot start, or not safely."""
+    _require_offers(settings)
     logs.configure(settings.log_json)
     service = _open(settings)
     announced = settings.data_dir / "server.json"
@@ -45,6 +47,21 @@ def serve(settings: Settings) -> None:
     finally:
         announced.unlink(missing_ok=True)
         service.stop()
+
+
+def _require_offers(settings: Settings) -> None:
+    """Raise StartRefused unless everything exists that the settings offer to jobs by name."""
+    roots = {f"GAN_MHE_DATA_ROOTS: {name!r} is {path}": path for name, path in settings.data_roots.items()}
+    weights = {f"GAN_MHE_WEIGHTS: {name!r} is {path}": path for name, path in settings.weights.items()}
+    problems = [f"{entry}, which is not a folder" for entry, path in roots.items() if not path.is_dir()]
+    problems += [f"{entry}, which is not a file" for entry, path in weights.items() if not path.is_file()]
+    problems += [
+        f"GAN_MHE_PRESETS: unknown preset {name!r}{nearest(name, admission.PRESET_FILES)}"
+        for name in settings.presets or ()
+        if name not in admission.PRESET_FILES
+    ]
+    if problems:
+        raise StartRefused("; ".join(problems))
 
 
 def _open(settings: Settings) -> Service:

@@ -6,14 +6,31 @@ Created once by the process that starts the service; importing this module does 
 import ipaddress
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from gan_mhe.errors import GanMheError, nearest
+
+PREFIX = "GAN_MHE_"
+# Variables with the prefix that are no settings of the service; their readers are the library, the client, the
+# supervisor and the tests of crashes.
+OTHER_VARIABLES = ("GAN_MHE_ATTEMPT", "GAN_MHE_CACHE", "GAN_MHE_CRASH_AT", "GAN_MHE_KEY", "GAN_MHE_SERVER")
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{error}") from None
+
 
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=0)]
+UserPath = Annotated[Path, AfterValidator(_expanded)]  # may begin with ~, which no shell expands in a variable
 
 _MIB = 2**20
 
@@ -22,10 +39,10 @@ class Settings(BaseSettings):
     """The service's settings. Unknown arguments are errors."""
 
     model_config = SettingsConfigDict(
-        env_prefix="GAN_MHE_", frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+        env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
 
-    data_dir: Path = Path("gan-mhe-data")
+    data_dir: UserPath = Path("gan-mhe-data")
     """Directory of all data of the service: database, jobs, cached images."""
     host: str = "127.0.0.1"
     """Address to listen on. Addresses other than loopback require API keys."""
@@ -51,10 +68,10 @@ class Settings(BaseSettings):
 
     presets: tuple[str, ...] | None = None
     """Presets that jobs may use; if unset, all that the package contains."""
-    data_roots: dict[str, Path] = Field(default_factory=dict)
+    data_roots: dict[str, UserPath] = Field(default_factory=dict)
     """Directories of data sets by name: `{"cifar10": "/data"}` for torchvision's data set; any other name is an image
     folder that jobs select with `data.root`."""
-    weights: dict[str, Path] = Field(default_factory=dict)
+    weights: dict[str, UserPath] = Field(default_factory=dict)
     """Extractor weight files by name; jobs select one with `evaluation.weights`."""
     allow_downloads: bool = False
     """Whether jobs may download files through torchvision or torch-fidelity."""
@@ -115,3 +132,12 @@ class Settings(BaseSettings):
     def job_dir(self, job_id: str) -> Path:
         """Directory of one job."""
         return self.data_dir / "jobs" / job_id
+
+
+def check_variables(environment: Mapping[str, str]) -> None:
+    """Raise GanMheError if a variable begins with GAN_MHE_ and nobody reads it; it names the nearest known one."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields} | {*OTHER_VARIABLES}
+    unknown = [name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known]
+    if unknown:
+        listed = "; ".join(f"unknown environment variable {name}{nearest(name.upper(), known)}" for name in unknown)
+        raise GanMheError(f"settings: {listed}")

@@ -1,6 +1,6 @@
 """Terminal output: messages, tables, and the progress of runs as live bars, or as plain lines outside a terminal."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import TracebackType
 from typing import Self
@@ -14,19 +14,22 @@ from gan_mhe.config.names import TASKS
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from gan_mhe.records.events import Event, EventSink, describe
+from gan_mhe.text import printable, printable_lines
+
+_MAX_PADDING = 60  # characters
 
 out = Console()
 err = Console(stderr=True)
 
 
 def say(text: str) -> None:
-    """Print a message without markup or wrapping."""
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    """Print a message without markup or wrapping; control characters are escaped."""
+    out.print(printable_lines(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_error(text: str) -> None:
     """Print an error message to stderr."""
-    err.print(text, style="red", highlight=False, markup=False, soft_wrap=True)
+    err.print(printable_lines(text), style="red", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
@@ -39,18 +42,24 @@ def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> N
         return
     table = Table(*headings, show_header=any(headings), box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     out.print(table, highlight=False, markup=False)
 
 
 def print_columns(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print columns as wide as their content, so that identifiers are not cut and can be copied.
 
-    If all headings are empty, they are left out.
+    If all headings are empty, they are left out. A cell longer than most shifts the rest of its own row only.
     """
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows) if any(headings) else rows:
+    shown = [tuple(map(printable, row)) for row in ((headings, *rows) if any(headings) else rows)]
+    widths = [padding(column) for column in zip(*shown, strict=True)]
+    for row in shown:
         say("  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def padding(texts: Iterable[str]) -> int:
+    """Width to pad texts to: that of the longest one that is not overly long."""
+    return max((len(text) for text in texts if len(text) <= _MAX_PADDING), default=0)
 
 
 def check_output(console: Console) -> None:
@@ -65,7 +74,7 @@ class RunLine:
 
     def __init__(self, bars: Progress, title: str) -> None:
         self._bars = bars
-        self._task = bars.add_task(title, total=None, details="")
+        self._task = bars.add_task(printable(title), total=None, details="")
         self._details: dict[str, str] = {}
 
     def emit(self, event: Event) -> None:
@@ -85,13 +94,13 @@ class RunLine:
             case events.Evaluated(scores=scores):
                 self.show("score", _ranking_score(scores))
             case events.Notice() | events.CheckpointRejected():
-                self._bars.console.print(describe(event), highlight=False, markup=False)
+                self._bars.console.print(printable(describe(event)), highlight=False, markup=False)
             case _:
                 pass
 
     def show(self, topic: str, text: str) -> None:
         """Show `text` after the bar, replacing the text of the same topic."""
-        self._details[topic] = text
+        self._details[topic] = printable(text)
         shown = [self._details[topic] for topic in _TOPICS if self._details.get(topic)]
         self._bars.update(self._task, details="  ".join(shown))
 
@@ -164,7 +173,7 @@ class PlainSink:
     def show(self, topic: str, text: str) -> None:
         """Print `text` after the title; the topic is not used. Raises the error by which the output was lost."""
         check_output(self._console)
-        self._console.print(f"{self._title}  {text}", highlight=False, soft_wrap=True, markup=False)
+        self._console.print(printable(f"{self._title}  {text}"), highlight=False, soft_wrap=True, markup=False)
 
     def __enter__(self) -> Self:
         return self

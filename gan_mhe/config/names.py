@@ -28,16 +28,20 @@ class Dataset(Choice):
     """Whether it comes with the package and its dependencies, so that it needs neither a folder nor a download."""
     needs_root: bool = False
     """Whether it is a folder of the user's own, which `data.root` must name."""
+    folder: str | None = None
+    """The folder in which torchvision keeps its files, relative to the root; None if torchvision does not read it."""
 
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType(
     {
         "digits": Dataset("1,797 digits that ship with scikit-learn", splits=("train",), bundled=True),
-        "cifar10": Dataset("CIFAR-10"),
-        "cifar100": Dataset("CIFAR-100"),
-        "stl10": Dataset("STL-10, resampled from 96 pixels", splits=("train", "test", "unlabeled")),
-        "mnist": Dataset("MNIST"),
-        "fashion_mnist": Dataset("Fashion-MNIST"),
+        "cifar10": Dataset("CIFAR-10", folder="cifar-10-batches-py"),
+        "cifar100": Dataset("CIFAR-100", folder="cifar-100-python"),
+        "stl10": Dataset(
+            "STL-10, resampled from 96 pixels", splits=("train", "test", "unlabeled"), folder="stl10_binary"
+        ),
+        "mnist": Dataset("MNIST", folder="MNIST/raw"),
+        "fashion_mnist": Dataset("Fashion-MNIST", folder="FashionMNIST/raw"),
         "image_folder": Dataset("image files in `data.root`", needs_root=True),
         "synthetic": Dataset("512 images of colored blobs, for tests", splits=("train",), bundled=True),
     }

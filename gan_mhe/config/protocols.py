@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from gan_mhe.errors import ConfigError
@@ -103,3 +104,8 @@ def unknown_protocol(name: str) -> str:
 def classifier_name(name: str) -> str:
     """The `<name>` of `classifier:<name>`."""
     return name.removeprefix(CLASSIFIER_PREFIX)
+
+
+def classifier_file(name: str, cache_dir: Path) -> Path:
+    """The file in which `gan-mhe scorer train NAME` leaves the weights of the classifier `name`."""
+    return cache_dir / "scorers" / f"{name}.safetensors"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from gan_mhe.config.protocols import ProtocolSettings, classifier_name, protocol_settings
+from gan_mhe.config.protocols import ProtocolSettings, classifier_file, classifier_name, protocol_settings
 from gan_mhe.errors import ExtractorError
 
 
@@ -37,7 +37,7 @@ def _default(name: str, settings: ProtocolSettings, cache_dir: Path) -> tuple[Pa
     if settings.weights_url:
         advice = f"set evaluation.weights to a copy of {settings.weights_url}, or evaluation.download = true"
         return _hub_path(settings.weights_url), advice
-    path = cache_dir / "scorers" / f"{classifier_name(name)}.safetensors"
+    path = classifier_file(classifier_name(name), cache_dir)
     return path, "train it with `gan-mhe scorer train`, or set evaluation.weights to the weights of a classifier"
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.documents import flatten, merge
-from gan_mhe.config.protocols import CLASSIFIER_PREFIX, protocol_settings
+from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, protocol_settings
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.evaluation.train_classifier import save_classifier, train_classifier
@@ -69,7 +69,7 @@ def train_and_save_classifier(
     protocol can have, before training.
     """
     protocol_settings(f"{CLASSIFIER_PREFIX}{name}")
-    path = out or default_cache_dir() / "scorers" / f"{name}.safetensors"
+    path = out or classifier_file(name, default_cache_dir())
     images = load_images(config)
     if loaded is not None:
         loaded(images.summary)

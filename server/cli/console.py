@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from rich.console import Console
 
-from gan_mhe.cli.console import PlainSink, RunLine, progress_bars
+from gan_mhe.cli.console import PlainSink, RunLine, padding, progress_bars
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records import events
 from gan_mhe.streams import Dispensable
@@ -41,7 +41,7 @@ class Board:
 
     def __init__(self, console: Console, titles: dict[str, str]) -> None:
         self._held = ExitStack()
-        width = max(map(len, titles.values()), default=0)
+        width = padding(titles.values())
         self._bars = progress_bars(console) if console.is_terminal else None
         self._lines: dict[str, RunLine | PlainSink] = {
             id_: PlainSink(console, f"{title:{width}}") if self._bars is None else RunLine(self._bars, title)

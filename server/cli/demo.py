@@ -102,7 +102,7 @@ def _earlier(client: Client, digest: str) -> list[Job]:
 def _report(client: Client, root: Path, ended: Sequence[Job]) -> None:
     for job in ended:
         if job.state != "succeeded":
-            print_error(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{job.title}  {job.outcome}")
     for job in ended:
         path = root / "grids" / f"{job.variant}.png"
         with suppress(Conflict):  # the job has no grids

@@ -123,7 +123,7 @@ def _watch(client: "Client", id_: str) -> None:
         say(f"{id_} continues; show it with `gan-mhe watch {id_}`, cancel it with `gan-mhe cancel {id_}`")
         raise typer.Exit(INTERRUPTED) from None
     for job in ended:
-        say(f"{job.title}  {job.state}{': ' if job.message else ''}{job.message or ''}")
+        say(f"{job.title}  {job.outcome}")
     if any(job.state != "succeeded" for job in ended):
         raise typer.Exit(FAILURE)
 

@@ -3,6 +3,7 @@
 Commands import what they need when they run, so that `--help` responds quickly and training needs no database.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,8 +111,9 @@ def _settings(**options: Any) -> "Settings":
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
 
-    from server.settings import Settings
+    from server.settings import Settings, check_variables
 
+    check_variables(os.environ)
     try:
         return Settings(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:

@@ -56,7 +56,7 @@ def run(url: str, study: Study, root: Path) -> int:
             _fetch(client, job, run_directory(root, job.labels["arm"], _seed(job)))
     for job in jobs:
         if job.terminal and job.state != "succeeded":
-            print_error(f"{_title(job)}: {job.state}{': ' if job.message else ''}{job.message or ''}")
+            print_error(f"{_title(job)}: {job.outcome}")
     if interrupted:
         say("the jobs continue; run the same command to follow them")
         return INTERRUPTED

@@ -43,7 +43,7 @@ class Client:
     """A connection to a service. Not thread-safe; close it, or use it as a context manager.
 
     base_url: GAN_MHE_SERVER or port 8000 of this machine by default. key: the API key, GAN_MHE_KEY by default, "" for
-    none. timeout: seconds for one response. All methods raise ServerError.
+    none; spaces around it do not count. timeout: seconds for one response. All methods raise ServerError.
     """
 
     def __init__(

@@ -4,16 +4,17 @@ GET, PUT and DELETE are idempotent; a POST carries an idempotency key, so that t
 """
 
 import json
+import math
 import random
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, Self
 
 import httpx2
 
-from server.client.errors import Rejected, Unreachable, error_of
+from server.client.errors import NotAuthorized, Rejected, Unreachable, error_of
 
 Params = Mapping[str, Any]
 
@@ -40,11 +41,11 @@ class Connection:
         self, base_url: str, *, key: str | None, timeout_seconds: float, transport: httpx2.BaseTransport | None
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        host = _host(self.base_url)
+        host, token = _host(self.base_url), _token(key)
         self._timeout_seconds = timeout_seconds
         self._http = httpx2.Client(
             base_url=self.base_url,
-            headers={"Authorization": f"Bearer {key}"} if key else {},
+            headers={"Authorization": f"Bearer {token}"} if token else {},
             timeout=timeout_seconds,
             transport=transport,
             follow_redirects=True,
@@ -100,7 +101,7 @@ class Connection:
         min_timeout_seconds: float = 0.0,
     ) -> httpx2.Response:
         """A successful response; retries while the service is temporarily unavailable."""
-        request = self._http.build_request(
+        request = self._build(
             method,
             path,
             params=_present(params),
@@ -117,6 +118,13 @@ class Connection:
                 if failures == _ATTEMPTS:
                     raise interruption.cause from None
                 time.sleep(wait_seconds(failures - 1, _FIRST_WAIT_SECONDS, interruption.retry_after_seconds))
+
+    def _build(self, method: str, path: str, **options: Any) -> httpx2.Request:
+        """A request. Raises Rejected if the id in its path, or a header, has characters that HTTP cannot carry."""
+        try:
+            return self._http.build_request(method, path, **options)
+        except (httpx2.InvalidURL, UnicodeEncodeError) as error:
+            raise Rejected(f"{method} {path!r} cannot be sent: {error}") from None
 
     def _once(self, request: httpx2.Request) -> httpx2.Response:
         try:
@@ -138,7 +146,8 @@ class Connection:
             headers["Last-Event-ID"] = str(after)
         timeout = httpx2.Timeout(self._timeout_seconds, read=silence_seconds)
         try:
-            with self._http.stream("GET", path, params=_present(params), headers=headers, timeout=timeout) as response:
+            request = self._build("GET", path, params=_present(params), headers=headers, timeout=timeout)
+            with closing(self._http.send(request, stream=True)) as response:
                 if response.status_code >= 400:
                     response.read()
                     self._check(response)
@@ -162,11 +171,40 @@ class Connection:
         return Interrupted(failure) if isinstance(error, TRANSIENT) else failure
 
 
+def _token(key: str | None) -> str:
+    """The key without the spaces around it. Raises NotAuthorized, without the key, if no header can carry it."""
+    token = (key or "").strip()
+    for position, character in enumerate(token):
+        if not "!" <= character <= "~":
+            kind = "a line break or space" if character.isspace() else "not a character of ASCII, or not printable"
+            raise NotAuthorized(
+                "API key (GAN_MHE_KEY): expected gk_<prefix>_<secret>, without quotes and on one line; "
+                f"its character {position} of {len(token)} is {kind}"
+            )
+    return token
+
+
 def _json(body: Mapping[str, Any]) -> str:
+    """The body as JSON. Raises Rejected, which names the keys of values that JSON does not have."""
     try:
         return json.dumps(body, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise Rejected(f"the request cannot be sent as JSON: {error}") from None
+        wrong = [f"{key}: expected a value that JSON has, got {value}" for key, value in _unsendable(body)]
+        raise Rejected("; ".join(wrong) or f"the request cannot be sent as JSON: {error}") from None
+
+
+def _unsendable(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in a request that JSON does not have, such as NaN and dates, by dotted key."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _unsendable(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            yield from _unsendable(inner, f"{key}.{index}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, value
+    elif not isinstance(value, str | int | float | None):
+        yield key, f"the {type(value).__name__} {value}"
 
 
 def _host(base_url: str) -> str:

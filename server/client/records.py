@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gan_mhe.records.data_summary import DataSummary
+from gan_mhe.text import printable
 
 
 class _Record(BaseModel):
@@ -87,11 +88,20 @@ class Job(_Record):
 
     @property
     def title(self) -> str:
-        """A title: the job's own name, or else variant, seed, and the other values that its experiment varies."""
+        """A line of text: the job's own name, or else variant, seed, and the other values that its experiment varies.
+
+        Control characters, which services of older versions accepted in names, are escaped.
+        """
         if self.name and self.experiment_id is None:
-            return self.name
+            return printable(self.name)
         varied = {key: value for key, value in (self.cell or {}).items() if key not in ("variant", "seed")}
-        return " ".join([f"{self.variant} seed {self.seed}", *(f"{key}={_plain(varied[key])}" for key in varied)])
+        values = (f"{key}={_plain(varied[key])}" for key in varied)
+        return printable(" ".join([f"{self.variant} seed {self.seed}", *values]))
+
+    @property
+    def outcome(self) -> str:
+        """A line of text: the job's state, and its message if it has one."""
+        return printable(f"{self.state}: {self.message}" if self.message else self.state)
 
 
 def _plain(value: Any) -> str:

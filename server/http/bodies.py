@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from gan_mhe import text
 from server.queue.admission import Source
 
 MAX_BATCH = 500
@@ -67,9 +68,9 @@ Json = Annotated[Any, AfterValidator(_json)]
 Key = Annotated[str, Field(max_length=200), AfterValidator(_json)]
 JsonObject = Annotated[dict[str, Json], AfterValidator(_json), AfterValidator(_limited)]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_utc), Field(strict=False)]
-Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_json)]
+Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_json), AfterValidator(text.name)]
 LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9._/-]{1,63}$")]
-LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_json)]
+LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_json), AfterValidator(text.without_controls)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64, json_schema_extra={"additionalProperties": False})]
 Priority = Annotated[int, Field(ge=-10, le=10)]
 Overrides = Annotated[dict[Key, Json], AfterValidator(_limited), Field(max_length=200)]
@@ -91,7 +92,7 @@ class _Base(Body):
     overrides: Overrides = {}
     """Dotted configuration keys and their values, with precedence over everything else: `{"training.steps": 300}`."""
     labels: Labels = {}
-    """Labels, for filtering with `GET /v1/jobs?label=key:value`."""
+    """Labels, for filtering with `GET /v1/jobs?label=key:value`. Values are one line, as names are, or empty."""
     priority: Priority = 0
     """Value from -10 to 10; each level counts as ten minutes of waiting."""
     wall_seconds_limit: Annotated[float, Field(gt=0)] | None = None
@@ -129,7 +130,7 @@ class SubmitJob(_Base):
     )
 
     name: Name | None = None
-    """Display name."""
+    """Display name: one line without control characters; spaces around it are removed."""
     variant: str | None = None
     """Name of a variant (`GET /v1/variants`); replaces the constraints of the base configuration."""
     seed: int | None = None
@@ -164,7 +165,7 @@ class SubmitExperiment(_Base):
     matrix: Annotated[dict[Key, Annotated[list[Json], Field(min_length=1)]], Field(min_length=1, max_length=20)]
     """Configuration keys with the values to combine; may include `variant` and `seed`."""
     name: Name | None = None
-    """Display name."""
+    """Display name: one line without control characters; spaces around it are removed."""
 
 
 class ChangeJob(Body):
@@ -173,7 +174,7 @@ class ChangeJob(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "kept", "labels": {"paper": "mhe"}}]})
 
     name: Name | None = None
-    """Display name; null removes it."""
+    """Display name, as in a submission; null removes it."""
     labels: Labels = {}
     """All labels."""
     priority: Priority = 0
@@ -201,7 +202,7 @@ class ForkJob(Body):
     overrides: Overrides = {}
     """Dotted configuration keys and their values, which override the job's configuration."""
     name: Name | None = None
-    """Display name."""
+    """Display name: one line without control characters; spaces around it are removed."""
     labels: Labels = {}
     """Labels of the new job."""
 

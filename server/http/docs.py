@@ -1,4 +1,4 @@
-"""The interactive documentation at /docs, served from local files, so that it works offline."""
+"""The OpenAPI document, and the interactive documentation at /docs, from local files, so that it works offline."""
 
 import base64
 import hashlib
@@ -7,8 +7,9 @@ from importlib.resources import as_file, files
 
 from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
+_DOCUMENT = "/openapi.json"
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -18,10 +19,14 @@ _SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
 def install(app: FastAPI) -> None:
-    """Add the page and its three files to the application."""
+    """Add the document, the page and its three files to the application."""
     router = APIRouter(include_in_schema=False)
     page = _page(app)
     policy = _policy(page)
+
+    @router.get(_DOCUMENT)
+    def document() -> JSONResponse:
+        return JSONResponse(app.openapi())
 
     @router.get("/docs")
     def docs() -> HTMLResponse:
@@ -34,7 +39,7 @@ def install(app: FastAPI) -> None:
 
 def _page(app: FastAPI) -> str:
     response = get_swagger_ui_html(
-        openapi_url=app.openapi_url or "",
+        openapi_url=_DOCUMENT,
         title=f"{app.title}: API",
         swagger_js_url="/docs/swagger-ui-bundle.js",
         swagger_css_url="/docs/swagger-ui.css",

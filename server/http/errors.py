@@ -213,7 +213,8 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
         unreadable = validation_errors.unreadable(error.__cause__)
         return respond(request.scope, "bad_request", unreadable.message, [unreadable])
     if status == 413:
-        detail = f"expected at most {request.app.state.service.settings.max_body_bytes} bytes, got more"
+        most = request.app.state.service.settings.max_body_bytes
+        detail = f"expected at most {most} bytes (GAN_MHE_MAX_BODY_BYTES), got more"
     if status == 405:
         headers["Allow"] = ", ".join(sorted(_methods(request)))
         detail = f"expected {headers['Allow']}, got {request.method}"
@@ -227,7 +228,8 @@ def _methods(request: Request) -> set[str]:
     """The methods allowed at the request's path; the framework knows only those of the first matching route."""
     routes = iter_route_contexts(request.app.routes)
     here = [route for route in routes if route.path_regex.match(request.scope["path"])]
-    return {method for route in here for method in route.methods or ()}
+    found = {method for route in here for method in route.methods or ()}
+    return found | {"HEAD"} if "GET" in found else found
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:

@@ -21,7 +21,9 @@ from server.store import tables
 
 _BUCKETS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-_UNMATCHED = "unmatched"
+_UNMATCHED, _OTHER = "unmatched", "other"
+# Other methods share one label: a client can make up any number of them, without a key, and no label is ever freed.
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 
 _jobs = tables.jobs
 _log = structlog.get_logger("server.access")
@@ -121,9 +123,10 @@ class Observation:
 
     def _record(self, scope: Scope, status: int, seconds: float | None) -> None:
         route = getattr(scope.get("route"), "path", _UNMATCHED)
-        self._metrics.requests.labels(scope["method"], route, status).inc()
+        method = scope["method"] if scope["method"] in _METHODS else _OTHER
+        self._metrics.requests.labels(method, route, status).inc()
         if seconds is not None:
-            self._metrics.seconds.labels(scope["method"], route).observe(seconds)
+            self._metrics.seconds.labels(method, route).observe(seconds)
         if route not in _QUIET:
             request = {"method": scope["method"], "path": scope["path"], "status": status}
             milliseconds = None if seconds is None else round(seconds * 1000, 1)

@@ -5,6 +5,7 @@ request's id.
 """
 
 import re
+import reprlib
 import uuid
 from collections.abc import Iterable
 
@@ -73,15 +74,15 @@ class Hardening:
         authority = _host(headers)
         if authority is None or authority[0] not in self._hosts:
             return errors.respond(
-                scope, "host_not_allowed", "expected a Host that the operator allows for this service"
+                scope,
+                "host_not_allowed",
+                "expected a Host that this service has, or that the operator allows with GAN_MHE_ALLOWED_HOSTS",
             )
         if scope["method"] not in SAFE_METHODS and not _same_site(headers, "".join(authority)):
-            return errors.respond(
-                scope, "origin_not_allowed", "expected this service's own Origin, or an Authorization header"
-            )
+            return errors.respond(scope, "origin_not_allowed", _wrong_site(headers, "".join(authority)))
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length) > self._max_body_bytes:
-            detail = f"expected at most {self._max_body_bytes} bytes, got {length}"
+            detail = f"expected at most {self._max_body_bytes} bytes (GAN_MHE_MAX_BODY_BYTES), got {length}"
             return errors.respond(scope, "body_too_large", detail, headers={"Connection": "close"})
         return None
 
@@ -112,6 +113,18 @@ def _same_site(headers: Headers, authority: str) -> bool:
         return "cookie" not in headers or "authorization" in headers
     origin = _ORIGIN.fullmatch(origins[0].lower()) if len(origins) == 1 else None
     return origin is not None and origin[1] == authority
+
+
+def _wrong_site(headers: Headers, authority: str) -> str:
+    """Why `_same_site` is false, and what to send instead."""
+    origins = headers.getlist("origin")
+    if not origins:
+        return "a request with a Cookie and no Origin needs an Authorization header"
+    given = ", ".join(map(reprlib.repr, origins))
+    return (
+        f"expected the Origin http://{authority} or https://{authority}, or none; got {given}. An Origin is judged "
+        "first, also if there is an Authorization header: programs other than browsers leave the Origin out"
+    )
 
 
 def _harden(message: Message, request_id: str) -> None:

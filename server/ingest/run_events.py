@@ -35,6 +35,7 @@ from gan_mhe.records.events import (
 from server.clock import now_ms
 from server.errors import NotFound
 from server.queue import queue
+from server.queue.public_text import public_text
 from server.queue.states import State
 from server.settings import Settings
 from server.store import artifacts, journal, metric_points, tables
@@ -185,11 +186,11 @@ class Ingest:
                 self._checkpoint(event, entry.time)
             case CheckpointRejected(checkpoint_step=step, message=message):
                 artifacts.reject_checkpoint(self._connection, self._job["id"], step)
-                self._append("checkpoint.rejected", {"step": step, "message": message})
+                self._append("checkpoint.rejected", {"step": step, "message": public_text(message, self._settings)})
             case Evaluated() as event:
                 self._evaluated(event)
             case Notice(step=step, message=message):
-                self._append("job.notice", {"step": step, "message": message})
+                self._append("job.notice", {"step": step, "message": public_text(message, self._settings)})
             case Finished(step=step):
                 self._changes["step"] = step
 

@@ -16,15 +16,20 @@ from sqlalchemy import Connection
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
 from gan_mhe.config.names import DATASETS
-from gan_mhe.config.protocols import protocol_settings
+from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, classifier_name, protocol_settings
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.config.sections import DataConfig, EvaluationConfig
 from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
+from gan_mhe.files import default_cache_dir
 from server.clock import now_ms, rfc3339
 from server.errors import FieldError, InsufficientStorage, InvalidRequest, QueueFull, pointer
 from server.executors.base import Executor
 from server.queue import queue
 from server.settings import Settings
+
+PRESET_FILES: Mapping[str, Path] = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
+"""The files of all presets that the package contains, by name."""
 
 _DEVICES = ("auto", "cpu", "cuda")
 _MAX_MESSAGE = 500
@@ -72,10 +77,9 @@ class Operator:
 
 def presets(settings: Settings) -> dict[str, Path]:
     """Return the files of the presets that jobs may use, by name."""
-    shipped = {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}
     if settings.presets is None:
-        return shipped
-    return {name: path for name, path in shipped.items() if name in settings.presets}
+        return dict(PRESET_FILES)
+    return {name: path for name, path in PRESET_FILES.items() if name in settings.presets}
 
 
 def preset(settings: Settings, name: str) -> dict[str, Any]:
@@ -83,6 +87,8 @@ def preset(settings: Settings, name: str) -> dict[str, Any]:
     allowed = presets(settings)
     if name not in allowed:
         message = f"preset: unknown preset {name!r}{nearest(name, allowed)}"
+        if name in PRESET_FILES:
+            message += "; the operator chooses the presets with GAN_MHE_PRESETS"
         raise InvalidRequest(FieldError("/preset", "unknown_preset", message))
     return load_document(allowed[name])
 
@@ -186,27 +192,57 @@ def _kind(value: Any) -> str | None:
 
 
 def _data_refusals(settings: Settings, config: RunConfig) -> Refusals:
-    data, refusals = config.data, []
-    root = None if data.root is None else str(data.root)
+    data, refusals = config.data, _download_refusals(settings, "data.download", config.data.download)
+    dataset, root = DATASETS[data.name], None if data.root is None else str(data.root)
+    if data.split not in dataset.splits:
+        message = f"{data.name} has no split {data.split!r}; expected one of {', '.join(dataset.splits)}"
+        refusals.append(("data.split", "unknown_split", message))
     if root is not None and root not in settings.data_roots:
-        refusals.append(("data.root", "unknown_root", _unknown(root, settings.data_roots)))
-    if data.download and not settings.allow_downloads:
-        refusals.append(("data.download", "downloads_not_allowed", "the operator does not allow downloads"))
-    downloadable = not (DATASETS[data.name].bundled or DATASETS[data.name].needs_root)
-    if downloadable and not refusals and not data.download and (root or data.name) not in settings.data_roots:
-        names = ", ".join(str(offer["name"]) for offer in data_sets(settings))
-        message = f"the service has no folder for {data.name!r} and data.download is off; it offers {names}"
-        refusals.append(("data.name", "data_unavailable", message))
+        refusals.append(("data.root", "unknown_root", _unknown(root, settings.data_roots, "GAN_MHE_DATA_ROOTS")))
+    elif not refusals and not dataset.bundled:
+        refusals += _absent_data(settings, data, root or data.name)
     return refusals
 
 
+def _absent_data(settings: Settings, data: DataConfig, root: str) -> Refusals:
+    """The refusal of a data set whose files are not here and must not be downloaded."""
+    folder, dataset = settings.data_roots.get(root), DATASETS[data.name]
+    if dataset.needs_root:
+        assert folder is not None
+        wanted = folder if data.split == "train" else folder / data.split
+        if wanted.is_dir():
+            return []
+        what = "does not exist" if wanted == folder else f"has no folder {data.split!r}"
+        key, lack = "data.split" if folder.is_dir() else "data.root", f"the folder {root!r} {what} at the service"
+        return [(key, "data_unavailable", f"{lack}; the operator's GAN_MHE_DATA_ROOTS names it")]
+    if data.download or (folder is not None and (folder / (dataset.folder or "")).is_dir()):
+        return []
+    if folder is None:
+        names = ", ".join(str(offer["name"]) for offer in data_sets(settings))
+        lack = f"the service has no folder for {data.name!r} and data.download is off; it offers {names}"
+    else:
+        lack = f"the folder {root!r} has no {dataset.folder!r}, where {data.name!r} is kept, and data.download is off"
+    remedy = "the operator can add it with GAN_MHE_DATA_ROOTS, or allow downloads with GAN_MHE_ALLOW_DOWNLOADS"
+    return [("data.name", "data_unavailable", f"{lack}; {remedy}")]
+
+
+def _download_refusals(settings: Settings, key: str, wanted: bool) -> Refusals:
+    if not wanted or settings.allow_downloads:
+        return []
+    message = "the operator does not allow downloads; GAN_MHE_ALLOW_DOWNLOADS would"
+    return [(key, "downloads_not_allowed", message)]
+
+
 def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
-    evaluation, refusals = config.evaluation, []
+    evaluation = config.evaluation
+    refusals = _download_refusals(settings, "evaluation.download", evaluation.download)
     weights = None if evaluation.weights is None else str(evaluation.weights)
     if weights is not None and weights not in settings.weights:
-        refusals.append(("evaluation.weights", "unknown_weights", _unknown(weights, settings.weights)))
-    if evaluation.download and not settings.allow_downloads:
-        refusals.append(("evaluation.download", "downloads_not_allowed", "the operator does not allow downloads"))
+        message = _unknown(weights, settings.weights, "GAN_MHE_WEIGHTS")
+        refusals.append(("evaluation.weights", "unknown_weights", message))
+    elif weights is not None and not settings.weights[weights].is_file():
+        message = f"the file of {weights!r} does not exist at the service; the operator's GAN_MHE_WEIGHTS names it"
+        refusals.append(("evaluation.weights", "weights_missing", message))
     if evaluation.protocol == "none":
         return refusals
     protocol = protocol_settings(evaluation.protocol)
@@ -215,14 +251,22 @@ def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
             f"expected at least {protocol.splits}, one per split of {evaluation.protocol}; got {evaluation.num_samples}"
         )
         refusals.append(("evaluation.num_samples", "too_few", message))
-    if protocol.weights_url and weights is None and not evaluation.download:
-        known = ", ".join(sorted(settings.weights)) or "the operator offers none"
-        message = (
-            f"{evaluation.protocol} needs weights that the package does not contain; "
-            f"expected the name of a file ({known})"
-        )
-        refusals.append(("evaluation.weights", "weights_missing", message))
-    return refusals
+    return refusals if weights is not None else [*refusals, *_missing_weights(settings, evaluation)]
+
+
+def _missing_weights(settings: Settings, evaluation: EvaluationConfig) -> Refusals:
+    """The refusal of a protocol that needs weights which the request does not name and the service does not have."""
+    known = ", ".join(sorted(settings.weights)) or "the operator offers none"
+    offer = f"expected the name of a file ({known}); the operator offers files with GAN_MHE_WEIGHTS"
+    if protocol_settings(evaluation.protocol).weights_url and not evaluation.download:
+        message = f"{evaluation.protocol} needs weights that the package does not contain; {offer}"
+        return [("evaluation.weights", "weights_missing", message)]
+    name = classifier_name(evaluation.protocol)
+    of_a_user = evaluation.protocol.startswith(CLASSIFIER_PREFIX)
+    if not of_a_user or classifier_file(name, default_cache_dir()).is_file():
+        return []
+    message = f"the service has no classifier {name!r}; train it there with `gan-mhe scorer train {name}`, or "
+    return [("evaluation.protocol", "weights_missing", f"{message}set evaluation.weights: {offer}")]
 
 
 def _device_refusals(executor: Executor, config: RunConfig) -> Refusals:
@@ -236,13 +280,14 @@ def _device_refusals(executor: Executor, config: RunConfig) -> Refusals:
     if any(slot.device.split(":")[0] == device for slot in slots):
         return []
     kinds = ", ".join(sorted({slot.device.split(":")[0] for slot in slots})) or "none"
-    return [("training.device", "device_unavailable", f"no slot for {device!r}; the service trains on {kinds}")]
+    setting = "GAN_MHE_CPU_SLOTS" if device == "cpu" else "GAN_MHE_CUDA_SLOTS_PER_DEVICE"
+    message = f"no slot for {device!r}; the service trains on {kinds}; the operator adds slots with {setting}"
+    return [("training.device", "device_unavailable", message)]
 
 
-def _unknown(name: str, known: Mapping[str, Any]) -> str:
-    if not known:
-        return f"unknown name {name!r}; the operator offers none"
-    return f"unknown name {name!r}{nearest(name, known)}"
+def _unknown(name: str, known: Mapping[str, Any], setting: str) -> str:
+    hint = nearest(name, known) if known else "; the operator offers none"
+    return f"unknown name {name!r}{hint}; the operator adds names with {setting}"
 
 
 def check_room(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:
@@ -251,13 +296,13 @@ def check_room(connection: Connection, settings: Settings, project: str, jobs: i
     if free < settings.disk_reserve_bytes:
         raise InsufficientStorage(
             f"{free // 2**20} MiB of disk are free, but {settings.disk_reserve_bytes // 2**20} MiB are reserved; "
-            "delete jobs or free disk space"
+            "delete jobs or free disk space, or let the operator lower GAN_MHE_DISK_RESERVE_BYTES"
         )
     waiting = queue.waiting(connection, project)
     if waiting + jobs > settings.max_queued_jobs:
         raise QueueFull(
             f"{waiting} jobs of the project are waiting and the request adds {jobs}; "
-            f"expected at most {settings.max_queued_jobs} in total"
+            f"expected at most {settings.max_queued_jobs} in total (GAN_MHE_MAX_QUEUED_JOBS)"
         )
 
 

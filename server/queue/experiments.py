@@ -40,8 +40,9 @@ class Plan:
 def plan(operator: Operator, source: Source, matrix: Matrix) -> Plan:
     """Check every cell. Raises InvalidRequest, which names the matrix key or the cell that is wrong."""
     size = math.prod(len(values) for values in matrix.values())
-    if size > operator.settings.max_matrix_cells:
-        message = f"matrix: expected at most {operator.settings.max_matrix_cells} cells, got {size}"
+    most = operator.settings.max_matrix_cells
+    if size > most:
+        message = f"matrix: expected at most {most} cells (GAN_MHE_MAX_MATRIX_CELLS), got {size}"
         raise InvalidRequest(FieldError("/matrix", "too_many_cells", message))
     _check_matrix(source, matrix)
     cells = [(cell, _resolve(operator, source, cell)) for cell in _product(matrix)]

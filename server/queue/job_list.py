@@ -8,7 +8,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, and_, select
 
 from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.queue.queue import TRAIN
-from server.store import metric_points, tables
+from server.store import metric_points, sqlite, tables
 from server.store.rows import AttemptRow, JobRow, MetricSummaryRow, RowT, fetch_all
 
 Order = Literal["asc", "desc"]
@@ -30,7 +30,7 @@ class PrimaryMetric(TypedDict):
 class JobFilter:
     """A selection of jobs. A job has one of the states, one of the variants, and all of the labels.
 
-    created_after, created_before: milliseconds, both exclusive. name: part of the name, ignoring case.
+    created_after, created_before: milliseconds, both exclusive. name: part of the name; the case of no alphabet counts.
     """
 
     states: Sequence[str] = ()
@@ -51,7 +51,7 @@ class JobFilter:
         if self.experiment_id is not None:
             found.append(_jobs.c.experiment_id == self.experiment_id)
         if self.name is not None:
-            found.append(_jobs.c.name.icontains(self.name, autoescape=True))
+            found.append(sqlite.contains_caseless(_jobs.c.name, self.name))
         if self.created_after is not None:
             found.append(_jobs.c.created_at > self.created_after)
         if self.created_before is not None:

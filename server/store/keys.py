@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
+from gan_mhe import text
 from gan_mhe.files import sha256_bytes
 from server.clock import now_ms
 from server.errors import FieldError, InvalidRequest, NotFound
@@ -30,7 +31,7 @@ _MAX_NAME = 100
 def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
     """Create a key and return its token, which cannot be shown again.
 
-    Raises InvalidRequest for an unknown scope or an invalid name or project.
+    Spaces around the name are removed. Raises InvalidRequest for an unknown scope or an invalid name or project.
     """
     _check(name, project, scopes)
     prefix = "".join(secrets.choice(_ALPHABET) for _ in range(12))
@@ -38,7 +39,7 @@ def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
     values = {
         "prefix": prefix,
         "secret_sha256": sha256_bytes(secret.encode()),
-        "name": name,
+        "name": text.name(name),
         "project": project,
         "scopes": sorted(set(scopes)),
         "created_at": now_ms(),
@@ -55,13 +56,22 @@ def _check(name: str, project: str, scopes: Sequence[str]) -> None:
     ]
     if not scopes:
         errors.append(FieldError("/scopes", "missing", f"scopes: expected at least one of {', '.join(SCOPES)}"))
-    if not name.strip() or len(name) > _MAX_NAME:
-        errors.append(FieldError("/name", "name", f"name: expected 1 to {_MAX_NAME} characters, got {name!r}"))
+    errors += _name_errors(name)
     if not _PROJECT.fullmatch(project):
         expected = "1 to 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
         errors.append(FieldError("/project", "project", f"project: expected {expected}, got {project!r}"))
     if errors:
         raise InvalidRequest(*errors)
+
+
+def _name_errors(name: str) -> list[FieldError]:
+    if not 1 <= len(name) <= _MAX_NAME:
+        return [FieldError("/name", "name", f"name: expected 1 to {_MAX_NAME} characters, got {name!r}")]
+    try:
+        text.name(name)
+    except ValueError as error:
+        return [FieldError("/name", "name", f"name: {error}")]
+    return []
 
 
 def listing(store: Store) -> list[ListedKeyRow]:

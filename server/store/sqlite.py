@@ -1,15 +1,17 @@
 """Everything that is specific to SQLite."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, CursorResult, Engine, Table, create_engine, event
+from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import QueuePool, StaticPool
 
 BUSY_TIMEOUT_MS = 30_000
 _READERS = 8
+_FOLD = "fold_case"
 
 
 def writer_engine(path: Path) -> Engine:
@@ -41,10 +43,20 @@ def _configure(engine: Engine, begin: str, *pragmas: str) -> None:
         connection.isolation_level = None  # otherwise the driver begins deferred transactions itself
         for pragma in (f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}", *pragmas):
             connection.execute(pragma)
+        connection.create_function(_FOLD, 1, _fold, deterministic=True)
 
     @event.listens_for(engine, "begin")
     def start(connection: Connection) -> None:
         connection.exec_driver_sql(begin)
+
+
+def _fold(text: str | None) -> str | None:
+    return None if text is None else unicodedata.normalize("NFC", text.casefold())
+
+
+def contains_caseless(column: Column[Any], part: str) -> ColumnElement[bool]:
+    """The condition that a column's text contains `part`, ignoring case in every alphabet; SQLite's own knows ASCII."""
+    return func.instr(getattr(func, _FOLD)(column), _fold(part)) > 0
 
 
 def set_durable(connection: Any, durable: bool) -> None:

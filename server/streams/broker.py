@@ -89,7 +89,9 @@ class Broker:
         """
         hub = self._hub()
         if hub.streams[owner] >= limit:
-            raise TooManyStreams(f"expected at most {limit} open streams with this key; {limit} are open")
+            raise TooManyStreams(
+                f"expected at most {limit} open streams with this key (GAN_MHE_MAX_STREAMS_PER_KEY); {limit} are open"
+            )
         reader = asyncio.Event()
         hub.streams[owner] += 1
         try:

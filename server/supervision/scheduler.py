@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,6 +23,7 @@ from server.errors import InvalidTransition
 from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
 from server.ingest import retention
 from server.queue import queue, worker_request
+from server.queue.public_text import public_text
 from server.queue.queue import TRAIN, StopMode
 from server.queue.states import Reason, State
 from server.settings import Settings
@@ -219,9 +220,17 @@ class Scheduler:
 
     def _end(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None) -> None:
         """Read the remaining events, then end the attempt and move its job, in one transaction."""
+        record = None if record is None else self._public(record)
         self._indexer.drain(job["id"])
         self._store.write(lambda connection: endings.end(connection, attempt["id"], record, self._limits))
         self._watches.pop(attempt["id"], None)
+
+    def _public(self, record: ExitRecord) -> ExitRecord:
+        """The record with messages that clients may read."""
+        outcome = record.outcome
+        if outcome is not None and isinstance(outcome.get("message"), str):
+            outcome = {**outcome, "message": public_text(outcome["message"], self._settings)}
+        return replace(record, message=public_text(record.message, self._settings), outcome=outcome)
 
     def _claim(self) -> list[tuple[AttemptRow, JobRow]]:
         """New attempts of waiting jobs for the free slots."""

@@ -3,8 +3,10 @@
 import io
 import re
 
+import pytest
 from rich.console import Console
 
+from gan_mhe.cli import console
 from gan_mhe.cli.console import LiveSink, PlainSink, sink_for, sinks_for
 from gan_mhe.records import events
 
@@ -88,3 +90,21 @@ def test_a_terminal_has_a_line_a_run_and_a_finished_run_leaves_its_own_above() -
     assert notice == "note: a layer has [one] neuron [/and] no pair"
     assert first.startswith("none seed 0 ") and "2/4" in first and "640 images/s  D 1.25 G 0.50" in first
     assert second.startswith("mhe seed 1 ") and "3/4" in second and "500 images/s" in second
+
+
+def test_nothing_printed_controls_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = "\x1b[2J\x1b[31mEVIL\rX\x9b\u202e"
+    console.say(evil)
+    console.print_error(evil)
+    console.print_table(("name",), [(evil,)])
+    console.print_columns(("name",), [(f"{evil}\nforged",)])
+    PlainSink(console.out, evil).show("", evil)
+    printed = "".join(capsys.readouterr())
+    assert not set(printed) & set("\x1b\r\x9b\u202e")
+    assert printed.count("\\x1b[31mEVIL") == 6
+    assert "\nforged" not in printed
+
+
+def test_one_long_name_does_not_pad_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_columns(("name", "state"), [("a", "queued"), ("b" * 200, "failed")])
+    assert capsys.readouterr().out.splitlines() == ["name  state", "a     queued", f"{'b' * 200}  failed"]

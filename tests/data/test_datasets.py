@@ -28,6 +28,18 @@ def test_the_table_is_closed_and_has_the_names_of_the_configuration() -> None:
         DATASETS["mine"] = DATASETS["digits"]  # type: ignore[index]
 
 
+def test_the_folders_of_the_table_are_those_of_torchvision(tmp_path: Path) -> None:
+    classes = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "stl10": "STL10", "mnist": "MNIST"}
+    for name, kind in (classes | {"fashion_mnist": "FashionMNIST"}).items():
+        folder = names.DATASETS[name].folder
+        assert folder is not None
+        dataset = object.__new__(getattr(torchvision.datasets, kind))
+        dataset.root = str(tmp_path)
+        kept = dataset.raw_folder if "mnist" in name else f"{tmp_path}/{dataset.base_folder}"
+        assert kept == f"{tmp_path}/{folder}"
+    assert {name for name, dataset in names.DATASETS.items() if dataset.folder} == {*classes, "fashion_mnist"}
+
+
 def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.name: expected one of digits, .*synthetic; got 'imagenet'"):
         load_set("imagenet", tmp_path)

@@ -40,7 +40,7 @@ def test_one_key_for_two_different_submissions_is_refused(server: Server) -> Non
 
 
 def test_a_full_disk_pauses_the_job_and_says_why(server: Server) -> None:
-    server.environment["GAN_MHE_FAKE_DISK_FULL_AT"] = "15"
+    server.environment["FAKE_WORKER_DISK_FULL_AT"] = "15"
     server.start()
     job_id = server.submit(40)
     job = server.wait_for(job_id, "paused", "failed")
@@ -86,7 +86,7 @@ def test_writes_wait_while_another_process_locks_the_database(server: Server, se
 
 
 def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: Server) -> None:
-    server.environment["GAN_MHE_FAKE_DIVERGE_AT"] = "17"
+    server.environment["FAKE_WORKER_DIVERGE_AT"] = "17"
     server.start()
     job_id = server.submit(40)
     job = server.wait_for(job_id, "failed")
@@ -97,7 +97,7 @@ def test_a_diverged_run_fails_with_its_reason_and_its_values_are_shown(server: S
 
 
 def test_a_run_out_of_memory_fails_without_a_retry(server: Server) -> None:
-    server.environment["GAN_MHE_FAKE_OOM_AT"] = "5"
+    server.environment["FAKE_WORKER_OOM_AT"] = "5"
     server.start()
     job = server.wait_for(server.submit(40), "failed")
     assert job["reason"] == "out_of_memory" and job["attempt"]["number"] == 1

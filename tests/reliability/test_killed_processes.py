@@ -110,7 +110,7 @@ def test_jobs_resume_after_the_machine_went_down(server: Server) -> None:
 
 @pytest.mark.parametrize("state", ["pausing", "cancelling"])
 def test_a_requested_stop_survives_the_server(server: Server, state: str) -> None:
-    server.environment["GAN_MHE_FAKE_IGNORE_SIGTERM"] = "1"
+    server.environment["FAKE_WORKER_IGNORE_SIGTERM"] = "1"
     server.start()
     job_id = server.submit(5000)
     server.wait_for(job_id, "running", step=5)
@@ -148,7 +148,7 @@ def test_a_server_killed_at_this_point_loses_and_doubles_nothing(server: Server,
 
 
 def test_a_trainer_that_keeps_dying_exhausts_the_retries(server: Server) -> None:
-    server.environment |= {"GAN_MHE_FAKE_CRASH_AT": "5", "GAN_MHE_INFRASTRUCTURE_RETRIES": "2"}
+    server.environment |= {"FAKE_WORKER_CRASH_AT": "5", "GAN_MHE_INFRASTRUCTURE_RETRIES": "2"}
     server.start()
     job_id = server.submit(STEPS)
     job = server.wait_for(job_id, "failed")

@@ -77,7 +77,7 @@ async def read_with_cuts(server: Server, job_id: str, readers: int, seconds: flo
 def test_readers_that_are_repeatedly_disconnected_get_every_event_once(
     server: Server, readers: int, seconds: float
 ) -> None:
-    server.environment["GAN_MHE_FAKE_STEP_SECONDS"] = "0.05"
+    server.environment["FAKE_WORKER_STEP_SECONDS"] = "0.05"
     server.start()
     job_id = server.submit(int(seconds / 0.05))
     crowd = asyncio.run(read_with_cuts(server, job_id, readers, seconds, cut_after=2.0 if readers > 100 else 0.6))

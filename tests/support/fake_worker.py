@@ -3,15 +3,15 @@
 It leaves a real run directory behind, resumes, and stops on SIGTERM as the real worker does. How it misbehaves is said
 by environment variables, or for one job by `fake.json` beside its run directory, an object with the same names:
 
-    GAN_MHE_FAKE_STEP_SECONDS     seconds a step takes (0.02)
-    GAN_MHE_FAKE_FAIL_AT          step at which it raises an unexpected exception
-    GAN_MHE_FAKE_DIVERGE_AT       step at which its losses are NaN
-    GAN_MHE_FAKE_OOM_AT           step at which it runs out of memory
-    GAN_MHE_FAKE_DISK_FULL_AT     step at which the disk is full
-    GAN_MHE_FAKE_CRASH_AT         step at which it kills itself
-    GAN_MHE_FAKE_HANG_AT          step at which it makes no more progress; it still obeys a signal
-    GAN_MHE_FAKE_IGNORE_SIGTERM   1: no signal but SIGKILL ends it
-    GAN_MHE_FAKE_ONCE             1: each misbehaviour happens in the first attempt only
+    FAKE_WORKER_STEP_SECONDS     seconds a step takes (0.02)
+    FAKE_WORKER_FAIL_AT          step at which it raises an unexpected exception
+    FAKE_WORKER_DIVERGE_AT       step at which its losses are NaN
+    FAKE_WORKER_OOM_AT           step at which it runs out of memory
+    FAKE_WORKER_DISK_FULL_AT     step at which the disk is full
+    FAKE_WORKER_CRASH_AT         step at which it kills itself
+    FAKE_WORKER_HANG_AT          step at which it makes no more progress; it still obeys a signal
+    FAKE_WORKER_IGNORE_SIGTERM   1: no signal but SIGKILL ends it
+    FAKE_WORKER_ONCE             1: each misbehaviour happens in the first attempt only
 
 In `fake.json` they are called step_seconds, fail_at and so on. A task takes ten steps' time and misbehaves at step 0.
 """
@@ -70,7 +70,7 @@ class Behaviour:
     """What goes wrong, and when."""
 
     def __init__(self, beside: Path | None) -> None:
-        prefix = "GAN_MHE_FAKE_"
+        prefix = "FAKE_WORKER_"
         self._said: dict[str, Any] = {
             key.removeprefix(prefix).lower(): value for key, value in os.environ.items() if key.startswith(prefix)
         }

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, BackgroundTasks, Depends, Header, Query, Response
 from fastapi.requests import Request
 from fastapi.responses import JSONResponse
+from pydantic import BeforeValidator
 from sqlalchemy import Connection
 
 from gan_mhe.config.run_config import RunConfig
@@ -30,6 +31,17 @@ router = APIRouter(prefix="/v1", tags=["jobs"])
 
 _ETAG = re.compile(r'"(\d{1,18})"')
 
+_LOST_PLUS = re.compile(r"T.* \d\d:?\d\d$")
+
+
+def _with_plus(value: Any) -> Any:
+    """Refuses a time zone whose "+" was decoded to a space, with the reason."""
+    if isinstance(value, str) and _LOST_PLUS.search(value):
+        raise ValueError(f"in a URL the '+' of a time zone is written %2B; got {value!r}")
+    return value
+
+
+QueryMoment = Annotated[Moment, BeforeValidator(_with_plus)]
 Change = Callable[[Connection, JobRow], JobRow]
 
 
@@ -111,8 +123,8 @@ def _filter(
     label: Annotated[list[str], Query(description="`key:value`; all of these.", max_length=20)] = [],  # noqa: B006
     experiment_id: str | None = None,
     name: Annotated[str | None, Query(description="Part of the name.", max_length=200)] = None,
-    created_after: Moment | None = None,
-    created_before: Moment | None = None,
+    created_after: QueryMoment | None = None,
+    created_before: QueryMoment | None = None,
 ) -> JobFilter:
     labels = [tuple(pair.split(":", 1)) for pair in label]
     if any(len(pair) != 2 for pair in labels):
@@ -120,7 +132,7 @@ def _filter(
     return JobFilter(
         states=state,
         variants=variant,
-        labels=[(pair[0], pair[1]) for pair in labels],
+        labels=[(pair[0], pair[1].strip()) for pair in labels],
         experiment_id=experiment_id,
         name=name,
         created_after=None if created_after is None else int(created_after.timestamp() * 1000),

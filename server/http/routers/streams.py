@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
+from pydantic import BeforeValidator, Field
 from sqlalchemy import Connection
 
 from server.errors import FieldError, InvalidRequest
@@ -35,9 +36,16 @@ _STREAM: dict[int | str, dict[str, Any]] = {
     204: {"description": "All jobs have ended and no event follows the last id; do not reconnect."},
 }
 
+
+def _none_if_empty(value: Any) -> Any:
+    """An empty id: by the rules of event streams the client has none, and a refusal would end its attempts for good."""
+    return None if value == "" else value
+
+
 LastEventId = Annotated[
-    int | None,
-    Header(ge=0, le=_MAX_ID, description="Id of the last received event; has precedence over `after`."),
+    Annotated[int, Field(ge=0, le=_MAX_ID)] | None,
+    BeforeValidator(_none_if_empty),
+    Header(description="Id of the last received event; has precedence over `after`."),
 ]
 After = Annotated[int | None, Query(ge=0, le=_MAX_ID, description="Start after this id; by default at the first.")]
 

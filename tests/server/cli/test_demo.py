@@ -43,11 +43,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("GAN_MHE_")}
         environment |= {
             "GAN_MHE_WORKER_COMMAND": json.dumps(WORKER_COMMAND),
-            "GAN_MHE_FAKE_STEP_SECONDS": str(step_seconds),
+            "FAKE_WORKER_STEP_SECONDS": str(step_seconds),
             "GAN_MHE_DISK_RESERVE_BYTES": "0",
             "GAN_MHE_KEY": "gk_of_another_service",
             MARKER: str(tmp_path),
-            **{f"GAN_MHE_FAKE_{name.upper()}": value for name, value in fakes.items()},
+            **{f"FAKE_WORKER_{name.upper()}": value for name, value in fakes.items()},
         }
         overrides = [part for key in (*QUICK, *keys) for part in ("--set", key)]
         process = subprocess.Popen(

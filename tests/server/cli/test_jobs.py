@@ -96,7 +96,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     # Otherwise its log would be part of the commands' output.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GAN_MHE_FAKE_STEP_SECONDS", "0.005")
+        patch.setenv("FAKE_WORKER_STEP_SECONDS", "0.005")
         service = Live(tmp_path_factory.mktemp("commands") / "data")
         yield service
         service.stop()
@@ -217,7 +217,10 @@ def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live
         (("digits_cn",), "error: preset: unknown preset 'digits_cn'; did you mean 'digits_cnn'?"),
         (("missing.toml",), "error: cannot read configuration missing.toml: No such file or directory"),
         (("digits_cnn", "--set", "training.stepz=3"), "error: training.stepz: unknown key; did you mean 'steps'?"),
-        (("digits_cnn", "--set", "optimizer.generator_lr=nan"), "error: the request cannot be sent as JSON: "),
+        (
+            ("digits_cnn", "--set", "optimizer.generator_lr=nan"),
+            "error: overrides.optimizer.generator_lr: expected a value that JSON has, got nan",
+        ),
         (("digits_cnn", "--set", "steps"), "error: --set 'steps': expected key=value"),
         (("digits_cnn", "--label", "paper"), "error: --label 'paper': expected key=value"),
         (("digits_cnn", "--seeds", "0,x"), "error: --seeds '0,x': expected comma-separated integers"),
@@ -283,10 +286,10 @@ def test_watching_an_experiment_names_each_job(gan_mhe: Command, experiment: str
 @pytest.fixture
 def failed(client: Client, live: Live, monkeypatch: pytest.MonkeyPatch) -> str:
     """A job that has failed at step 8; a retry succeeds."""
-    monkeypatch.setenv("GAN_MHE_FAKE_FAIL_AT", "8")
+    monkeypatch.setenv("FAKE_WORKER_FAIL_AT", "8")
     job = client.submit(preset="digits_cnn", overrides=QUICK)
     assert client.wait(job.id, timeout=LIMIT_SECONDS).state == "failed"
-    monkeypatch.delenv("GAN_MHE_FAKE_FAIL_AT")
+    monkeypatch.delenv("FAKE_WORKER_FAIL_AT")
     return job.id
 
 
@@ -502,7 +505,7 @@ class TestClient:
     def test_a_task_that_fails_is_an_error_with_its_message(
         self, client: Client, done: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setenv("GAN_MHE_FAKE_FAIL_AT", "0")
+        monkeypatch.setenv("FAKE_WORKER_FAIL_AT", "0")
         with pytest.raises(TaskFailed, match=r"failed: .*fake failure at step 0"):
             client.draw(client.checkpoints(done)[-1].id, seed=99)
 

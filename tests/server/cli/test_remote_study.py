@@ -84,7 +84,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(scope="module")
 def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
     """A client of a service that runs in this process; `remote_study` uses the same service for every URL."""
-    patch.setenv("GAN_MHE_FAKE_STEP_SECONDS", "0.001")
+    patch.setenv("FAKE_WORKER_STEP_SECONDS", "0.001")
     # Otherwise its log would be part of the output.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     service = Service.open(settings)
@@ -258,7 +258,7 @@ def test_a_failed_job_is_reported_recorded_and_retried(
     client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study, root = write(ONE_SEED), tmp_path / "out"
-    monkeypatch.setenv("GAN_MHE_FAKE_FAIL_AT", "8")
+    monkeypatch.setenv("FAKE_WORKER_FAIL_AT", "8")
     assert remote_study.run(URL, study, root) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[:2] for line in errors] == [["plain seed 3", "failed"], ["mhe-2 seed 3", "failed"]]
@@ -266,7 +266,7 @@ def test_a_failed_job_is_reported_recorded_and_retried(
     last = list(run_dir.read_events())[-1]
     assert isinstance(last, Finished) and (last.reason, run_dir.read_result()) == ("failed", None)
     assert "fake failure at step 8" in last.message
-    monkeypatch.delenv("GAN_MHE_FAKE_FAIL_AT")
+    monkeypatch.delenv("FAKE_WORKER_FAIL_AT")
     assert remote_study.run(URL, study, root) == 0
     assert len(jobs(client, study)) == 2
 
@@ -274,7 +274,7 @@ def test_a_failed_job_is_reported_recorded_and_retried(
 def test_a_diverged_job_is_recorded_as_diverged(
     client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("GAN_MHE_FAKE_DIVERGE_AT", "7")
+    monkeypatch.setenv("FAKE_WORKER_DIVERGE_AT", "7")
     assert remote_study.run(URL, write(ONE_SEED), tmp_path / "out") == 1
     last = list(RunDir(tmp_path / "out" / "plain" / "seed_3").read_events())[-1]
     assert isinstance(last, Finished) and last.reason == "diverged"

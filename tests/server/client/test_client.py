@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import httpx2
@@ -112,6 +113,11 @@ class TestRequests:
         with pytest.raises(ValueError, match="frozen"):
             job.state = "running"  # type: ignore[misc]
 
+    def test_title_and_outcome_are_one_line_without_control_characters(self) -> None:
+        script = Script(ok(job_document(name="a\n\x1b[2Jb", state="failed", message="x\ry")))
+        job = script.client().job(JOB)
+        assert (job.title, job.outcome) == ("a\\n\\x1b[2Jb", "failed: x\\ry")
+
     def test_submitting_sends_only_the_given_fields(self) -> None:
         script = Script(ok(job_document(), 201))
         script.client(key="gk_x").submit(preset="digits_cnn", seed=0, overrides={"training.steps": 3})
@@ -129,6 +135,60 @@ class TestRequests:
         script = Script(ok(job_document()))
         script.client().job(JOB)
         assert "Authorization" not in script.requests[0].headers
+
+    @pytest.mark.parametrize(
+        ("key", "expected"),
+        [
+            ("gk_abc\ndef", "character 6 of 10 is a line break or space"),
+            ("gk_abc def", "character 6 of 10 is a line break or space"),
+            ("“gk_abc”", "character 0 of 8 is not a character of ASCII"),
+            ("gk_äbc", "character 3 of 6 is not a character of ASCII"),
+            ("gk_a\x1bc", "character 4 of 6 is not a character of ASCII, or not printable"),
+        ],
+    )
+    @pytest.mark.parametrize("given", ["environment", "argument"])
+    def test_a_key_that_no_header_can_carry_is_an_error_that_does_not_show_it(
+        self, monkeypatch: pytest.MonkeyPatch, key: str, expected: str, given: str
+    ) -> None:
+        monkeypatch.setenv("GAN_MHE_KEY", key)
+        with pytest.raises(NotAuthorized) as refusal:
+            Script().client(key=key if given == "argument" else None)
+        message = str(refusal.value)
+        assert "GAN_MHE_KEY" in message
+        assert expected in message
+        assert not set(key.splitlines()) & set(message.split())
+
+    def test_spaces_and_line_breaks_around_the_key_do_not_count(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("GAN_MHE_KEY", " gk_x_y\r\n")
+        script = Script(ok(job_document()))
+        script.client().job(JOB)
+        assert script.requests[0].headers["Authorization"] == "Bearer gk_x_y"
+
+    @pytest.mark.parametrize(
+        ("value", "shown"),
+        [
+            (float("nan"), "nan"),
+            (float("-inf"), "-inf"),
+            (date(2024, 1, 1), "the date 2024-01-01"),
+            ({"x": [1, {"y": float("inf")}]}, "inf"),
+        ],
+    )
+    def test_a_value_that_json_does_not_have_is_refused_by_its_key(self, value: Any, shown: str) -> None:
+        with pytest.raises(
+            Rejected, match=rf"^overrides\.optimizer\.lr.*: expected a value that JSON has, got {shown}$"
+        ):
+            Script().client().submit(preset="p", overrides={"training.steps": 1, "optimizer.lr": value})
+
+    @pytest.mark.parametrize("id_", ["job_\n", "job_\x00", "job_\udcff"])
+    def test_an_id_that_no_url_can_carry_is_an_error_of_the_client(self, id_: str) -> None:
+        with pytest.raises(Rejected, match="cannot be sent"):
+            Script().client().job(id_)
+        with pytest.raises(Rejected, match="cannot be sent"):
+            next(Script().client().stream(id_))
+
+    def test_an_idempotency_key_that_no_header_can_carry_is_an_error_of_the_client(self) -> None:
+        with pytest.raises(Rejected, match="cannot be sent"):
+            Script().client().submit(preset="p", idempotency_key="schlüssel")
 
     def test_server_and_key_come_from_the_environment(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("GAN_MHE_SERVER", "http://elsewhere:9000/")

@@ -538,15 +538,15 @@ def test_an_idempotency_key_with_another_body_is_refused(client: TestClient, ser
 @looped(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/v1/jobs", "GET, POST"),
-        ("DELETE", "/v1/jobs", "GET, POST"),
-        ("PUT", "/v1/jobs/x", "DELETE, GET, PATCH"),
+        ("PUT", "/v1/jobs", "GET, HEAD, POST"),
+        ("DELETE", "/v1/jobs", "GET, HEAD, POST"),
+        ("PUT", "/v1/jobs/x", "DELETE, GET, HEAD, PATCH"),
         ("GET", "/v1/jobs/x/cancel", "POST"),
         ("GET", "/v1/jobs:batch", "POST"),
-        ("POST", "/v1/compare", "GET"),
-        ("PATCH", "/v1/blobs/x", "GET"),
-        ("DELETE", "/healthz", "GET"),
-        ("TRACE", "/v1/experiments", "GET, POST"),
+        ("POST", "/v1/compare", "GET, HEAD"),
+        ("PATCH", "/v1/blobs/x", "GET, HEAD"),
+        ("DELETE", "/healthz", "GET, HEAD"),
+        ("TRACE", "/v1/experiments", "GET, HEAD, POST"),
     ],
 )
 def test_a_wrong_method_is_answered_with_the_allowed_ones(

@@ -686,6 +686,8 @@ def test_a_fork_respects_the_operators_limits(client: TestClient, service: Servi
 
 def test_no_response_contains_a_path_of_the_server(client: TestClient, service: Service, tmp_path: Path) -> None:
     roots = {"images": tmp_path / "canary"}
+    roots["images"].mkdir()
+    (tmp_path / "w").touch()
     service.settings = service.settings.model_copy(update={"data_roots": roots, "weights": {"w": tmp_path / "w"}})
     fields = {"overrides": {"data.name": "image_folder", "data.root": "images", "evaluation.weights": "w"}}
     job_id = submit(client, **fields)["id"]

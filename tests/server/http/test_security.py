@@ -159,8 +159,9 @@ def test_another_project_cannot_access_our_resources(client: TestClient, service
     before = client.get(f"/v1/jobs/{job['id']}", headers=own).json()
     for method, path, _ in guarded(client):
         if "_id}" in path or "{sha256}" in path:
+            query = {"name": "x"} if path.endswith("/history") else {}
             response = client.request(
-                method, filled(path, **ids), headers=other, json=_body(method, path), params={"name": "x"}
+                method, filled(path, **ids), headers=other, json=_body(method, path), params=query
             )
             refused(response, 404, "not_found")
             assert "ours" not in response.text
@@ -417,3 +418,27 @@ def test_the_preset_named_like_a_traversal_is_the_only_string_that_opens_files(c
     for text, field in itertools.product(TRAVERSALS, ("preset", "variant")):
         body = {"preset": "debug_cpu", field: text}
         refused(client.post("/v1/jobs", json=body), 422, "invalid_request")
+
+
+def test_a_host_that_is_not_allowed_is_told_the_setting_that_allows_it(client: TestClient) -> None:
+    response = client.get("/v1/jobs", headers={"Host": "gan.example"})
+    refused(response, 403, "host_not_allowed")
+    assert "GAN_MHE_ALLOWED_HOSTS" in response.json()["detail"]
+
+
+def test_a_wrong_origin_is_told_what_is_wrong_although_there_is_an_authorization(
+    client: TestClient, service: Service
+) -> None:
+    headers = {**key(service, "admin"), "Origin": "http://evil.example"}
+    response = client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers=headers)
+    refused(response, 403, "origin_not_allowed")
+    detail = response.json()["detail"]
+    assert "http://localhost" in detail
+    assert "got 'http://evil.example'" in detail
+    assert "An Origin is judged first, also if there is an Authorization header" in detail
+
+
+def test_a_cookie_without_authorization_is_told_what_is_missing(client: TestClient) -> None:
+    response = client.post("/v1/jobs", json={"preset": "debug_cpu"}, headers={"Cookie": "a=b"})
+    refused(response, 403, "origin_not_allowed")
+    assert response.json()["detail"] == "a request with a Cookie and no Origin needs an Authorization header"

@@ -110,7 +110,7 @@ def test_nothing_follows_the_end_of_an_ended_job(client: TestClient, service: Se
     assert response.content == b""
 
 
-@pytest.mark.parametrize("value", ["-1", "x", "1.5", str(2**64), ""])
+@pytest.mark.parametrize("value", ["-1", "x", "1.5", str(2**64)])
 def test_a_bad_last_id_is_refused(client: TestClient, service: Service, value: str) -> None:
     job = submit(service)
     problem(client.get(f"/v1/jobs/{job}/stream", headers={"Last-Event-ID": value}), 422, "invalid_request")

@@ -195,6 +195,7 @@ def test_tasks_count_toward_the_queue_limit(client: TestClient, service: Service
 def settings(settings: Settings, tmp_path: Path) -> Settings:
     """A short queue, and one offered weight file."""
     weights = {"inception": tmp_path / "weights.pth"}
+    weights["inception"].touch()
     return settings.model_copy(update={"max_queued_jobs": 4, "weights": weights})
 
 

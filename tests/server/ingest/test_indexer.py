@@ -354,6 +354,13 @@ class TestCheckpoint:
         assert [row["status"] for row in job.rows(tables.checkpoints)] == ["available", "rejected"]
         assert job.journal("checkpoint.rejected") == [{"step": 60, "message": "manifest.json is damaged"}]
 
+    def test_rejected_with_a_path_is_told_without_it(self, job: Job, reader: Indexer) -> None:
+        path = "/srv/elsewhere/manifest.json"
+        job.says(started(), job.saves(50), CheckpointRejected(50, 50, f"{path} is damaged"), Notice(50, f"see {path}"))
+        reader.poll()
+        assert job.journal("checkpoint.rejected") == [{"step": 50, "message": "manifest.json is damaged"}]
+        assert job.journal("job.notice") == [{"step": 50, "message": "see manifest.json"}]
+
     def test_saved_again_with_other_content_has_another_id(self, job: Job, reader: Indexer) -> None:
         job.says(started(), job.saves(50, "a" * 64))
         reader.poll()

@@ -128,7 +128,13 @@ def test_all_shipped_presets_are_allowed_unless_the_operator_names_some(settings
 
 def test_a_preset_the_operator_does_not_allow_is_unknown(operator: Operator) -> None:
     errors = refused(allowing(operator, presets=("digits_cnn",)), on_debug())
-    assert errors == {"/preset": ("unknown_preset", "preset: unknown preset 'debug_cpu'; expected one of digits_cnn")}
+    assert errors == {
+        "/preset": (
+            "unknown_preset",
+            "preset: unknown preset 'debug_cpu'; expected one of digits_cnn; "
+            "the operator chooses the presets with GAN_MHE_PRESETS",
+        )
+    }
 
 
 @pytest.mark.parametrize("name", ["../presets/debug_cpu", "/etc/passwd", "debug_cpu.toml", "", "debug_cpu\0"])
@@ -146,8 +152,8 @@ def test_a_root_that_is_not_a_name_of_the_operators_is_refused(operator: Operato
     assert errors["/overrides/data.root"][0] == "unknown_root"
 
 
-def test_an_image_folder_is_used_by_the_operators_name_for_it(operator: Operator) -> None:
-    some = allowing(operator, data_roots={"images": Path("/data")})
+def test_an_image_folder_is_used_by_the_operators_name_for_it(operator: Operator, tmp_path: Path) -> None:
+    some = allowing(operator, data_roots={"images": tmp_path})
     config = admission.resolve(some, on_debug(data__name="image_folder", data__root="images"))
     assert config.document()["data"]["root"] == "images"
 
@@ -156,13 +162,52 @@ def test_a_data_set_without_a_folder_is_refused(operator: Operator) -> None:
     errors = refused(operator, on_debug(data__name="cifar10"))
     assert errors["/overrides/data.name"] == (
         "data_unavailable",
-        "data.name: the service has no folder for 'cifar10' and data.download is off; it offers digits, synthetic",
+        "data.name: the service has no folder for 'cifar10' and data.download is off; it offers digits, synthetic; "
+        "the operator can add it with GAN_MHE_DATA_ROOTS, or allow downloads with GAN_MHE_ALLOW_DOWNLOADS",
     )
 
 
-def test_a_data_set_with_a_folder_is_allowed(operator: Operator) -> None:
-    some = allowing(operator, data_roots={"cifar10": Path("/data")})
-    assert admission.resolve(some, on_debug(data__name="cifar10")).data.name == "cifar10"
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("cifar10", "cifar-10-batches-py"),
+        ("cifar100", "cifar-100-python"),
+        ("stl10", "stl10_binary"),
+        ("mnist", "MNIST/raw"),
+        ("fashion_mnist", "FashionMNIST/raw"),
+    ],
+)
+def test_a_data_set_is_allowed_once_its_files_are_in_its_folder(
+    operator: Operator, tmp_path: Path, name: str, folder: str
+) -> None:
+    some = allowing(operator, data_roots={name: tmp_path})
+    code, message = refused(some, on_debug(data__name=name))["/overrides/data.name"]
+    assert code == "data_unavailable"
+    assert f"the folder {name!r} has no {folder!r}" in message
+    assert str(tmp_path) not in message
+    fetching = allowing(operator, data_roots={name: tmp_path}, allow_downloads=True)
+    assert admission.resolve(fetching, on_debug(data__name=name, data__download=True))
+    (tmp_path / folder).mkdir(parents=True)
+    assert admission.resolve(some, on_debug(data__name=name)).data.name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "splits"), [("digits", "test", "train"), ("mnist", "unlabeled", "train, test")]
+)
+def test_a_split_that_a_data_set_lacks_is_refused(operator: Operator, name: str, split: str, splits: str) -> None:
+    errors = refused(operator, on_debug(data__name=name, data__split=split))
+    message = f"data.split: {name} has no split {split!r}; expected one of {splits}"
+    assert errors == {"/overrides/data.split": ("unknown_split", message)}
+
+
+def test_a_folder_without_the_split_or_that_is_gone_is_refused(operator: Operator, tmp_path: Path) -> None:
+    some = allowing(operator, data_roots={"images": tmp_path / "images"})
+    source = on_debug(data__name="image_folder", data__root="images", data__split="test")
+    assert refused(some, source)["/overrides/data.root"][0] == "data_unavailable"
+    (tmp_path / "images").mkdir()
+    assert "has no folder 'test'" in refused(some, source)["/overrides/data.split"][1]
+    (tmp_path / "images/test").mkdir()
+    assert admission.resolve(some, source)
 
 
 @pytest.mark.parametrize("key", ["data.download", "evaluation.download"])
@@ -178,8 +223,11 @@ def test_permission_to_download_is_not_yet_a_download(operator: Operator) -> Non
     assert admission.resolve(some, on_debug(data__name="cifar10", data__download=True))
 
 
-def test_weights_are_used_by_the_operators_name_for_them(operator: Operator) -> None:
-    some = allowing(operator, weights={"inception": Path("/weights.pth")})
+def test_weights_are_used_by_the_operators_name_for_them(operator: Operator, tmp_path: Path) -> None:
+    some = allowing(operator, weights={"inception": tmp_path / "weights.pth"})
+    missing = refused(some, on_debug(evaluation__protocol="inception-2015", evaluation__weights="inception"))
+    assert missing["/overrides/evaluation.weights"][0] == "weights_missing"
+    (tmp_path / "weights.pth").touch()
     assert admission.resolve(some, on_debug(evaluation__protocol="inception-2015", evaluation__weights="inception"))
     errors = refused(some, on_debug(evaluation__weights="/weights.pth"))
     assert errors["/overrides/evaluation.weights"][0] == "unknown_weights"
@@ -196,7 +244,34 @@ def test_inception_needs_weights_or_a_download(operator: Operator) -> None:
 @pytest.mark.parametrize("name", ["classifier:", "classifier:../x", "classifier:a/b", "classifier:a.b"])
 def test_a_classifier_protocol_never_becomes_a_path(operator: Operator, name: str) -> None:
     assert "/overrides/evaluation.protocol" in refused(operator, on_debug(evaluation__protocol=name))
-    assert admission.resolve(operator, on_debug(evaluation__protocol="classifier:mine"))
+
+
+def test_a_classifier_that_was_never_trained_is_refused(
+    operator: Operator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GAN_MHE_CACHE", str(tmp_path))
+    source = on_debug(evaluation__protocol="classifier:mine")
+    code, message = refused(operator, source)["/overrides/evaluation.protocol"]
+    assert code == "weights_missing"
+    assert "no classifier 'mine'; train it there with `gan-mhe scorer train mine`" in message
+    (tmp_path / "scorers").mkdir()
+    (tmp_path / "scorers/mine.safetensors").touch()
+    assert admission.resolve(operator, source)
+
+
+def test_every_refusal_of_the_operator_names_the_setting_that_would_allow_it(operator: Operator) -> None:
+    some = allowing(operator, presets=("digits_cnn",))
+    for source, setting in (
+        (on_debug(data__name="image_folder", data__root="x"), "GAN_MHE_DATA_ROOTS"),
+        (on_debug(data__download=True), "GAN_MHE_ALLOW_DOWNLOADS"),
+        (on_debug(evaluation__download=True), "GAN_MHE_ALLOW_DOWNLOADS"),
+        (on_debug(evaluation__weights="x"), "GAN_MHE_WEIGHTS"),
+        (on_debug(evaluation__protocol="inception-2015"), "GAN_MHE_WEIGHTS"),
+        (on_debug(training__device="cuda"), "GAN_MHE_CUDA_SLOTS_PER_DEVICE"),
+    ):
+        [(_, message)] = refused(operator, source).values()
+        assert setting in message
+    assert "GAN_MHE_PRESETS" in refused(some, on_debug())["/preset"][1]
 
 
 def test_fewer_samples_than_splits_are_refused(operator: Operator) -> None:
@@ -208,7 +283,8 @@ def test_a_device_is_chosen_by_kind_and_must_exist(operator: Operator, executor:
     assert refused(operator, on_debug(training__device="cuda:0"))["/overrides/training.device"][0] == "device_index"
     assert refused(operator, on_debug(training__device="cuda"))["/overrides/training.device"] == (
         "device_unavailable",
-        "training.device: no slot for 'cuda'; the service trains on cpu",
+        "training.device: no slot for 'cuda'; the service trains on cpu; "
+        "the operator adds slots with GAN_MHE_CUDA_SLOTS_PER_DEVICE",
     )
     executor.slots.append(Slot("cuda0/0", "cuda:0", "train"))
     assert admission.new_job(admission.resolve(operator, on_debug(training__device="cuda")), "p").device == "cuda"

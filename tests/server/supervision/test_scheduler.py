@@ -636,3 +636,12 @@ class TestRounds:
             world.passes(0.9)
             world.tick()
         assert written == []
+
+
+def test_no_message_of_an_attempt_shows_a_path(world: Any, tmp_path: Any) -> None:
+    job = world.submit()
+    world.runs(job)
+    message = f"{world.settings.job_dir(job)}/run cannot be written; {tmp_path}/x"
+    world.ends(job, exit_code=1, outcome={"outcome": "failed", "code": "data_invalid", "message": message})
+    assert world.job(job)["message"] == f"{job}/run cannot be written; x"
+    assert [attempt["message"] for attempt in world.attempts(job)] == [f"{job}/run cannot be written; x"]

@@ -1,0 +1,64 @@
+"""What the framework would pass over in silence: unknown or repeated query parameters, repeated keys of a body."""
+
+import json
+import reprlib
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from fastapi import params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.requests import Request
+from fastapi.routing import APIRoute
+
+from gan_mhe.errors import nearest
+from server.errors import FieldError, InvalidRequest, pointer
+
+
+async def refuse_what_is_not_read(request: Request) -> None:
+    """Check a request, as a dependency of every route.
+
+    Raises InvalidRequest, which names the query parameters that the route does not have or that are given more than
+    once without being lists, and the keys that an object in the body has more than once.
+    """
+    route = request.scope["route"]
+    problems = list(_query_errors(request, route))
+    if route.body_field is not None:
+        problems += _body_errors(await request.body())
+    if problems:
+        raise InvalidRequest(*problems)
+
+
+def _query_errors(request: Request, route: APIRoute) -> Iterator[FieldError]:
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    known = _query_parameters(route) if given else {}
+    for name, count in given.items():
+        where = pointer("query", name)
+        if name not in known:
+            hint = nearest(name, known) if known else "; expected none"
+            yield FieldError(where, "unknown_parameter", f"query: unknown parameter {reprlib.repr(name)}{hint}")
+        elif count > 1 and not known[name]:
+            yield FieldError(where, "repeated_parameter", f"query.{name}: expected it once, got it {count} times")
+
+
+def _query_parameters(route: APIRoute) -> Mapping[str, bool]:
+    """The names of a route's query parameters, and whether they may be repeated."""
+    fields = (field for field in get_flat_params(route.dependant) if isinstance(field.field_info, params.Query))
+    return {field.alias: _is_list(field.field_info.annotation) for field in fields}
+
+
+def _is_list(annotation: Any) -> bool:
+    return any(get_origin(kind) is list for kind in (annotation, *get_args(annotation)))
+
+
+def _body_errors(body: bytes) -> list[FieldError]:
+    repeated: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        repeated.extend(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+
+    try:
+        json.loads(body, object_pairs_hook=note)
+    except ValueError:
+        return []  # the framework reports it
+    return [FieldError("", "repeated_key", f"body: expected the key {reprlib.repr(name)} once") for name in repeated]
