@@ -86,7 +86,11 @@ def _require_keys(service: Service) -> None:
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        # Connections inherit it. asyncio sets it only on sockets made with the number of the TCP protocol, and this one
+        # has 0; head and body of an answer are two writes, of which the second would wait 40 ms for an acknowledgment.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise StartRefused(
             f"cannot listen on {settings.host} port {settings.port}: {error.strerror or error}; "

@@ -17,7 +17,7 @@ import httpx2
 import pytest
 
 from server.errors import StartRefused
-from server.serve import GRACEFUL_SHUTDOWN_SECONDS, serve
+from server.serve import GRACEFUL_SHUTDOWN_SECONDS, _listen, serve
 from server.service import Service
 from server.settings import Settings
 from server.store import keys
@@ -90,6 +90,13 @@ def refusal(monkeypatch: pytest.MonkeyPatch, data_dir: Path, **settings: Any) ->
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("served")) as started:
         yield started
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_are_not_held_back_for_an_acknowledgment(tmp_path: Path, host: str) -> None:
+    with _listen(Settings(data_dir=tmp_path, host=host, port=0)) as listener:
+        with socket.create_connection(listener.getsockname()[:2]), listener.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
 
 
 def test_a_free_port_is_chosen_printed_and_recorded(server: Server) -> None:
