@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gan_mhe.errors import DataError
-from gan_mhe.records.data_summary import UNDIVIDED, counts_text, printable
+from gan_mhe.records.data_summary import UNDIVIDED, counts_text
+from gan_mhe.text import printable
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Suffixes of the files that are read, in lower case; upper case counts too."""

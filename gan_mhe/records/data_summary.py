@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from gan_mhe.text import printable
+
 UNDIVIDED = "undivided"
 """Value of `DataSummary.split` for a folder without splits, all of which is read."""
 
@@ -67,11 +69,6 @@ def counts_text(counts: Mapping[str, int], shown: int = _SHOWN_KINDS) -> str:
     texts = [f"{printable(name)} {count}" for name, count in ordered[:shown]]
     rest = sum(count for _, count in ordered[shown:])
     return ", ".join(texts + ([f"{rest} more"] if rest else []))
-
-
-def printable(name: str) -> str:
-    """A name of a file, with escapes if it contains characters that a terminal or log could act on."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _classes_text(classes: Mapping[str, int]) -> str:
