@@ -74,6 +74,7 @@ class GanTask:
         self.trainer = Trainer(config, images.images, device)
         self.images_per_step = SUMMARIES["gan"].images_per_step(config)
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
+        self.weights_sha256 = self._evaluator.protocol.weights_sha256 if self._evaluator else None
         self.fingerprints: Mapping[str, str] = fingerprints(self._evaluator.protocol) if self._evaluator else {}
         self._latents = latents.fixed_latents(
             config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)

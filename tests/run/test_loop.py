@@ -130,7 +130,16 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float], f
 
 def test_a_run_leaves_its_artefacts_and_nothing_else(scored: Run) -> None:
     place = scored.place
-    named = [place.config, place.environment, place.data, place.events, place.log, place.result, place.root / ".lock"]
+    named = [
+        place.config,
+        place.environment,
+        place.data,
+        place.scorer,
+        place.events,
+        place.log,
+        place.result,
+        place.root / ".lock",
+    ]
     named += [place.sample(step) for step in (0, 4, 8, 12)]
     kept = {scored.result.best.step, 10, 12} if scored.result.best else set()
     named += [place.checkpoint(step) / name for step in kept for name in ("manifest.json", "tensors.safetensors")]

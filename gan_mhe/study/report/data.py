@@ -50,8 +50,8 @@ class RunReport:
     status: str
     """That of the result (`completed`, `stopped`, `diverged`), or `failed` by the last event, or `unfinished`.
 
-    `missing` without a run directory; `unreadable`; `foreign` if its configuration is not the study's, in which case
-    nothing else of it is used.
+    `missing` without a run, unless its start failed; `unreadable`; `foreign` if its configuration is not the study's,
+    in which case nothing else of it is used.
     """
     run_dir: str
     """Run directory, relative to the study's folder."""
@@ -244,9 +244,10 @@ def _read_run(planned: StudyRun, root: Path, metric: str) -> RunReport:
         run_dir=run.root.relative_to(root).as_posix(),
         digest=planned.config.digest(),
     )
-    if not run.exists():
-        return empty
     try:
+        if not run.exists():
+            status, message = _status(None, list(effective(run.read_events())))
+            return empty if status == "unfinished" else replace(empty, status=status, message=message)
         return _filled_in(empty, run, metric)
     except RunDirError as error:
         return replace(empty, status="unreadable", message=str(error).replace(f"{root}/", ""))
