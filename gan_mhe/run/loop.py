@@ -240,8 +240,9 @@ class _Run:
         total = self.config.training.steps
         images_per_second = steps_per_second * self.task.images_per_step
         left = (total - self.step) / steps_per_second
+        scalars = self.task.scalars()
         self._report_warnings()
-        self.recorder.emit(Scalars(self.step, self.task.scalars()))
+        self.recorder.emit(Scalars(self.step, scalars))
         self.recorder.emit(Progress(self.step, total, steps_per_second, images_per_second, left, self._peak()))
 
     def _peak(self) -> int:
