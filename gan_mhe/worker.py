@@ -50,12 +50,16 @@ class Request(BaseModel):
 
 
 class Fork(BaseModel):
-    """The checkpoint of another run from which a training run starts."""
+    """The checkpoint of another run from which a training run starts.
+
+    same_config: the run continues the other as it would have gone on, so it must read the same images and weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run_dir: Path
     step: int
+    same_config: bool = True
 
 
 class TrainRequest(Request):
@@ -229,6 +233,8 @@ def _copy_checkpoint(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
         source = RunDir(fork.run_dir)
         found = checkpoint.load(source.checkpoint(fork.step), lineage=source.read_config().digest("resumable"))
         notes = {"best": None, "final": None, "evaluations": 0, "train_seconds": found.notes["train_seconds"]}
+        if fork.same_config:
+            notes["inputs"] = found.notes.get("inputs")
         copy = checkpoint.Checkpoint(found.step, config.digest("resumable"), found.tensors, notes)
         checkpoint.save(run_dir.checkpoint(found.step), copy)
 

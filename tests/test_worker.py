@@ -22,7 +22,7 @@ from PIL import Image
 from gan_mhe import worker
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, StorageError
-from gan_mhe.files import sha256_file
+from gan_mhe.files import canonical_json, sha256_bytes, sha256_file
 from gan_mhe.records import checkpoint
 from gan_mhe.records.events import SampleGrid, Started
 from gan_mhe.records.result import RunResult
@@ -235,6 +235,25 @@ def test_a_fork_continues_from_the_other_runs_checkpoint_without_its_scores(
     ]
     assert run_dir.read_config() == other(tiny)
     assert {path: path.stat().st_mtime_ns for path in source.root.rglob("*")} == before
+
+
+@pytest.mark.parametrize("same_config", [True, False])
+def test_a_fork_that_continues_another_run_needs_the_images_of_that_run(
+    execute: Execute, tiny: Configure, source: RunDir, tmp_path: Path, same_config: bool
+) -> None:
+    copy = RunDir(Path(shutil.copytree(source.root, tmp_path / "source")))
+    manifest = copy.checkpoint(10) / "manifest.json"
+    document = json.loads(manifest.read_text())
+    del document["sha256"]
+    document["notes"]["inputs"]["data_sha256"] = "0" * 64
+    manifest.write_text(json.dumps(document | {"sha256": sha256_bytes(canonical_json(document))}))
+    request = training(tmp_path / "fork", other(tiny), fork=fork(copy) | {"same_config": same_config})
+    outcome = execute(request)
+    if same_config:
+        assert outcome.code == "config_invalid"
+        assert f"the images of digits changed: expected SHA-256 {'0' * 64}" in outcome.message
+    else:
+        assert outcome.outcome == "completed"
 
 
 def test_a_fork_that_has_started_resumes_where_it_was(

@@ -85,15 +85,17 @@ def info(run: RunPath) -> None:
 
     run_dir = RunDir(run)
     config, data, result = run_dir.read_config(), run_dir.read_data(), run_dir.read_result()
+    weights = run_dir.read_inputs().weights_sha256
     events = list(effective(run_dir.read_events()))
     step = max((event.step for event in events), default=0)
     finished = [event for event in events if isinstance(event, Finished)]
     rates = [event.images_per_second for event in events if isinstance(event, Progress)]
     rows = [
-        ("variant", config.variant),
+        ("variant", config.label),
         ("seed", str(config.seed)),
         ("data", f"{config.data.name}, {config.data.image_size} pixels"),
         *([("loaded data", data.line()), ("content", data.sha256)] if data else []),
+        *([("scorer weights", weights)] if weights else []),
         ("networks", f"{config.generator.architecture} / {config.discriminator.architecture}"),
         ("digest", config.digest()),
         ("status", result["status"] if result else finished[-1].reason if finished else "unfinished"),

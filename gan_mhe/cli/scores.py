@@ -17,10 +17,10 @@ def print_scored(scores: list[results.RunScore], **options: Any) -> None:
 
 
 def print_result(result: dict[str, Any]) -> None:
-    """Print the scores of a run's result; nothing if it has none."""
+    """Print the scores of a run's result; nothing if it has none. A single evaluation is not scored again."""
     if result["final"] is None:
         return
-    best = result["best"]["scores"] if result["best"] else {}
+    best = result["best"]["scores"] if result["best"] and result["evaluations"] != 1 else {}
     rows = [
         (name, _number(value), _number(best.get(name)), _number((result["real"] or {}).get(name)))
         for name, value in result["final"]["scores"].items()

@@ -30,6 +30,7 @@ def run(
     """
     waves = _waves(study, root)
     runs = [run for wave in waves for run in wave]
+    sweeps.refuse_changed(runs)
     shared = sweeps.plan([run.config for run in (runs if minutes is None else waves[0])], jobs)
     with stop_on_signals(say) as control, sinks_for(out) as make_sink:
         budget = None if minutes is None else sweeps.Budget(control, 60 * minutes, clock)

@@ -41,7 +41,7 @@ def train(
     directory = run_dir or run_directory(Path("runs") / Path(config).stem, settings)
     if has_progress(RunDir(directory)) and not resume:
         raise RunDirError(f"{directory} already contains a run; continue it with --resume or choose another --run-dir")
-    with stop_on_signals(say) as control, sink_for(out, f"{settings.variant} seed {settings.seed}") as sink:
+    with stop_on_signals(say) as control, sink_for(out, f"{settings.label} seed {settings.seed}") as sink:
         result = execute(settings, directory, sink, control)
     if result.status == "stopped":
         say(f"stopped at step {result.step}; run the same command with --resume to continue")
@@ -90,6 +90,7 @@ def _sweep(
     )
     shared = sweeps.plan(configs, jobs)
     runs = sweeps.runs_below(root, configs)
+    sweeps.refuse_changed(runs)
     if unfinished := len(sweeps.unfinished(runs)):
         say(f"{unfinished} of {len(runs)} runs to do: {shared}")
     with stop_on_signals(say) as control, sinks_for(out) as make_sink:
@@ -99,8 +100,7 @@ def _sweep(
         raise typer.Exit(INTERRUPTED)
     for run, error in failures:
         print_error(f"{run.title}: {error}")
-    run_dirs = [RunDir(run.directory) for run in runs]
-    print_scored([comparisons.read_score(run_dir) for run_dir in run_dirs if run_dir.exists()])
+    print_scored([comparisons.read_score(run_dir) for run_dir in sweeps.directories_of(runs)])
     say(f"runs: {root}")
     if failures:
         raise typer.Exit(FAILURE)

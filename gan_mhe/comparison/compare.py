@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, get_args
 
+from gan_mhe.comparison.grouping import check_inputs, find_reference, with_networks
 from gan_mhe.comparison.inference import (
     bootstrap_interval,
     holm,
@@ -29,7 +30,8 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError, nearest
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.records.events import decode_number
-from gan_mhe.records.result import read_fingerprints
+from gan_mhe.records.inputs import Inputs
+from gan_mhe.records.result import contradictions, read_fingerprints
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.streams import reason_of
 
@@ -66,17 +68,25 @@ def _left_out(run: RunDir, notice: Callable[[str], None]) -> bool:
 
 
 def read_score(run: RunDir) -> RunScore:
-    """The scores of one run; without a result it has none yet."""
-    return score_of(str(run.root), run.read_config(), run.read_result())
+    """The scores of one run; without a result it has none yet. RunDirError if the result is not this run's."""
+    score = score_of(str(run.root), run.read_config(), run.read_result())
+    return score if score.inputs != Inputs() else replace(score, inputs=run.read_inputs())
 
 
 def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> RunScore:
-    """The scores of one run. job: its name in messages. result: the document of its RunResult, None if it has none."""
+    """The scores of one run.
+
+    job: its name in messages. result: the document of its RunResult, None if it has none. RunDirError if the result is
+    of another configuration.
+    """
     result = result or {}
+    wrong = contradictions(config, result)
+    if wrong:
+        raise RunDirError(f"{job}: the result is not of its configuration: {'; '.join(wrong)}")
     final, best, real = result.get("final"), result.get("best"), result.get("real")
     return RunScore(
         job=job,
-        variant=config.variant,
+        variant=config.label,
         seed=config.seed,
         digest_without_seed=config.digest("without_seed"),
         comparable_digest=config.digest("comparable"),
@@ -91,6 +101,8 @@ def score_of(job: str, config: RunConfig, result: Mapping[str, Any] | None) -> R
         steps=result.get("step", 0),
         train_seconds=result.get("train_seconds") or 0.0,
         curve=tuple((point["step"], _numbers(point["scores"])) for point in result.get("curve", ())),
+        networks=config.network_settings,
+        inputs=Inputs.of_result(result),
     )
 
 
@@ -103,8 +115,10 @@ def compare(
 ) -> Comparison:
     """Compare `scores` by `metric`: one row per variant, best first, with differences to the variant `reference`.
 
-    A seed that diverged has no score, whether its run ended in a non-finite loss or in a score that is not finite, and
-    its variant stands below those without such seeds.
+    A row is one label of a configuration (`RunConfig.label`); network settings are added to it if the runs differ in
+    them. A seed that diverged has no score, whether its run ended in a non-finite loss or in a score that is not
+    finite, and its variant stands below those without such seeds. reference: a label, or a variant that has only one
+    row.
 
     metric: None takes the metric that ranks the runs. view: `steps` compares the final generators. `wall_time` compares
     generators of equal training time, that of the variant that trains fastest. Every variant is taken at the step that
@@ -116,9 +130,14 @@ def compare(
     Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
     is not among the variants, a variant with several runs of one seed, with copies of one run under several seeds, or
     with several configurations, or the view `wall_time` of runs without training times; ProtocolMismatchError if the
-    metric was measured under different protocols, or not in all runs; RunDirError if no run was scored.
+    metric was measured under different protocols, or not in all runs, or if runs whose configurations name the same
+    files have read different images or weights; RunDirError if no run was scored.
     """
     _check_names(metric, view)
+    check_inputs(scores)
+    scores = with_networks(scores)
+    if reference is not None:
+        reference = find_reference(reference, _variants(scores))
     scored = [score for score in scores if score.final is not None]
     if not scored:
         raise RunDirError(f"none of the {len(scores)} runs has a final score yet")
@@ -281,7 +300,7 @@ def _as_diverged(run: RunScore, metric: str) -> RunScore:
 
 def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, step: float | None) -> Row:
     finals = list(_finals(runs, metric).values())
-    bests = [run.best[metric] for run in runs if run.best is not None]
+    bests = [run.best[metric] for run in runs if run.best is not None and run.evaluations != 1]
     low, high = t_interval(finals)
     boot_low, boot_high = bootstrap_interval(finals)
     return Row(

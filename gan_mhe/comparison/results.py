@@ -1,8 +1,10 @@
 """The input and output of a comparison: one value per run, one row per variant, one table."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from gan_mhe.records.inputs import Inputs
 
 View = Literal["steps", "wall_time"]
 
@@ -14,7 +16,7 @@ class RunScore:
     job: str
     """Run directory, or job id at a service."""
     variant: str
-    """Name by which runs are grouped into rows; a caller may replace it by a label of its own."""
+    """Label by which runs are grouped into rows (`RunConfig.label`); a caller may replace it by one of its own."""
     seed: int
     """Training seed."""
     digest_without_seed: str
@@ -43,6 +45,10 @@ class RunScore:
     """Seconds of training without evaluation; 0 if unknown."""
     curve: tuple[tuple[int, Mapping[str, float]], ...] = ()
     """Step and scores of every evaluation, in order; empty in results of older versions."""
+    networks: tuple[str, ...] = ()
+    """Settings of the networks that differ from the defaults; runs that differ in them have rows of their own."""
+    inputs: Inputs = field(default_factory=Inputs)
+    """Content of the images and of the scorer's weights; unknown in results of older versions."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class Row:
     ci_high: float | None
     """Upper end of the 95 % t-interval of the mean."""
     best_mean: float | None
-    """Mean of the best scores, each evaluated again with fresh latents."""
+    """Mean of the best scores, each evaluated again with fresh latents; runs with a single evaluation have none."""
     protocol: str
     """Name of the evaluation protocol."""
     jobs: tuple[str, ...]

@@ -6,6 +6,8 @@ from pydantic import Field, field_validator, model_validator
 
 from gan_mhe.config.sections import Count, NonNegative, Positive, Schedule, Section
 
+_TOLERANCE = 2.0  # a ratio follows its target with a lag, and reports average it over steps
+
 
 class RatioConfig(Section):
     """A target for the ratio of gradient norms, from which the coefficient of the penalty is found."""
@@ -16,6 +18,11 @@ class RatioConfig(Section):
     """`track` adapts lambda throughout the run; `calibrate` measures the gradients at the start and keeps lambda."""
     horizon: Count = 200
     """Number of penalty computations that lambda is the geometric mean of; with `calibrate`, the first ones."""
+
+    def is_reached(self, ratio: float, factor: float = 1.0) -> bool:
+        """Whether a measured ratio is within a factor of two of the target times `factor`, its schedule's."""
+        expected = self.target * factor
+        return expected / _TOLERANCE <= ratio <= expected * _TOLERANCE
 
 
 class PenaltyTiming(Section):

@@ -6,6 +6,8 @@ and use no device, file or network.
 """
 
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -13,6 +15,7 @@ from pydantic import Field, ValidationInfo, model_validator
 
 from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import flatten, merge
+from gan_mhe.config.labels import deviations, folder_name, labeled
 from gan_mhe.config.names import DATASETS, DEFAULT_TASK, LOSSES, LossName, describe
 from gan_mhe.config.protocols import find_protocol
 from gan_mhe.config.sections import (
@@ -113,6 +116,37 @@ class RunConfig(Section):
         """The whole configuration as JSON values, every default written out."""
         return self.model_dump(mode="json")
 
+    @property
+    def label(self) -> str:
+        """The variant with the settings in which this configuration differs from it.
+
+        Such as `none + constraints.normalization=spectral`. It covers the constraints and the loss: a variant sets all
+        constraints, and a loss that it does not set is the default one. A variant of another version, which is not
+        known, is its bare name.
+        """
+        return labeled(self.variant, self._variant_settings)
+
+    @property
+    def folder_name(self) -> str:
+        """`label` as the name of a folder; the bare name of the variant if there are no other settings."""
+        return folder_name(self.variant, self._variant_settings)
+
+    @property
+    def _variant_settings(self) -> list[str]:
+        if self.variant not in VARIANTS:
+            return []
+        return deviations(self, _plain(self.variant), ("loss", "constraints"))
+
+    @property
+    def network_settings(self) -> tuple[str, ...]:
+        """The settings of generator and discriminator that differ from the defaults, such as `generator.width=0.25`."""
+        return tuple(deviations(self, _plain("none"), ("generator", "discriminator")))
+
+    @property
+    def named_files(self) -> tuple[Path | None, Path | None]:
+        """What names the content that is read besides the configuration: `data.root` and `evaluation.weights`."""
+        return self.data.root, self.evaluation.weights
+
     def identity(self) -> dict[str, Any]:
         """The dotted keys that determine what the run computes."""
         return {key: value for key, value in flatten(self.document()).items() if key not in EXECUTION_KEYS}
@@ -140,6 +174,12 @@ class RunConfig(Section):
         for key, kind in (_decays(saved.identity()) | _decays(self.identity())).items():
             return f"{key} = {kind!r} reaches 0 at the last step, so every step depends on the number of steps"
         return "a run can only be made longer" if self.training.steps < saved.training.steps else None
+
+
+@cache
+def _plain(variant: str) -> RunConfig:
+    """The variant with every other setting at its default."""
+    return RunConfig(variant=variant)
 
 
 def _without_seed(identity: Identity) -> Identity:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import decode_number, encode_number
 
@@ -65,6 +66,8 @@ class RunResult:
     """
     data: DataSummary | None = None
     """What the data set holds that the run was trained on; None in results of older versions."""
+    weights_sha256: str | None = None
+    """SHA-256 of the scorer's weights file; None if the run is not scored, and in results of older versions."""
 
     def document(self) -> dict[str, Any]:
         """The result as JSON values; non-finite numbers as strings."""
@@ -80,6 +83,21 @@ class RunResult:
         values["data"] = DataSummary.from_document(document["data"]) if document.get("data") else None
         values.pop("fingerprint", None)
         return cls(**values | scores)
+
+
+def contradictions(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
+    """What a stored result states about its configuration that `config` is not; keys that it lacks state nothing."""
+    stated = {
+        "seed": config.seed,
+        "variant": config.variant,
+        "digest": config.digest(),
+        **({"step": config.training.steps} if result.get("status") == "completed" else {}),
+    }
+    return [
+        f"{key} is {result[key]!r} in the result, {value!r} in the configuration"
+        for key, value in stated.items()
+        if key in result and result[key] != value
+    ]
 
 
 def read_fingerprints(result: Mapping[str, Any]) -> dict[str, str]:

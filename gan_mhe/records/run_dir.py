@@ -11,9 +11,10 @@ from typing import Any
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, RunDirError
-from gan_mhe.files import read_json_lines
+from gan_mhe.files import read_json_lines, write_json
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import Event, decode
+from gan_mhe.records.inputs import Inputs
 from gan_mhe.streams import reason_of
 
 _CHECKPOINT_PREFIX = "step_"
@@ -28,6 +29,7 @@ class RunDir:
         self.config = root / "config.json"
         self.environment = root / "environment.json"
         self.data = root / "data.json"
+        self.scorer = root / "scorer.json"
         self.events = root / "events.jsonl"
         self.log = root / "log.txt"
         self.result = root / "result.json"
@@ -98,6 +100,29 @@ class RunDir:
             return DataSummary.from_document(json.loads(self.data.read_text()))
         except ValueError as error:
             raise RunDirError(f"{self.data} cannot be read: {error}") from error
+
+    def read_inputs(self) -> Inputs:
+        """The content of what the run read besides its configuration, as far as it is recorded.
+
+        RunDirError if a record is damaged.
+        """
+        data = self.read_data()
+        return Inputs(data.sha256 if data else None, self._read_weights_sha256())
+
+    def _read_weights_sha256(self) -> str | None:
+        if not self.scorer.exists():
+            return None
+        try:
+            return str(json.loads(self.scorer.read_text())["weights_sha256"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirError(f"{self.scorer} cannot be read: {error}") from error
+
+    def write_scorer(self, protocol: str | None, weights_sha256: str | None) -> None:
+        """Record the scorer of the run: its protocol and the SHA-256 of its weights. None: it is not scored."""
+        if protocol is None:
+            self.scorer.unlink(missing_ok=True)
+        else:
+            write_json(self.scorer, {"protocol": protocol, "weights_sha256": weights_sha256})
 
     def read_events(self) -> Iterator[Event]:
         """All events in the order in which they were recorded. RunDirError if one cannot be read."""

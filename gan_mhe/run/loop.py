@@ -5,8 +5,10 @@ holds everything that a resumed run needs. Only this file and the recorder read 
 """
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from gan_mhe.config.compose import with_absolute_paths
 from gan_mhe.config.run_config import RunConfig
@@ -28,9 +30,11 @@ from gan_mhe.records.events import (
     Scalars,
     Started,
 )
+from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.recorder import Recorder
 from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.inputs import check_all, check_inputs
 from gan_mhe.run.state import RunState
 from gan_mhe.tasks import TASKS
 from gan_mhe.tasks.base import Task
@@ -45,7 +49,9 @@ def execute(
     sink: receives the events besides the run directory. control: asked after every step whether to stop. Returns when
     the run is completed or stopped; a run that is completed already is left as it is. Raises GanMheError otherwise:
     DivergedError if a loss or gradient is not finite, ConfigError if the directory holds another configuration,
-    MemoryLimitError if a step does not fit into the device's free memory, StorageError if a write fails.
+    or the images or the weights of the scorer are not those that it has read before, MemoryLimitError if a step does
+    not fit into the device's free memory, StorageError if a write fails. A start that fails before the first grid
+    leaves events, but no configuration: the directory is no run.
     Relative paths of the configuration begin at the working directory, and are stored as absolute ones.
     """
     run, config = RunDir(Path(run_dir)), with_absolute_paths(config)
@@ -53,10 +59,11 @@ def execute(
         _check_resumable(run, config)
         finished = _finished_result(run, config)
         if finished:
+            check_all([(config, run)])
             return finished
-        _prepare(run, config)
+        environment = _prepare(run, config)
         with Recorder(run, [sink] if sink else []) as recorder:
-            return _Run(config, run, recorder, control).execute()
+            return _Run(config, run, environment, recorder, control).execute()
 
 
 def has_progress(run: RunDir) -> bool:
@@ -77,14 +84,13 @@ def _check_resumable(run: RunDir, config: RunConfig) -> None:
         )
 
 
-def _prepare(run: RunDir, config: RunConfig) -> None:
-    """Write the configuration and the environment, after checking that the device exists."""
+def _prepare(run: RunDir, config: RunConfig) -> dict[str, Any]:
+    """Remove what a killed process left; return the environment. Raises DeviceError if the device does not exist."""
     environment = describe_environment(resolve_device(config.training.device))
     remove_temporaries(run.root)
     remove_temporaries(run.samples)
     remove_temporaries(run.checkpoints)
-    write_json(run.config, config.document())
-    write_json(run.environment, environment)
+    return environment
 
 
 def _finished_result(run: RunDir, config: RunConfig) -> RunResult | None:
@@ -95,9 +101,17 @@ def _finished_result(run: RunDir, config: RunConfig) -> RunResult | None:
 
 
 class _Run:
-    def __init__(self, config: RunConfig, run_dir: RunDir, recorder: Recorder, control: RunControl | None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        run_dir: RunDir,
+        environment: Mapping[str, Any],
+        recorder: Recorder,
+        control: RunControl | None,
+    ) -> None:
         self.config = config
         self.run_dir = run_dir
+        self.environment = environment
         self.recorder = recorder
         self.control = control
         self.state = RunState()
@@ -126,7 +140,6 @@ class _Run:
         config, total = self.config, self.config.training.steps
         refused = self._resume()
         self.recorder.emit(Started(self.step, total, resumed=self.step > 0))
-        write_json(self.run_dir.data, self.task.data.document())
         self.recorder.notice(self.step, f"data: {self.task.data.line()}")
         self.run_dir.result.unlink(missing_ok=True)  # it is out of date as soon as a step is made
         for checkpoint_step, why in refused.items():
@@ -136,6 +149,7 @@ class _Run:
         if self.step == 0:
             self._report_warnings()
             self._sample()
+        self._record_start()
         self.reported_warnings = self.task.warnings  # a resumed run reported them when it started
 
         first, trained_before = self.step, self.state.train_seconds
@@ -170,6 +184,20 @@ class _Run:
             clock = time.monotonic()
         return True
 
+    def _record_start(self) -> None:
+        """Write what the run is. Only now: a start that fails must leave neither a run nor another run's configuration.
+
+        The configuration is written last, because it makes the directory a run.
+        """
+        write_json(self.run_dir.data, self.task.data.document())
+        self.run_dir.write_scorer(self.task.protocol, self.task.weights_sha256)
+        write_json(self.run_dir.environment, self.environment)
+        write_json(self.run_dir.config, self.config.document())
+
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.task.data.sha256, self.task.weights_sha256)
+
     def _report_warnings(self) -> None:
         for warning in self.task.warnings:
             if warning not in self.reported_warnings:
@@ -181,14 +209,25 @@ class _Run:
         return self.step == self.config.training.steps or (every_steps > 0 and self.step % every_steps == 0)
 
     def _resume(self) -> dict[int, str]:
-        """Load the newest usable checkpoint; return what is wrong with newer ones, by step."""
+        """Load the newest usable checkpoint; return what is wrong with newer ones, by step.
+
+        Raises ConfigError if the run or the checkpoint was made with other images or weights of the scorer.
+        """
         lineage, refused = self.config.digest("resumable"), dict[int, str]()
+        recorded = self.run_dir.read_inputs() if has_progress(self.run_dir) else Inputs()
+        check_inputs(self.config, self._inputs, recorded, str(self.run_dir.root))
         for step in reversed(self.run_dir.checkpoint_steps()):
             try:
                 found = checkpoints.load(self.run_dir.checkpoint(step), lineage=lineage)
             except CheckpointError as error:
                 refused[step] = str(error)
                 continue
+            check_inputs(
+                self.config,
+                self._inputs,
+                Inputs.from_document(found.notes.get("inputs")),
+                f"the checkpoint of step {step}",
+            )
             self._restore(found)
             break
         return refused
@@ -201,8 +240,9 @@ class _Run:
         total = self.config.training.steps
         images_per_second = steps_per_second * self.task.images_per_step
         left = (total - self.step) / steps_per_second
+        scalars = self.task.scalars()
         self._report_warnings()
-        self.recorder.emit(Scalars(self.step, self.task.scalars()))
+        self.recorder.emit(Scalars(self.step, scalars))
         self.recorder.emit(Progress(self.step, total, steps_per_second, images_per_second, left, self._peak()))
 
     def _peak(self) -> int:
@@ -243,7 +283,8 @@ class _Run:
     def _save(self) -> None:
         path = self.run_dir.checkpoint(self.step)
         self._peak()
-        content = Checkpoint(self.step, self.config.digest("resumable"), self.task.state(), self.state.document())
+        notes = self.state.document() | {"inputs": self._inputs.document()}
+        content = Checkpoint(self.step, self.config.digest("resumable"), self.task.state(), notes)
         digest = checkpoints.save(path, content)
         self.recorder.emit(CheckpointSaved(self.step, self.run_dir.relative(path), digest))
         # Refused checkpoints of later steps may still exist; counted as newest, they would displace the one just saved.
@@ -297,6 +338,7 @@ class _Run:
             peak_memory_bytes=self._peak(),
             curve=self.state.curve,
             data=self.task.data,
+            weights_sha256=self.task.weights_sha256,
         )
 
     def _record_end(self, reason: str, error: Exception) -> None:

@@ -1,6 +1,7 @@
 """Scores of a checkpoint under a chosen protocol, and the training of classifiers for `classifier:<name>`."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from gan_mhe.files import atomic_write, default_cache_dir, write_cached
 from gan_mhe.records import checkpoint
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import encode_number
+from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.inputs import check_inputs
 from gan_mhe.run.sample import chosen_step
 from gan_mhe.tasks import TASKS
 from gan_mhe.tasks.gan import load_images
@@ -27,9 +30,12 @@ def score_checkpoint(
     """Score one checkpoint with fresh latents.
 
     step: of the checkpoint, None for the newest; overrides: changes to the `evaluation` section and to keys that say
-    where a run is executed; digest: what the checkpoint's digest must be. Returns `step`, `protocol`, `fingerprints`,
-    `scores` and the scores of the real images as `real`, all as JSON values. Raises ConfigError for other overrides or
-    without a protocol, CheckpointError if there is no such checkpoint or it has another digest.
+    where a run is executed; digest: what the checkpoint's digest must be. The images must be those that the run was
+    trained on, and the weights of the scorer its own, unless the overrides name another protocol or weights file.
+
+    Returns `step`, `protocol`, `fingerprints`, `scores` and the scores of the real images as `real`, all as JSON
+    values. Raises ConfigError for other overrides, for changed files or without a protocol, CheckpointError if there is
+    no such checkpoint or it has another digest.
     """
     others = [key for key in flatten(overrides) if not key.startswith("evaluation.") and key not in EXECUTION_KEYS]
     if others:
@@ -40,6 +46,10 @@ def score_checkpoint(
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
+    expected = run.read_inputs()
+    if config.evaluation.protocol != saved.evaluation.protocol or "evaluation.weights" in flatten(overrides):
+        expected = replace(expected, weights_sha256=None)  # another scorer was asked for
+    check_inputs(config, Inputs(task.data.sha256, task.weights_sha256), expected, str(run.root))
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     return {
         "step": chosen,

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import GanMheError
+from gan_mhe.errors import GanMheError, RunDirError
 from gan_mhe.records.events import RunControl
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.run.inputs import check_all
 from gan_mhe.run.loop import execute, has_progress
 from gan_mhe.sweep import processes
 from gan_mhe.sweep.processes import Run, SinkFactory
@@ -51,13 +52,46 @@ def plan(configs: Sequence[RunConfig], jobs: int | None = None) -> Plan:
 
 
 def run_directory(root: Path, config: RunConfig) -> Path:
-    """Run directory of `config` in a sweep in `root`: root/VARIANT/seed_SEED."""
-    return root / config.variant / f"seed_{config.seed}"
+    """Run directory of `config` in a sweep in `root`: root/VARIANT/seed_SEED, with other settings after the variant.
+
+    Versions that left them out made root/VARIANT/seed_SEED for them too; a run of `config` that is there stays there.
+    """
+    seed = f"seed_{config.seed}"
+    plain, own = root / config.variant / seed, root / config.folder_name / seed
+    return plain if plain != own and _holds(RunDir(plain), config) else own
+
+
+def _holds(run: RunDir, config: RunConfig) -> bool:
+    """Whether the directory has the progress of a run that `config` resumes."""
+    try:
+        return has_progress(run) and not config.changes_on_resume(run.read_config())
+    except RunDirError:
+        return False
 
 
 def runs_below(root: Path, configs: Sequence[RunConfig]) -> list[Run]:
     """The runs of a sweep in `root`, one per configuration."""
-    return [Run(config, run_directory(root, config), f"{config.variant} seed {config.seed}") for config in configs]
+    return [Run(config, run_directory(root, config), f"{config.label} seed {config.seed}") for config in configs]
+
+
+def refuse_changed(runs: Iterable[Run]) -> None:
+    """ConfigError if a run in its directory has read other images, or other weights of the scorer, than are there now.
+
+    Its scores would be shown, or its training continued, as if they were those of the present files.
+    """
+    started = [(run.config, RunDir(run.directory)) for run in runs]
+    check_all((config, run) for config, run in started if _holds(run, config))
+
+
+def directories_of(runs: Iterable[Run]) -> list[RunDir]:
+    """The run directories that exist and hold the configuration that their run has now, not one that it refused."""
+    found = []
+    for run in runs:
+        directory = RunDir(run.directory)
+        with suppress(RunDirError):  # not started, or damaged
+            if directory.read_config().digest() == run.config.digest():
+                found.append(directory)
+    return found
 
 
 def unfinished(runs: Sequence[Run]) -> list[Run]:

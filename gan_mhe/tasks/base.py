@@ -23,6 +23,8 @@ class Task(Protocol):
     """Name of the evaluation protocol; None if the run is not scored."""
     fingerprints: Mapping[str, str]
     """Fingerprint of each score by its name; empty if the run is not scored."""
+    weights_sha256: str | None
+    """SHA-256 of the weights file of the scorer; None if the run is not scored."""
     data: DataSummary
     """What the data set holds that it trains on."""
 

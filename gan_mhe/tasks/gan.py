@@ -20,6 +20,7 @@ from gan_mhe.files import default_cache_dir
 from gan_mhe.images import grids, latents
 from gan_mhe.rng import derive_seed
 from gan_mhe.training import host_memory, memory_estimate
+from gan_mhe.training.coefficients import missed_targets
 from gan_mhe.training.precision import resolve_device
 from gan_mhe.training.trainer import Trainer
 
@@ -72,8 +73,11 @@ class GanTask:
         if to_train:
             memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
         self.trainer = Trainer(config, images.images, device)
+        self._steps = 0
+        self._missed_targets: list[str] = []
         self.images_per_step = SUMMARIES["gan"].images_per_step(config)
         self.protocol = self._evaluator.protocol.name if self._evaluator else None
+        self.weights_sha256 = self._evaluator.protocol.weights_sha256 if self._evaluator else None
         self.fingerprints: Mapping[str, str] = fingerprints(self._evaluator.protocol) if self._evaluator else {}
         self._latents = latents.fixed_latents(
             config.sampling.num_images, config.generator.latent_dim, derive_seed(config.seed, "latents/samples", 0)
@@ -81,9 +85,10 @@ class GanTask:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.trainer.engine.description, *self.trainer.constraints.notes
+        return self.trainer.engine.description, *self.trainer.constraints.notes, *self._missed_targets
 
     def set_step(self, step: int) -> None:
+        self._steps = step + 1
         self.trainer.set_step(step)
 
     def step(self) -> None:
@@ -95,7 +100,16 @@ class GanTask:
             raise DivergedError(*nonfinite)
 
     def scalars(self) -> dict[str, float]:
-        return self.trainer.meter.read() | layer_geometry(self.trainer.discriminator)
+        means, settings = self.trainer.meter.read(), self._config.training
+        self._missed_targets += missed_targets(
+            self.trainer.constraints.penalties,
+            means,
+            since=(self._steps - 1) // settings.report_every_steps * settings.report_every_steps,
+            step=self._steps,
+            n_dis=settings.n_dis,
+            total_steps=settings.steps,
+        )
+        return means | layer_geometry(self.trainer.discriminator)
 
     def grid(self) -> bytes:
         images = to_uint8(self.trainer.generate(self._latents, ema=self._config.evaluation.ema))

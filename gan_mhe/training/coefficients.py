@@ -13,6 +13,7 @@ All state is on the device, including the number of computations. The host only 
 the step number.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -80,6 +81,29 @@ class AdaptiveCoefficients:
             raise CheckpointError(f"checkpoint does not fit the adaptive coefficients: keys differ: {different}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
+
+
+def missed_targets(
+    penalties: Iterable[Penalty], scalars: Mapping[str, float], *, since: int, step: int, n_dis: int, total_steps: int
+) -> list[str]:
+    """A sentence for each penalty whose horizon ended after the steps `since`..`step` and whose ratio was not reached.
+
+    scalars: the means over these steps. n_dis: computations of a penalty at each step at which it is due.
+    """
+    found = []
+    for penalty in penalties:
+        if penalty.ratio is None:
+            continue
+        end = (math.ceil(penalty.ratio.horizon / n_dis) - 1) * penalty.interval + 1
+        reached = scalars.get(f"gradient_ratio/{penalty.name}")
+        scale = penalty.interval * factor(penalty.schedule, step - 1, total_steps)
+        if reached is None or not since < end <= step or penalty.ratio.is_reached(reached, scale):
+            continue
+        found.append(
+            f"penalty {penalty.name}: at the end of its horizon its gradient ratio is {reached:.3g}, expected "
+            f"{penalty.ratio.target * scale:.3g}; it acts with the ratio that it reaches, not with its target"
+        )
+    return found
 
 
 def _weight(ratio: RatioConfig, number: Tensor) -> Tensor:

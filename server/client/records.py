@@ -59,7 +59,8 @@ class PrimaryMetric(_Record):
 class Job(_Record):
     """A training job. `terminal`: it has ended; only a retry of a failed job continues it.
 
-    data: what its data set held, once its run has ended; None from services of older versions.
+    variant_label: the variant with the constraints and the loss in which the job differs from it; data: what its data
+    set held, once its run has ended; both are None from services of older versions.
     """
 
     id: str
@@ -69,6 +70,7 @@ class Job(_Record):
     reason: str | None
     message: str | None
     variant: str | None
+    variant_label: str | None = None
     seed: int | None
     progress: Progress
     config: Mapping[str, Any]
@@ -88,15 +90,16 @@ class Job(_Record):
 
     @property
     def title(self) -> str:
-        """A line of text: the job's own name, or else variant, seed, and the other values that its experiment varies.
+        """A line of text: the job's own name, or else label, seed, and the other values that its experiment varies.
 
         Control characters, which services of older versions accepted in names, are escaped.
         """
         if self.name and self.experiment_id is None:
             return printable(self.name)
-        varied = {key: value for key, value in (self.cell or {}).items() if key not in ("variant", "seed")}
+        covered = ("variant", "seed", *(("loss", "constraints") if self.variant_label else ()))
+        varied = {key: value for key, value in (self.cell or {}).items() if key.split(".")[0] not in covered}
         values = (f"{key}={_plain(varied[key])}" for key in varied)
-        return printable(" ".join([f"{self.variant} seed {self.seed}", *values]))
+        return printable(" ".join([f"{self.variant_label or self.variant} seed {self.seed}", *values]))
 
     @property
     def outcome(self) -> str:

@@ -26,6 +26,8 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.files import canonical_json, write_json
 from gan_mhe.records.data_summary import DataSummary
+from gan_mhe.records.inputs import Inputs
+from gan_mhe.records.result import contradictions
 from gan_mhe.records.run_dir import RunDir
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
 from server.ingest.indexer import Indexer
@@ -152,6 +154,7 @@ def _read(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
     try:
         config, result = run.read_config(), run.read_result()
         _check_result(config, result)
+        _check_inputs(run, result)
     except (RunDirError, ValueError) as error:
         why = " ".join(str(error).replace(f"{path}{os.sep}", "").split())
         raise _refusal(path, why[:_MAX_MESSAGE]) from None
@@ -165,7 +168,9 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
         return
     try:
         canonical_json(result)
-        missing = _RESULT_KEYS - result.keys()
+        missing, wrong = _RESULT_KEYS - result.keys(), contradictions(config, result)
+        if wrong:
+            raise ValueError("; ".join(wrong))
         score_of("", config, result)
         if result.get("data") is not None:
             DataSummary.from_document(result["data"])
@@ -173,6 +178,12 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
         raise ValueError(f"result.json is not the result of a run: {error}") from None
     if missing:
         raise ValueError(f"result.json lacks {', '.join(sorted(missing))}")
+
+
+def _check_inputs(run: RunDir, result: Mapping[str, Any] | None) -> None:
+    """Raise ValueError if the records of the run contradict its result about the images or the scorer's weights."""
+    for key, (stated, recorded) in Inputs.of_result(result or {}).differing(run.read_inputs()).items():
+        raise ValueError(f"{key} is {stated} in result.json, but {recorded} in the run's own record")
 
 
 def _check_entries(path: Path) -> None:

@@ -6,15 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from gan_mhe.comparison.compare import compare, score_of
+from gan_mhe.comparison.grouping import find_reference
 from gan_mhe.comparison.results import Comparison, RunScore, View
 from gan_mhe.comparison.table import as_json
+from gan_mhe.config.labels import setting
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.errors import ConfigError, RunDirError
 from server.errors import FieldError, InvalidRequest, NotReady
 from server.queue.queue import TRAIN
 from server.store.rows import JobRow
 
-# Keys of a cell that are no settings of an arm: the variant names the arm, and its runs differ in the seed.
-_OWN_KEYS = frozenset({"variant", "seed"})
+# The first parts of a cell's keys that the label of a configuration, or of rows that differ in networks, covers
+# already, and the seed, in which the runs of a row differ.
+_LABELED_KEYS = frozenset({"variant", "seed", "loss", "constraints", "generator", "discriminator"})
 
 
 def compare_jobs(
@@ -22,19 +26,19 @@ def compare_jobs(
 ) -> Comparison:
     """Compare training jobs by their results. A job without a result counts as `failed` in its arm's row.
 
-    If an experiment varies more than variant and seed, every arm has a row of its own, with a label such as
-    `mhe [constraints.mhe.lambda_hidden=10]`. reference: such a label, or a variant that has only one row. view: as for
-    `gan_mhe.comparison.compare.compare`.
+    Rows are labeled as those of `gan_mhe.comparison.compare.compare`, such as `mhe + constraints.mhe.lambda_hidden=10`;
+    other keys that an experiment varies follow in brackets. reference: such a label, or a variant that has only one
+    row. view: as there.
 
-    Raises InvalidRequest for a task and for a fork with another configuration, NotReady if no job has a score, and
+    Raises InvalidRequest for a task, for a fork with another configuration, for a result of another configuration and
+    for a reference that has several rows, NotReady if no job has a score, and
     ConfigError and ProtocolMismatchError as `gan_mhe.comparison.compare.compare` does.
     """
     _check_comparable(jobs)
     scores = [_score(job) for job in jobs]
     if all(score.final is None for score in scores):
         raise NotReady(f"none of the {len(jobs)} jobs has a final score yet")
-    if reference is not None:
-        reference = _label(reference, scores)
+    _check_reference(reference, scores)
     return compare(scores, metric=metric, reference=reference, view=view)
 
 
@@ -65,26 +69,20 @@ def _check_comparable(jobs: Sequence[JobRow]) -> None:
         raise InvalidRequest(*problems)
 
 
+def _check_reference(reference: str | None, scores: Sequence[RunScore]) -> None:
+    try:
+        find_reference(reference or "", {score.variant for score in scores})
+    except ConfigError as error:
+        raise InvalidRequest(FieldError("/query/reference", "ambiguous", str(error))) from None
+
+
 def _score(job: JobRow) -> RunScore:
-    score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
-    settings = {key: value for key, value in (job["cell"] or {}).items() if key not in _OWN_KEYS}
-    if not settings:
+    try:
+        score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
+    except RunDirError as error:
+        raise InvalidRequest(FieldError("/query/job", "contradictory", str(error))) from None
+    swept = [key for key in (job["cell"] or {}) if key.split(".")[0] not in _LABELED_KEYS]
+    if not swept:
         return score
-    values = ", ".join(f"{key}={_as_text(value)}" for key, value in sorted(settings.items()))
+    values = ", ".join(setting(key, (job["cell"] or {})[key]) for key in sorted(swept))
     return replace(score, variant=f"{score.variant} [{values}]")
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _label(reference: str, scores: Sequence[RunScore]) -> str:
-    """Return the label of the row that `reference` names, or `reference` itself, which `compare` then rejects."""
-    labels = sorted({score.variant for score in scores})
-    if reference in labels:
-        return reference
-    of_variant = [label for label in labels if label.startswith(f"{reference} [")]
-    if len(of_variant) > 1:
-        message = f"reference {reference!r} has several rows; expected one of {', '.join(of_variant)}"
-        raise InvalidRequest(FieldError("/query/reference", "ambiguous", message))
-    return of_variant[0] if of_variant else reference

@@ -58,7 +58,11 @@ def _training(job: JobRow, settings: Settings, slot: Slot, directory: Path, has_
     source = job["forked_from"]
     fork = None
     if source is not None and not has_checkpoint:
-        fork = {"run_dir": str(_run_dir(settings, source["job_id"])), "step": source["step"]}
+        fork = {
+            "run_dir": str(_run_dir(settings, source["job_id"])),
+            "step": source["step"],
+            "same_config": source["same_config"],
+        }
     own = {"data": _data(settings, job["request"]["data"]), "training": {"device": _device(slot)}}
     weights = _evaluation(settings, job["request"]["evaluation"])
     return {

@@ -86,7 +86,7 @@ def test_what_the_page_adds_is_trained_with_compared_and_listed(extended: Path, 
     assert finished.returncode == 0, finished.stderr[-3000:]
     seen = json.loads((tmp_path / "seen.json").read_text())
     assert "penalty/norm_spread" in seen["scalars"]
-    assert seen["rows"] == ["none", "norm_spread"]
+    assert seen["rows"] == ["none + loss=logistic", "norm_spread + loss=logistic"]
     added = {"variants": "norm_spread", "protocols": "digits-quick", "data": "stripes"}
     assert [kind for kind, name in added.items() if name not in seen["catalogue"][kind]] == []
     assert "logistic" in seen["losses"] and "stripes" in seen["choices"]

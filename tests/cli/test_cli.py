@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import signal
 import statistics
 import time
@@ -129,9 +130,14 @@ def test_train_says_what_happens_line_by_line_and_where_the_run_is(gan_mhe: Comm
 
 
 def test_train_ends_with_a_table_of_scores_beside_those_of_real_data(gan_mhe: Command) -> None:
-    output = gan_mhe("train", "digits_cnn", keys=SCORED)
+    output = gan_mhe("train", "digits_cnn", keys=(*SCORED, "evaluation.every_steps=1"))
     assert re.search(r"^metric +final +best, rescored +real data *$", output.out, re.MULTILINE)
     assert re.search(r"^inception_score +[\d.]+ +[\d.]+ +9\.\d+ *$", output.out, re.MULTILINE)
+
+
+def test_a_run_with_one_evaluation_has_no_best_that_was_scored_again(gan_mhe: Command) -> None:
+    output = gan_mhe("train", "digits_cnn", keys=SCORED)
+    assert re.search(r"^inception_score +[\d.]+ +- +9\.\d+ *$", output.out, re.MULTILINE)
 
 
 def test_train_takes_a_file_and_its_name_names_the_runs(gan_mhe: Command) -> None:
@@ -254,6 +260,29 @@ def test_sweep_skips_finished_runs_and_compares_again(
     assert output.out.splitlines()[0].split()[:4] == ["variant", "n", "mean", "std"]
     assert output.out.rstrip().endswith(f"runs: {sweep_root}")
     assert {path: path.read_bytes() for path in sweep_root.rglob("*") if path.is_file()} == before
+
+
+def test_a_refused_sweep_shows_no_scores_of_the_runs_that_it_refused(gan_mhe: Command, sweep_root: Path) -> None:
+    arguments = ("sweep", "digits_cnn", "--variants", "none", "--seeds", "0", "--jobs", "1", "--out", str(sweep_root))
+    output = gan_mhe(*arguments, keys=(*SCORED, "optimizer.beta1=0.25"))
+    assert output.code == 1 and "holds a run of another configuration: optimizer.beta1 was" in output.err
+    assert "no scores to compare" in output.out and "inception" not in output.out.lower()
+
+
+def test_a_sweep_over_changed_data_shows_no_scores(gan_mhe: Command, sweep_root: Path) -> None:
+    root = Path(shutil.copytree(sweep_root, "changed"))
+    data = root / "none" / "seed_0" / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"sha256": "0" * 64}))
+    arguments = ("sweep", "digits_cnn", "--variants", "none", "--seeds", "0", "--jobs", "1", "--out", str(root))
+    output = gan_mhe(*arguments, keys=SCORED)
+    assert (output.code, output.out) == (2, "")
+    assert "the images of digits changed: expected SHA-256 000" in output.err
+
+
+def test_info_names_a_run_that_is_not_its_variant(gan_mhe: Command) -> None:
+    train = ("train", "debug_cpu", "--run-dir", "run")
+    assert gan_mhe(*train, keys=("training.steps=1", "constraints.normalization=spectral")).code == 0
+    assert "none + constraints.normalization=spectral" in gan_mhe("info", "run").out
 
 
 def test_sweep_without_scores_says_that_there_is_nothing_to_compare(gan_mhe: Command) -> None:

@@ -26,6 +26,7 @@ from gan_mhe.errors import ConfigError, ProtocolMismatchError, RunDirError
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
 from gan_mhe.records.events import decode_number
+from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.run_dir import RunDir
 from tests.support.looped import looped
 
@@ -512,6 +513,30 @@ class TestHonesty:
         ):
             compare(runs)
 
+    @pytest.mark.parametrize(("key", "what"), [("data_sha256", "images"), ("weights_sha256", "weights of the scorer")])
+    def test_runs_of_one_configuration_on_other_files_are_refused_by_name(self, key: str, what: str) -> None:
+        one, other = (Inputs(**{key: digit * 64}) for digit in "12")
+        runs = [scored("none", 0, 6.0, inputs=one), scored("mhe", 0, 7.0, inputs=other)]
+        expected = f"{what} of SHA-256 {'1' * 12} in runs/none/seed_0 and {'2' * 12} in runs/mhe/seed_0"
+        with pytest.raises(ProtocolMismatchError, match=expected):
+            compare(runs)
+
+    def test_runs_without_a_record_of_their_files_are_compared(self) -> None:
+        runs = [scored("none", 0, 6.0, inputs=Inputs("1" * 64, None)), scored("mhe", 0, 7.0)]
+        assert len(compare(runs).rows) == 2
+
+    def test_a_best_that_was_not_scored_again_has_no_mean(self) -> None:
+        runs = [scored("none", 0, 6.0, 5.5), scored("mhe", 0, 7.0, evaluations=1)]
+        assert {row.variant: row.best_mean for row in compare(runs).rows} == {"none": 5.5, "mhe": None}
+
+    def test_a_reference_may_be_a_variant_that_has_one_row(self) -> None:
+        runs = [scored("none + loss=hinge", 0, 6.0), scored("mhe", 0, 7.0)]
+        assert compare(runs, reference="none").reference == "none + loss=hinge"
+        with pytest.raises(
+            ConfigError, match=r"'none' has several rows; expected one of none \+ a, none \+ loss=hinge"
+        ):
+            compare([*runs, scored("none + a", 0, 6.0)], reference="none")
+
     def test_a_table_of_unequal_budgets_says_so(self) -> None:
         equal = compare([scored("none", 0, 6.0), scored("mhe", 0, 7.0)])
         unequal = compare([scored("none", 0, 6.0), scored("mhe", 0, 7.0, comparable_digest="more steps")])
@@ -844,6 +869,7 @@ class TestReading:
     def begin(root: Path, **result: Any) -> RunDir:
         run = RunDir(root)
         write_json(run.config, parse({"variant": "mhe_sn", "seed": 4}).document())
+        run.events.touch()
         if result:
             final = {"step": 1000, "scores": {"inception_score": 7.5, "fid": "NaN"}}
             real = {"inception_score": 9.71, "fid": "Infinity"}
@@ -939,6 +965,26 @@ class TestReading:
         with pytest.raises(RunDirError, match=r"ours/config\.json cannot be read: ") as refused:
             read_score(found)
         assert "\n" not in str(refused.value) and "http" not in str(refused.value)
+
+    @pytest.mark.parametrize(("key", "value"), [("seed", 5), ("variant", "mhe"), ("digest", "0" * 64), ("step", 40)])
+    def test_a_result_of_another_configuration_is_refused(self, tmp_path: Path, key: str, value: Any) -> None:
+        run = self.begin(tmp_path, **{"status": "completed", key: value})
+        with pytest.raises(RunDirError, match=f"{key} is {value!r} in the result, .* in the configuration"):
+            read_score(run)
+
+    def test_a_run_that_is_not_its_variant_is_a_row_of_its_own(self) -> None:
+        changed = {"variant": "none", "constraints": {"normalization": "spectral"}}
+        result = {"final": {"scores": {"inception_score": 1.0}}, "protocol": "digits-v1"}
+        runs = [score_of("a", parse({"variant": "none"}), result), score_of("b", parse(changed), result)]
+        assert {row.variant for row in compare(runs).rows} == {"none", "none + constraints.normalization=spectral"}
+
+    def test_networks_are_named_where_runs_differ_in_them(self) -> None:
+        result = {"final": {"scores": {"inception_score": 1.0}}, "protocol": "digits-v1"}
+        whole = {"generator": {"width": 0.5}}
+        narrow = whole | {"discriminator": {"width": 0.25}}
+        both = [score_of(name, parse(config), result) for name, config in (("a", whole), ("b", narrow))]
+        assert {row.variant for row in compare(both).rows} == {"none", "none + discriminator.width=0.25"}
+        assert [row.variant for row in compare(both[1:]).rows] == ["none"]
 
     def test_a_path_that_holds_no_run_is_refused(self, tmp_path: Path) -> None:
         self.begin(tmp_path / "run")

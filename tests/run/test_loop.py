@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from gan_mhe.config.constraints import RatioConfig
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, DataError, DeviceError, DivergedError, MemoryLimitError, RunDirError
 from gan_mhe.files import sha256_file
@@ -130,7 +131,16 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float], f
 
 def test_a_run_leaves_its_artefacts_and_nothing_else(scored: Run) -> None:
     place = scored.place
-    named = [place.config, place.environment, place.data, place.events, place.log, place.result, place.root / ".lock"]
+    named = [
+        place.config,
+        place.environment,
+        place.data,
+        place.scorer,
+        place.events,
+        place.log,
+        place.result,
+        place.root / ".lock",
+    ]
     named += [place.sample(step) for step in (0, 4, 8, 12)]
     kept = {scored.result.best.step, 10, 12} if scored.result.best else set()
     named += [place.checkpoint(step) / name for step in kept for name in ("manifest.json", "tensors.safetensors")]
@@ -537,3 +547,16 @@ def test_a_diverged_run_resumed_meets_the_same_fault_again(tiny: Configure, dive
         execute(tiny(*DIVERGING, "evaluation.every_steps=2", preset="digits_cnn"), place.root, listener)
     assert (again.value.step, again.value.terms) == (error.step, error.terms)
     assert isinstance(listener.events[0], Started) and listener.events[0].resumed
+
+
+def test_a_target_ratio_that_is_not_reached_is_noticed_once(
+    tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RatioConfig, "is_reached", lambda *_: False)
+    ratio = ("constraints.mhe.ratio.target=0.1", "constraints.mhe.ratio.horizon=5")
+    for steps in (8, 12):
+        execute(tiny(*ratio, f"training.steps={steps}", variant="mhe"), tmp_path)
+    said = [
+        event for event in RunDir(tmp_path).read_events() if isinstance(event, Notice) and "horizon" in event.message
+    ]
+    assert [event.step for event in said] == [6]

@@ -1,6 +1,7 @@
 """Studies: what may be compared, in which order it is run, that nothing is done twice, and where a budget ends it."""
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -412,6 +413,17 @@ def test_a_budget_ends_after_whole_seeds_and_the_same_command_goes_on(
     assert run_for(study, tmp_path, minutes=2.5, seconds=[0.0] * 4 + [30.0] * 2) == 0
     assert len(statuses(tmp_path)) == 6
     assert "budget" not in capsys.readouterr().out
+
+
+def test_a_study_whose_data_have_changed_is_refused_before_anything_is_trained(write: Write, tmp_path: Path) -> None:
+    study = load(write("training.steps=1", head=HEAD.replace("[3, 1]", "[3]")))
+    assert study_runs.run(study, tmp_path, jobs=1) == 0
+    data = tmp_path / "plain" / "seed_3" / "data.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"sha256": "0" * 64}))
+    shutil.rmtree(tmp_path / "mhe-2")
+    with pytest.raises(ConfigError, match=f"plain/seed_3 was made with other files: .*expected SHA-256 {'0' * 64}"):
+        study_runs.run(study, tmp_path, jobs=1)
+    assert not (tmp_path / "mhe-2").exists()
 
 
 def test_the_files_budget_holds_unless_another_is_given(

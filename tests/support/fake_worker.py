@@ -267,6 +267,7 @@ class Training:
             "peak_memory_bytes": 0,
             "message": message,
             "data": DATA,
+            "weights_sha256": None,
         }
 
 

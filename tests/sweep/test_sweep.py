@@ -1,5 +1,6 @@
 """Sweeps: every variant with every seed, what is done is not done again, one failure does not take the rest."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 
 from gan_mhe.config import compose
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import DeviceError
+from gan_mhe.errors import ConfigError, DeviceError
 from gan_mhe.files import write_json
 from gan_mhe.records.events import Event, EventSink, Finished, Started
 from gan_mhe.records.run_dir import RunDir
@@ -297,6 +298,42 @@ def test_a_run_that_is_to_go_further_or_elsewhere_is_left(completed: RunConfig, 
     further = completed.model_copy(update={"training": completed.training.model_copy(update={"steps": 4})})
     other = completed.model_copy(update={"training": completed.training.model_copy(update={"batch_size": 8})})
     assert left([further, other], tmp_path) == [further, other]
+
+
+def test_an_altered_variant_has_a_directory_of_its_own(tiny: Configure, tmp_path: Path) -> None:
+    plain, altered = tiny(), tiny("constraints.normalization=spectral")
+    runs = runs_below(tmp_path, [plain, altered])
+    assert [run.directory.relative_to(tmp_path).as_posix() for run in runs] == [
+        "none/seed_0",
+        "none+constraints.normalization=spectral/seed_0",
+    ]
+    assert [run.title for run in runs] == ["none seed 0", "none + constraints.normalization=spectral seed 0"]
+
+
+def test_an_altered_variant_that_an_older_version_began_stays_where_it_is(tiny: Configure, tmp_path: Path) -> None:
+    altered = tiny("constraints.normalization=spectral")
+    run = RunDir(tmp_path / "none" / "seed_0")
+    write_json(run.config, altered.document())
+    run.sample(0).parent.mkdir()
+    run.sample(0).touch()
+    assert run_directory(tmp_path, altered) == run.root
+    assert run_directory(tmp_path, tiny("constraints.normalization=spectral", "loss=hinge")) != run.root
+
+
+def test_a_sweep_over_changed_files_is_refused_by_name(completed: RunConfig, tmp_path: Path) -> None:
+    run = RunDir(run_directory(tmp_path, completed))
+    sweeps.refuse_changed(runs_below(tmp_path, [completed]))
+    write_json(run.data, json.loads(run.data.read_text()) | {"sha256": "0" * 64})
+    with pytest.raises(ConfigError, match=rf"{run.root} was made with other files: .*expected SHA-256 {'0' * 64}"):
+        sweeps.refuse_changed(runs_below(tmp_path, [completed]))
+
+
+def test_a_directory_of_another_configuration_is_not_of_the_sweep(completed: RunConfig, tmp_path: Path) -> None:
+    other = completed.model_copy(update={"training": completed.training.model_copy(update={"batch_size": 8})})
+    assert [run.root for run in sweeps.directories_of(runs_below(tmp_path, [completed]))] == [
+        run_directory(tmp_path, completed)
+    ]
+    assert sweeps.directories_of(runs_below(tmp_path, [other])) == []
 
 
 @pytest.mark.parametrize("file", ["result.json", "config.json"])

@@ -14,7 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import Schedule
 from gan_mhe.constraints.penalty import Penalty
 from gan_mhe.errors import CheckpointError
-from gan_mhe.training.coefficients import AdaptiveCoefficients
+from gan_mhe.training.coefficients import AdaptiveCoefficients, missed_targets
 from gan_mhe.training.trainer import Trainer
 
 QUOTIENTS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
@@ -53,6 +53,30 @@ def test_a_calibrated_coefficient_is_constant_after_the_horizon() -> None:
 def test_a_tracked_coefficient_is_averaged_exponentially_after_the_horizon() -> None:
     found = adapted(RatioConfig(target=1.0, horizon=2), [1.0, 1.0, math.e, math.e])
     assert found == pytest.approx([1.0, 1.0, math.exp(0.5), math.exp(0.75)], rel=1e-5)
+
+
+def said(reached: float, *, since: int, step: int, **options: Any) -> list[str]:
+    """What is said about a penalty with a target of 0.1 and a horizon of 8 computations, two at each step."""
+    timing = {"interval": 1, "schedule": Schedule(), **options}
+    penalty = Penalty("p", lambda inputs: inputs.real.sum(), 1.0, ratio=RatioConfig(target=0.1, horizon=8), **timing)
+    scalars = {"gradient_ratio/p": reached}
+    return missed_targets([penalty], scalars, since=since, step=step, n_dis=2, total_steps=100)
+
+
+@pytest.mark.parametrize("reached", [0.01, 0.0, 0.5])
+def test_a_target_that_is_not_reached_is_said_at_the_end_of_the_horizon(reached: float) -> None:
+    [sentence] = said(reached, since=3, step=6)
+    assert f"its gradient ratio is {reached:.3g}, expected 0.1" in sentence
+
+
+def test_a_target_that_is_reached_or_whose_horizon_does_not_end_is_not_spoken_of() -> None:
+    assert said(0.09, since=3, step=6) == []
+    assert said(0.01, since=0, step=3) == said(0.01, since=6, step=9) == []
+
+
+def test_the_target_is_that_of_the_schedule_and_the_interval() -> None:
+    assert said(0.4, since=9, step=15, interval=4) == []
+    assert said(0.005, since=3, step=5, schedule=Schedule(warmup_steps=100)) == []
 
 
 def test_without_a_target_ratio_the_coefficient_is_constant() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from gan_mhe.comparison.compare import compare, read_score
 from gan_mhe.comparison.inference import ALPHA, mean
 from gan_mhe.comparison.results import Comparison, Row, RunScore
+from gan_mhe.config.constraints import PenaltyTiming
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError
 from gan_mhe.evaluation.metrics import METRICS
@@ -50,8 +51,8 @@ class RunReport:
     status: str
     """That of the result (`completed`, `stopped`, `diverged`), or `failed` by the last event, or `unfinished`.
 
-    `missing` without a run directory; `unreadable`; `foreign` if its configuration is not the study's, in which case
-    nothing else of it is used.
+    `missing` without a run, unless its start failed; `unreadable`; `foreign` if its configuration is not the study's,
+    in which case nothing else of it is used.
     """
     run_dir: str
     """Run directory, relative to the study's folder."""
@@ -116,6 +117,16 @@ class ArmReport:
     def strengths(self) -> dict[str, float]:
         """Factor by penalty: mean over the reports of a run, then over seeds."""
         return _mean_by_name([means(run.strengths) for run in self.runs])
+
+    def position(self) -> float:
+        """The arm's strength. If it is a target ratio that its penalty did not reach, the ratio that it did reach."""
+        strength, reached = self.arm.strength or 0.0, list(self.ratios().values())
+        sections = [getattr(self.config.constraints, name) for name in type(self.config.constraints).model_fields]
+        held = [section for section in sections if isinstance(section, PenaltyTiming) and section.ratio]
+        if len(held) != 1 or len(reached) != 1 or held[0].ratio is None or held[0].ratio.target != strength:
+            return strength
+        ratio = reached[0] / held[0].interval  # a penalty that is computed less often acts more strongly when it is
+        return strength if math.isnan(ratio) or held[0].ratio.is_reached(ratio) else float(f"{ratio:.3g}")
 
     def ratio_curves(self) -> dict[str, list[Spread]]:
         """Gradient ratio by penalty and generator step."""
@@ -244,9 +255,10 @@ def _read_run(planned: StudyRun, root: Path, metric: str) -> RunReport:
         run_dir=run.root.relative_to(root).as_posix(),
         digest=planned.config.digest(),
     )
-    if not run.exists():
-        return empty
     try:
+        if not run.exists():
+            status, message = _status(None, list(effective(run.read_events())))
+            return empty if status == "unfinished" else replace(empty, status=status, message=message)
         return _filled_in(empty, run, metric)
     except RunDirError as error:
         return replace(empty, status="unreadable", message=str(error).replace(f"{root}/", ""))

@@ -240,10 +240,11 @@ def _reference_band(axes: Axes, row: Row | None) -> None:
 
 def _family(axes: Axes, arms: Sequence[ArmReport], rows: Mapping[str, Row], metric: str) -> None:
     """Draw one family. Strength 0 is drawn a decade left of the smallest, because the axis is logarithmic."""
-    arms = sorted(arms, key=_strength)
-    positive = [_strength(arm) for arm in arms if _strength(arm) > 0]
+    arms = sorted(arms, key=ArmReport.position)
+    strengths = [arm.position() for arm in arms]
+    positive = [strength for strength in strengths if strength > 0]
     zero = min(positive, default=1.0) / 10
-    positions = [_strength(arm) or zero for arm in arms]
+    positions = [strength or zero for strength in strengths]
     axes.set_xscale("log")
     drawn = [rows[arm.arm.name] for arm in arms]
     for position, arm, row in zip(positions, arms, drawn, strict=True):
@@ -252,13 +253,9 @@ def _family(axes: Axes, arms: Sequence[ArmReport], rows: Mapping[str, Row], metr
         if row.ci_low is not None and row.ci_high is not None:
             axes.plot([position] * 2, [row.ci_low, row.ci_high], color=_COLORS[0], linewidth=0.8)
     axes.plot(positions, [row.mean or 0.0 for row in drawn], "o-", color=_COLORS[0])
-    axes.set_xticks(positions, [f"{_strength(arm):g}" for arm in arms])
+    axes.set_xticks(positions, [f"{strength:g}" for strength in strengths])
     axes.minorticks_off()
     axes.set_xlim(min(positions) / 2, max(positions) * 2)
-
-
-def _strength(arm: ArmReport) -> float:
-    return arm.arm.strength or 0.0
 
 
 _FIGURES: Mapping[str, Callable[[StudyReport], Figure | None]] = {

@@ -116,7 +116,8 @@ def _captions(report: StudyReport) -> dict[str, tuple[str, str]]:
         "strength.svg": (
             f"Final {metric} by strength and family",
             "Dots: mean; whiskers: 95 % t-interval; dashes: single seeds. Dashed line and gray band: mean and 95 % "
-            f"t-interval of {reference}. The axis is logarithmic; a strength of 0 is drawn at its left end.",
+            f"t-interval of {reference}. The axis is logarithmic; a strength of 0 is drawn at its left end, and a "
+            "target ratio that was not reached, within a factor of two, at the ratio that was.",
         ),
         "geometry.svg": (
             "Geometry of the discriminator's filters by generator step",

@@ -313,7 +313,8 @@ def _checkpoint(connection: Connection, job: JobRow, body: ForkJob) -> Checkpoin
 
 def _forked_from(job: JobRow, checkpoint: CheckpointRow, config: RunConfig) -> ForkedFrom:
     """The origin of a fork. Raises InvalidRequest if the fork would have no steps left."""
-    same_config = not config.changes_on_resume(RunConfig.stored(job["request"]))
+    source = RunConfig.stored(job["request"])
+    same_config = not config.changes_on_resume(source) and config.named_files == source.named_files
     if same_config and config.training.steps <= checkpoint["step"]:
         message = f"training.steps: expected more than {checkpoint['step']}, the step of the checkpoint"
         raise InvalidRequest(FieldError("/overrides/training.steps", "nothing_to_do", message))

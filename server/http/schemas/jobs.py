@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field
 
+from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
@@ -95,7 +96,9 @@ class ForkedFrom(BaseModel):
     job_id: str
     checkpoint_id: str
     step: int
-    same_config: bool = Field(description="Whether the job continues exactly as the original one would have.")
+    same_config: bool = Field(
+        description="Whether the job continues exactly as the original one would have, on the same data."
+    )
 
 
 class Job(BaseModel):
@@ -111,6 +114,10 @@ class Job(BaseModel):
     message: str | None
     origin: str = Field(description="submitted, forked or imported.")
     variant: str | None
+    variant_label: str | None = Field(
+        description="The variant with the constraints and the loss in which the job differs from it, such as "
+        "`none + constraints.normalization=spectral`."
+    )
     seed: int | None
     progress: Progress
     config: dict[str, Any] = Field(description="The complete configuration.")
@@ -153,6 +160,7 @@ class Job(BaseModel):
             "finished_at": optional_rfc3339(row["finished_at"]),
             "terminal": State(row["state"]) in TERMINAL,
             "progress": row,
+            "variant_label": RunConfig.stored(row["request"]).label,
             "config": row["request"],
             "config_digest": digest(row["request_sha256"]),
             "attempt": None if attempt is None else _attempt(attempt),

@@ -51,7 +51,7 @@ variant = "mhe"
 set = { constraints.mhe.lambda_hidden = 2.0, loss = "hinge", constraints.weight_decay = {} }
 """
 CELLS = [("plain", 3), ("plain", 1), ("mhe-2", 3), ("mhe-2", 1)]  # as they are submitted
-MATRIX_LABEL = "constraints.mhe.lambda_hidden=2.0, constraints.weight_decay={}, loss=hinge"
+LABEL = "mhe + loss=hinge, constraints.mhe.lambda_hidden=2, constraints.weight_decay"
 ONE_SEED, ENDLESS = ("[3, 1]", "[3]"), ("training.steps = 12", "training.steps = 1000000")
 
 Write = Callable[..., Study]
@@ -147,7 +147,7 @@ def test_the_downloaded_run_directories_compare_like_the_services_jobs(client: C
     assert [(score.variant, score.seed) for score in found] == [("plain", 3), ("mhe-2", 3), ("plain", 1), ("mhe-2", 1)]
     here = compare(found, reference="plain")
     there = client.compare([job.id for job in jobs(client, study)], reference="none")
-    names = {"none": "plain", f"mhe [{MATRIX_LABEL}]": "mhe-2"}
+    names = {"none": "plain", LABEL: "mhe-2"}
     assert {(row.variant, row.n, row.mean, row.best_mean, row.difference) for row in here.rows} == {
         (names[row.variant], row.n, row.mean, row.best_mean, row.difference) for row in there.rows
     }

@@ -105,8 +105,9 @@ def test_jobs_of_a_variant_that_no_longer_exists_are_compared_under_its_name(
     client: TestClient, service: Service
 ) -> None:
     job = train(service, "mhe", 0, 7.0)
-    request = RunConfig.model_validate({"variant": "mhe"}).document() | {"variant": "mhe_of_old"}
-    service.store.write(lambda c: c.execute(update(tables.jobs).where(tables.jobs.c.id == job).values(request=request)))
+    old = RunConfig.stored(RunConfig.model_validate({"variant": "mhe"}).document() | {"variant": "mhe_of_old"})
+    values = {"request": old.document(), "result": result(old, 7.0)}
+    service.store.write(lambda c: c.execute(update(tables.jobs).where(tables.jobs.c.id == job).values(values)))
     assert [row["variant"] for row in compare(client, job)["rows"]] == ["mhe_of_old"]
 
 
@@ -192,8 +193,8 @@ def test_every_swept_combination_is_a_row_of_its_own(client: TestClient, service
             cell = {"variant": "mhe", "seed": seed, key: value}
             overrides = {"constraints": {"mhe": {"lambda_hidden": value}}}
             train(service, "mhe", seed, score + seed, overrides=overrides, experiment_id=own, cell=cell)
-    table = client.get("/v1/compare", params={"experiment": own, "reference": f"mhe [{key}=1.0]"}).json()
-    assert [(row["variant"], row["n"]) for row in table["rows"]] == [(f"mhe [{key}=10.0]", 2), (f"mhe [{key}=1.0]", 2)]
+    table = client.get("/v1/compare", params={"experiment": own, "reference": "mhe"}).json()
+    assert [(row["variant"], row["n"]) for row in table["rows"]] == [(f"mhe + {key}=10", 2), ("mhe", 2)]
     assert table["rows"][0]["difference"] == 1.0
 
 
@@ -209,8 +210,29 @@ def test_a_reference_may_omit_swept_values_if_it_is_unambiguous(client: TestClie
 
 
 def test_a_swept_name_is_shown_unchanged(client: TestClient, service: Service) -> None:
-    job = train(service, "mhe", 0, 7.0, overrides={"loss": "hinge"}, cell={"variant": "mhe", "loss": "hinge"})
-    assert compare(client, job)["rows"][0]["variant"] == "mhe [loss=hinge]"
+    kind, cell = "cosine_decay", {"variant": "mhe", "optimizer.schedule.kind": "cosine_decay"}
+    job = train(service, "mhe", 0, 7.0, overrides={"optimizer": {"schedule": {"kind": kind}}}, cell=cell)
+    assert compare(client, job)["rows"][0]["variant"] == f"mhe [optimizer.schedule.kind={kind}]"
+
+
+@pytest.mark.parametrize("cell", [None, {"variant": "mhe", "loss": "hinge"}])
+def test_a_job_that_is_not_its_variant_has_a_row_of_its_own(
+    client: TestClient, service: Service, cell: dict[str, Any] | None
+) -> None:
+    jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 8.0, overrides={"loss": "hinge"}, cell=cell)]
+    assert [row["variant"] for row in compare(client, *jobs)["rows"]] == ["mhe + loss=hinge", "mhe"]
+
+
+def test_jobs_of_one_configuration_on_other_images_are_refused(client: TestClient, service: Service) -> None:
+    jobs = [train(service, "mhe", seed, 7.0, more={"data": {"sha256": str(seed) * 64}}) for seed in range(2)]
+    detail = problem(client.get("/v1/compare", params={"job": jobs}), 422, "protocol_mismatch")
+    assert all(part in detail for part in (*jobs, "0" * 12, "1" * 12))
+
+
+def test_a_result_of_another_configuration_is_refused(client: TestClient, service: Service) -> None:
+    job = train(service, "mhe", 0, 7.0, more={"seed": 3})
+    detail = problem(client.get("/v1/compare", params={"job": job}), 422, "invalid_request")
+    assert "seed is 3 in the result, 0 in the configuration" in detail
 
 
 def test_a_job_that_ended_without_a_final_score_is_listed(client: TestClient, service: Service) -> None:
@@ -255,7 +277,7 @@ def test_a_fork_with_a_changed_configuration_is_not_compared(client: TestClient,
 
 
 def test_a_variant_with_two_configurations_is_not_averaged(client: TestClient, service: Service) -> None:
-    jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 7.0, overrides={"loss": "hinge"})]
+    jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 7.0, overrides={"training": {"steps": 7}})]
     detail = problem(client.get("/v1/compare", params={"job": jobs}), 422, "config_invalid")
     assert all(job in detail for job in jobs)
 

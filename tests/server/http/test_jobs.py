@@ -645,6 +645,29 @@ def test_a_longer_fork_of_the_same_configuration_continues_exactly(client: TestC
     assert response.json()["forked_from"]["same_config"] is True
 
 
+@pytest.mark.parametrize(
+    ("key", "same"), [("data.root", False), ("evaluation.weights", False), ("checkpoint.every_steps", True)]
+)
+def test_a_fork_on_other_files_is_not_the_same_configuration(
+    client: TestClient, service: Service, tmp_path: Path, key: str, same: bool
+) -> None:
+    (tmp_path / "weights").touch()
+    roots, weights = dict.fromkeys("ab", tmp_path), dict.fromkeys("ab", tmp_path / "weights")
+    service.settings = service.settings.model_copy(update={"data_roots": roots, "weights": weights})
+    named = {"data.name": "image_folder", "data.root": "a", "evaluation.weights": "a"}
+    job_id = submit(client, overrides=named)["id"]
+    add_checkpoint(service, job_id, 20)
+    changed = {key: "b" if not same else 7}
+    fork = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": changed}).json()
+    assert fork["forked_from"]["same_config"] is same
+
+
+def test_a_job_that_is_not_its_variant_says_so_in_the_list(client: TestClient) -> None:
+    submit(client, variant="none", overrides={"constraints.normalization": "spectral"})
+    [job] = client.get("/v1/jobs").json()["data"]
+    assert (job["variant"], job["variant_label"]) == ("none", "none + constraints.normalization=spectral")
+
+
 def test_a_fork_without_remaining_steps_is_rejected(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
     add_checkpoint(service, job_id, 50)

@@ -61,6 +61,8 @@ def result(status: str) -> dict[str, Any]:
     }
 
 
+DATA = {"name": "digits", "split": "train", "images": 1, "classes": {}, "passed_over": {}, "conversions": {}}
+
 Put = Callable[..., RunDir]
 
 
@@ -92,7 +94,8 @@ def put(settings: Settings) -> Put:
             for event in events:
                 recorder.emit(event)
         if status:
-            write_json(run.result, result(status))
+            own = {"digest": config.digest(), "variant": config.variant, "seed": config.seed}
+            write_json(run.result, result(status) | own)
         return run
 
     return make
@@ -211,7 +214,7 @@ class TestPaths:
         RunConfig.model_validate(request)
 
     def test_leave_the_digest_as_it_was(self, put: Put, take: Take) -> None:
-        config = put(data={"name": "cifar10", "root": "/x"}, training={"device": "cuda:3"}).read_config()
+        config = put(data={"name": "cifar10", "root": "/x"}, training={"steps": 20, "device": "cuda:3"}).read_config()
         job = take()
         assert job["request_sha256"] == config.digest()
         assert job["device"] == "cuda"
@@ -266,6 +269,26 @@ class TestRefusal:
         with pytest.raises(InvalidRequest, match=file) as error:
             take()
         assert str(settings.inbox) not in str(error.value)
+
+    @pytest.mark.parametrize(
+        ("key", "value"), [("seed", 4), ("variant", "none"), ("digest", "0" * 64), ("step", 40), ("step", 10)]
+    )
+    def test_of_a_result_of_another_configuration(self, put: Put, take: Take, key: str, value: Any) -> None:
+        run = put()
+        write_json(run.result, (run.read_result() or {}) | {key: value})
+        with pytest.raises(InvalidRequest, match=f"{key} is {value!r} in the result, .* in the configuration"):
+            take()
+
+    @pytest.mark.parametrize("key", ["data_sha256", "weights_sha256"])
+    def test_of_a_result_on_other_files_than_the_run_has_recorded(self, put: Put, take: Take, key: str) -> None:
+        run = put()
+        run.write_scorer("digits-v1", "1" * 64)
+        write_json(run.data, DATA | {"sha256": "1" * 64})
+        own = {"data": DATA | {"sha256": "1" * 64}, "weights_sha256": "1" * 64}
+        other = {"data": DATA | {"sha256": "2" * 64}} if key == "data_sha256" else {"weights_sha256": "2" * 64}
+        write_json(run.result, (run.read_result() or {}) | own | other)
+        with pytest.raises(InvalidRequest, match=f"{key} is {'2' * 64} in result.json, but {'1' * 64}"):
+            take()
 
     def test_of_a_link_to_a_directory(self, put: Put, take: Take, settings: Settings, tmp_path: Path) -> None:
         run = put()

@@ -66,7 +66,7 @@ class TestRequests:
         forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_config": True}
         job_id = world.submit(forked_from=forked_from)
         run_dir = str(world.settings.job_dir("job_source") / "run")
-        assert self.request(world, job_id)["fork"] == {"run_dir": run_dir, "step": 7}
+        assert self.request(world, job_id)["fork"] == {"run_dir": run_dir, "step": 7, "same_config": True}
         self.checkpoint(world, job_id)
         world.ends(job_id, exit_code=None, signal=9)
         world.passes(1)

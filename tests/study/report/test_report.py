@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from xml.etree import ElementTree
 
 import matplotlib
@@ -79,6 +79,36 @@ def report_folder(make_once: Any) -> Path:
     made.pictures = True
     scores = {arm.name: (7.0 + index, 7.1 + index) for index, arm in enumerate(made.study.arms)}
     return write_report(made.study, fill(made, scores).root).parent
+
+
+class TestStrength:
+    RATIO: ClassVar = {"constraints.mhe.ratio.target": 0.1}
+
+    def position(self, make: Any, reached: float) -> float:
+        made = make(["none", {"name": "held", "variant": "mhe", "family": "ratio", "strength": 0.1}], seeds=(0,))
+        arm = made.study.arms[1].model_copy(update={"set": self.RATIO})
+        made.study = made.study.model_copy(update={"arms": (made.study.arms[0], arm)})
+        made.ratios = {"held": reached}
+        return read(fill(made, {"none": (7.0,), "held": (8.0,)})).arm("held").position()
+
+    def test_a_target_ratio_that_was_reached_is_the_position(self, make: Any) -> None:
+        assert self.position(make, 0.09) == 0.1
+
+    def test_a_target_ratio_that_was_not_reached_gives_way_to_the_one_that_was(self, make: Any) -> None:
+        assert self.position(make, 0.0123456) == 0.0123
+
+    def test_a_strength_that_is_no_target_is_the_position(self, make: Any) -> None:
+        made = make(["none", FAMILY[2]], seeds=(0,))
+        made.ratios = {"mhe_10": 0.5}
+        assert read(fill(made, {"none": (7.0,), "mhe_10": (8.0,)})).arm("mhe_10").position() == 10.0
+
+
+class TestStarts:
+    def test_a_start_that_failed_is_reported_with_its_reason(self, make: Any) -> None:
+        made = make(["none"], seeds=(0,))
+        made.begin("none", 0, [Finished(0, "failed", "no such folder")]).config.unlink()
+        [run] = read(made).runs()
+        assert (run.status, run.message, run.score) == ("failed", "no such folder", None)
 
 
 class TestNumbers:
