@@ -14,18 +14,19 @@ from server.errors import StartRefused
 from server.queue.states import State
 from server.store import heartbeat, tables
 from server.supervision import scheduler
+from tests.support.world import World
 
 COMPLETED = {"outcome": "completed", "result": {}}
 
 
 class TestHeartbeat:
-    def beat(self, world: Any, monkeypatch: pytest.MonkeyPatch, host: str, boot: str) -> None:
+    def beat(self, world: World, monkeypatch: pytest.MonkeyPatch, host: str, boot: str) -> None:
         with monkeypatch.context() as patch:
             patch.setattr(heartbeat.socket, "gethostname", lambda: host)
             patch.setattr(heartbeat, "_boot_id", lambda: boot)
             world.store.write(heartbeat.beat)
 
-    def test_a_round_records_which_server_uses_the_database(self, world: Any) -> None:
+    def test_a_round_records_which_server_uses_the_database(self, world: World) -> None:
         world.tick()
         query = select(tables.service_state.c.value).where(tables.service_state.c.key == "heartbeat")
         times = []
@@ -38,7 +39,7 @@ class TestHeartbeat:
         assert {later - earlier for earlier, later in itertools.pairwise(sorted(set(times)))} == {5000}
 
     def test_a_live_server_on_another_machine_prevents_a_start(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
         world.passes(14)
@@ -46,7 +47,7 @@ class TestHeartbeat:
             world.store.read(heartbeat.check)
 
     def test_a_server_without_a_heartbeat_for_fifteen_seconds_has_ended(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.beat(world, monkeypatch, "elsewhere", "another boot")
         world.passes(15)
@@ -54,13 +55,13 @@ class TestHeartbeat:
 
     @pytest.mark.parametrize(("host", "boot"), [("elsewhere", None), (None, "another boot"), (None, None)])
     def test_the_heartbeat_of_a_server_on_this_machine_is_ignored(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch, host: str | None, boot: str | None
+        self, world: World, monkeypatch: pytest.MonkeyPatch, host: str | None, boot: str | None
     ) -> None:
         here, now = heartbeat.socket.gethostname(), heartbeat._boot_id()
         self.beat(world, monkeypatch, host or here, boot or now)
         world.store.read(heartbeat.check)
 
-    def test_an_unused_database_allows_a_start(self, world: Any) -> None:
+    def test_an_unused_database_allows_a_start(self, world: World) -> None:
         world.store.read(heartbeat.check)
 
 
@@ -151,7 +152,7 @@ class TestEngine:
     def test_an_engine_that_was_never_started_can_be_stopped(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.engine(Rounds(), monkeypatch).stop()
 
-    def test_its_heartbeat_is_the_schedulers(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_its_heartbeat_is_the_schedulers(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = self.engine(world.scheduler, monkeypatch)
         assert engine.heartbeat_age() == math.inf
         world.tick()
@@ -159,7 +160,7 @@ class TestEngine:
         assert engine.heartbeat_age() == 3
 
     def test_errors_with_single_jobs_do_not_stop_the_heartbeat(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         attempt = world.runs(world.submit())
         world.executor._seen.pop(attempt)
@@ -168,7 +169,7 @@ class TestEngine:
             world.tick()
         assert world.scheduler.round_age() == 0
 
-    def test_a_job_runs_from_start_to_end_in_its_thread(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_job_runs_from_start_to_end_in_its_thread(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         engine = self.engine(world.scheduler, monkeypatch, _ROUND_SECONDS=0.005)
         job_id = world.submit()
         engine.start()

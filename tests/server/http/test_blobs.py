@@ -1,10 +1,10 @@
 """Files by the hash of their content: caching, ranges and access."""
 
 import time
-from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Connection
 
 from gan_mhe.files import sha256_bytes
 from server.queue import queue
@@ -18,7 +18,7 @@ def add(service: Service, content: bytes = CONTENT, media_type: str = "image/png
     new = queue.NewJob(project=project, request={}, request_sha256="0")
     digest = sha256_bytes(content)
 
-    def work(connection: Any) -> str:
+    def work(connection: Connection) -> str:
         job = queue.create(connection, new)
         artifacts.add_blob(connection, job["id"], digest, "output/file", media_type, len(content))
         return str(job["id"])

@@ -14,6 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.variants import VARIANTS
 from server.queue import queue
 from server.service import Service
+from tests.support.fake_executor import FakeExecutor
 
 
 def data(client: TestClient, path: str) -> dict[str, dict[str, Any]]:
@@ -82,7 +83,9 @@ def test_the_system_shows_its_limits_and_free_space(client: TestClient, service:
     assert re.fullmatch(r"\d+\.\d+\.\d+.*", system["version"])
 
 
-def test_slots_show_their_jobs_to_the_jobs_project_only(client: TestClient, service: Service, executor: Any) -> None:
+def test_slots_show_their_jobs_to_the_jobs_project_only(
+    client: TestClient, service: Service, executor: FakeExecutor
+) -> None:
     own = client.post("/v1/jobs", json={"preset": "debug_cpu"}).json()["id"]
     other = queue.NewJob(project="other", request={}, request_sha256="0")
     service.store.write(lambda c: queue.create(c, other))

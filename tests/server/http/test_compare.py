@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from gan_mhe.config.documents import merge
 from gan_mhe.config.run_config import RunConfig
@@ -57,7 +57,7 @@ def train(
     """Create a job that has ended with a score, or one in another state without. more: further fields of its result."""
     config = RunConfig.model_validate(merge({"variant": variant, "seed": seed}, overrides or {}))
 
-    def work(connection: Any) -> str:
+    def work(connection: Connection) -> str:
         job = queue.create(connection, admission.new_job(config, project, **attributes), state)
         if score is not None:
             values = {"result": result(config, score, fingerprint) | (more or {})}

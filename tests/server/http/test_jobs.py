@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, insert, update
 
 from gan_mhe.config import compose, documents
 from server.clock import now_ms
@@ -17,6 +17,7 @@ from server.queue import queue
 from server.queue.states import Reason, State
 from server.service import Service
 from server.store import removals, tables
+from tests.support.fake_executor import FakeExecutor
 from tests.support.looped import looped
 
 SHORT = {"preset": "debug_cpu", "variant": "mhe_sn", "seed": 3, "overrides": {"training.steps": 20}}
@@ -34,7 +35,7 @@ def move(service: Service, job_id: str, *states: State, **changes: Any) -> None:
         service.store.write(lambda c, to=state: queue.move(c, queue.get(c, job_id), to, **changes))
 
 
-def run_attempt(service: Service, executor: Any) -> None:
+def run_attempt(service: Service, executor: FakeExecutor) -> None:
     """Assign the first queued job to a slot, as the scheduler would."""
     service.store.write(lambda c: queue.claim(c, executor.inventory()[:1], executor.name))
 
@@ -341,7 +342,7 @@ def test_the_cursor_secret_is_for_the_owner_only(client: TestClient, service: Se
 def test_the_list_carries_the_primary_metric_and_survives_non_finite_ones(client: TestClient, service: Service) -> None:
     scored, diverged = submit(client)["id"], submit(client)["id"]
 
-    def add(connection: Any) -> None:
+    def add(connection: Connection) -> None:
         for job_id, value, kind, best in ((scored, 7.5, 0, 8.0), (diverged, 0.0, 1, None)):
             seq = queue.get(connection, job_id)["seq"]
             values = {"job_seq": seq, "name": "inception_score", "step": 20, "value": value, "kind": kind}
@@ -356,7 +357,7 @@ def test_the_list_carries_the_primary_metric_and_survives_non_finite_ones(client
 def test_the_list_shows_the_metric_that_the_result_of_a_job_names(client: TestClient, service: Service) -> None:
     job_id = submit(client)["id"]
 
-    def add(connection: Any) -> None:
+    def add(connection: Connection) -> None:
         seq = queue.get(connection, job_id)["seq"]
         for name, value in (("inception_score", 7.5), ("fid", 30.0)):
             values = {"job_seq": seq, "name": name, "step": 20, "value": value, "kind": 0, "best": value}
@@ -382,7 +383,9 @@ def test_tasks_are_not_among_the_jobs(client: TestClient, service: Service) -> N
 # One job.
 
 
-def test_a_finished_job_shows_scores_attempt_and_times(client: TestClient, service: Service, executor: Any) -> None:
+def test_a_finished_job_shows_scores_attempt_and_times(
+    client: TestClient, service: Service, executor: FakeExecutor
+) -> None:
     job = submit(client)
     run_attempt(service, executor)
     result = {"metric": "inception_score", "final": {"step": 20, "scores": {"inception_score": 7.0, "fid": "NaN"}}}
@@ -412,7 +415,7 @@ DATA = {
 
 @pytest.mark.parametrize("data", [DATA, None])
 def test_a_finished_job_shows_what_its_data_held(
-    client: TestClient, service: Service, executor: Any, data: dict[str, Any] | None
+    client: TestClient, service: Service, executor: FakeExecutor, data: dict[str, Any] | None
 ) -> None:
     job = submit(client)
     assert job["data"] is None
@@ -425,7 +428,7 @@ def test_a_finished_job_shows_what_its_data_held(
 
 
 def test_a_result_of_an_older_version_has_one_fingerprint_for_all_scores(
-    client: TestClient, service: Service, executor: Any
+    client: TestClient, service: Service, executor: FakeExecutor
 ) -> None:
     job = submit(client)
     run_attempt(service, executor)
@@ -480,7 +483,7 @@ def test_a_cancelled_queued_job_is_cancelled_at_once(client: TestClient) -> None
 
 @pytest.mark.parametrize(("action", "state"), [("cancel", "cancelling"), ("pause", "pausing")])
 def test_a_running_job_stops_in_the_requested_mode(
-    client: TestClient, service: Service, executor: Any, action: str, state: str
+    client: TestClient, service: Service, executor: FakeExecutor, action: str, state: str
 ) -> None:
     job_id = submit(client)["id"]
     run_attempt(service, executor)

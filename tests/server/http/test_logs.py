@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import Connection
 
 from server.queue import queue
 from server.service import Service
@@ -14,7 +15,7 @@ PRINTED = "first line\nzweite Zeile: größer als ≈ 9\nlast 🙂\n"
 def submit(service: Service, printed: bytes | None = None, *, ended: bool = True, project: str = "default") -> str:
     new = queue.NewJob(project=project, request={}, request_sha256="0")
 
-    def work(connection: Any) -> str:
+    def work(connection: Connection) -> str:
         job = queue.create(connection, new)
         if ended:
             queue.cancel(connection, job)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from server.queue import queue
 from server.service import Service
@@ -22,7 +22,7 @@ def submit(service: Service, project: str = "default") -> str:
 def measure(service: Service, job_id: str, points: Mapping[int, Mapping[str, float]], attempt: int = 1) -> None:
     """Add points as the indexer would, and count the read journal lines."""
 
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         metric_points.add(connection, queue.get(connection, job_id), attempt, list(points.items()))
         read = {"events_seq": tables.jobs.c.events_seq + len(points)}
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(read))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from sqlalchemy import Connection
 
 from gan_mhe.files import sha256_bytes
 from server.clock import now_ms
@@ -47,7 +48,7 @@ def draw(service: Service, job_id: str, step: int, *, pruned: bool = False) -> s
         "pruned_at": now_ms() if pruned else None,
     }
 
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         connection.execute(tables.samples.insert().values(row))
         if not pruned:
             artifacts.add_blob(connection, job_id, digest, path, "image/png", len(content))

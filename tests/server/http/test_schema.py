@@ -42,6 +42,7 @@ from server.settings import Settings
 from server.store import artifacts, keys, metric_points, tables
 from server.store.rows import CheckpointRow, JobRow
 from tests.support.app import make_app
+from tests.support.fake_executor import FakeExecutor
 
 BASE_URL = "http://localhost"
 EXAMPLES = 8  # of each operation and mode; the soak tries many more
@@ -109,7 +110,7 @@ def app(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fa
 
 
 @pytest.fixture
-def ids(service: Service, executor: Any) -> Ids:
+def ids(service: Service, executor: FakeExecutor) -> Ids:
     """Existing resources by the names of parameters: jobs in many states and everything that belongs to them."""
 
     def populate(connection: Connection) -> Ids:

@@ -10,7 +10,7 @@ from anyio.from_thread import BlockingPortal
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
-from sqlalchemy import insert
+from sqlalchemy import Connection, insert
 from sqlalchemy.exc import OperationalError
 from structlog.testing import capture_logs
 
@@ -177,7 +177,7 @@ def _artefacts(service: Service, job_id: str) -> dict[str, str]:
     blob = {"sha256": sha256, "job_id": job_id, "path": "x", "media_type": "image/png", "size_bytes": 1}
     task = queue.NewJob(project="ours", kind="sample", request={"job_id": job_id}, request_sha256="0")
 
-    def add(connection: Any) -> str:
+    def add(connection: Connection) -> str:
         checkpoint = {**common, "id": checkpoint_id, "sha256": sha256, "status": "available"}
         connection.execute(insert(tables.checkpoints).values(checkpoint))
         connection.execute(insert(tables.samples).values({**common, "sha256": sha256, "width": 8, "height": 8}))

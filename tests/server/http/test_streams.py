@@ -10,6 +10,7 @@ import httpx2
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
+from sqlalchemy import Connection
 
 from server.queue import experiments, queue
 from server.queue.admission import Source
@@ -28,7 +29,7 @@ def submit(service: Service, project: str = "default", **attributes: Any) -> str
 
 
 def report(service: Service, job_id: str, count: int = 1) -> None:
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         for step in range(count):
             journal.append(connection, job_id, "metric.batch", {"points": [{"step": step}]})
 
@@ -140,7 +141,7 @@ def test_several_jobs_share_one_stream(client: TestClient, service: Service) -> 
 def make_experiment(service: Service, cells: int, project: str = "default") -> str:
     plan = Plan(Source(preset="debug_cpu"), {"seed": list(range(cells))}, [])
 
-    def work(connection: Any) -> str:
+    def work(connection: Connection) -> str:
         experiment = experiments.create(connection, plan, project, name=None, labels={})
         for seed in range(cells):
             new = queue.NewJob(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import Connection, update
 
 from gan_mhe.config.documents import merge
 from gan_mhe.config.run_config import RunConfig
@@ -35,7 +35,7 @@ def checkpoint(
     made = RunConfig.model_validate(merge({"variant": "mhe_sn"}, config or {}))
     checkpoint_id = new_id("ckpt")
 
-    def work(connection: Any) -> str:
+    def work(connection: Connection) -> str:
         job = queue.create(connection, admission.new_job(made, project))
         row = {"id": checkpoint_id, "job_id": job["id"], "step": step, "attempt": 1, "sha256": "c" * 64, "path": "x"}
         row |= {"size_bytes": 1, "status": status, "created_at": now_ms()}
@@ -48,7 +48,7 @@ def checkpoint(
 def finish(service: Service, task_id: str, result: dict[str, Any] | None = None) -> None:
     """End the task as the scheduler would."""
 
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         task = queue.move(connection, queue.get(connection, task_id), State.STARTING)
         queue.move(connection, task, State.SUCCEEDED, result=result or RESULT)
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from sqlalchemy import Table, select, update
+from sqlalchemy import Connection, Table, select, update
 
 from gan_mhe.files import sha256_bytes
 from gan_mhe.records.events import (
@@ -89,7 +89,7 @@ class Job:
     def requeue(self) -> None:
         """The attempt has died; the next one starts."""
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             ended = update(tables.attempts).where(tables.attempts.c.job_id == self.id).values(live=False)
             connection.execute(ended)
             job = queue.move(connection, queue.get(connection, self.id), State.RECOVERING)

@@ -16,12 +16,13 @@ from server.queue import admission, queue
 from server.queue.admission import Operator, Source
 from server.settings import Settings
 from server.store.store import Store
+from tests.support.fake_executor import FakeExecutor
 
 DEBUG = documents.load_document(documents.PRESETS / "debug_cpu.toml")
 
 
 @pytest.fixture
-def operator(settings: Settings, executor: Any) -> Operator:
+def operator(settings: Settings, executor: FakeExecutor) -> Operator:
     return Operator(settings, executor)
 
 
@@ -279,7 +280,7 @@ def test_fewer_samples_than_splits_are_refused(operator: Operator) -> None:
     assert errors["/overrides/evaluation.num_samples"][0] == "too_few"
 
 
-def test_a_device_is_chosen_by_kind_and_must_exist(operator: Operator, executor: Any) -> None:
+def test_a_device_is_chosen_by_kind_and_must_exist(operator: Operator, executor: FakeExecutor) -> None:
     assert refused(operator, on_debug(training__device="cuda:0"))["/overrides/training.device"][0] == "device_index"
     assert refused(operator, on_debug(training__device="cuda"))["/overrides/training.device"] == (
         "device_unavailable",
@@ -290,7 +291,7 @@ def test_a_device_is_chosen_by_kind_and_must_exist(operator: Operator, executor:
     assert admission.new_job(admission.resolve(operator, on_debug(training__device="cuda")), "p").device == "cuda"
 
 
-def test_a_slot_for_tasks_is_no_slot_for_training(operator: Operator, executor: Any) -> None:
+def test_a_slot_for_tasks_is_no_slot_for_training(operator: Operator, executor: FakeExecutor) -> None:
     executor.slots[:] = [Slot("task0", "cpu", "task"), Slot("cuda0/0", "cuda:0", "train")]
     assert "/overrides/training.device" in refused(operator, on_debug(training__device="cpu"))
 

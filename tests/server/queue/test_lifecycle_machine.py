@@ -14,6 +14,7 @@ from server.executors.base import Slot
 from server.queue import queue
 from server.queue.states import LIVE, TERMINAL, State, legal
 from server.store import tables
+from tests.support.world import World
 
 IMAGES = {"sha256": "a" * 64, "size_bytes": 5, "media_type": "image/png"}
 COMPLETED = {"outcome": {"outcome": "completed", "result": IMAGES}}
@@ -40,7 +41,7 @@ class Lifecycle(RuleBasedStateMachine):
 
     jobs = Bundle("jobs")
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: World) -> None:
         super().__init__()
         self.world = world
         self.world.executor.slots = [Slot("cpu0", "cpu", "train"), Slot("cpu1", "cpu", "train")]

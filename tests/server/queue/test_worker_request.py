@@ -8,19 +8,20 @@ import pytest
 from gan_mhe.config.run_config import RunConfig
 from server.executors.base import Slot
 from server.store import tables
+from tests.support.world import World
 
 
 class TestRequests:
-    def request(self, world: Any, job_id: str) -> Any:
+    def request(self, world: World, job_id: str) -> Any:
         world.tick()
         return world.executor.launched[world.attempt(job_id)].request
 
-    def checkpoint(self, world: Any, job_id: str, status: str = "available") -> None:
+    def checkpoint(self, world: World, job_id: str, status: str = "available") -> None:
         row = {"id": f"ckpt_{job_id}", "job_id": job_id, "step": 5, "attempt": 1, "sha256": "0", "path": "p",
                "size_bytes": 1, "status": status, "created_at": 0}  # fmt: skip
         world.store.write(lambda connection: connection.execute(tables.checkpoints.insert().values(row)))
 
-    def test_training_is_asked_for_with_its_configuration_and_the_slots_device(self, world: Any) -> None:
+    def test_training_is_asked_for_with_its_configuration_and_the_slots_device(self, world: World) -> None:
         job_id = world.submit()
         request = self.request(world, job_id)
         directory = world.settings.job_dir(job_id)
@@ -34,11 +35,11 @@ class TestRequests:
             "fork": None,
         }
 
-    def test_a_gpu_is_always_the_first_that_the_worker_sees(self, world: Any) -> None:
+    def test_a_gpu_is_always_the_first_that_the_worker_sees(self, world: World) -> None:
         world.executor.slots = [Slot("cuda3/0", "cuda:3", "train")]
         assert self.request(world, world.submit())["config"]["training"]["device"] == "cuda:0"
 
-    def test_names_become_the_operators_paths(self, world: Any, tmp_path: Path) -> None:
+    def test_names_become_the_operators_paths(self, world: World, tmp_path: Path) -> None:
         world.limited(data_roots={"faces": tmp_path / "faces"}, weights={"inception": tmp_path / "w.pt"})
         request = RunConfig.model_validate(
             {"data": {"name": "image_folder", "root": "faces"}, "evaluation": {"weights": "inception"}}
@@ -48,7 +49,7 @@ class TestRequests:
             str(tmp_path / "faces"), str(tmp_path / "w.pt")
         )  # fmt: skip
 
-    def test_a_set_of_torchvision_is_found_by_its_own_name(self, world: Any, tmp_path: Path) -> None:
+    def test_a_set_of_torchvision_is_found_by_its_own_name(self, world: World, tmp_path: Path) -> None:
         world.limited(data_roots={"cifar10": tmp_path / "here"})
         documents = [RunConfig.model_validate({"data": {"name": name}}).document() for name in ("cifar10", "cifar100")]
         roots = [
@@ -57,12 +58,12 @@ class TestRequests:
         assert roots == [str(tmp_path / "here"), None]
 
     @pytest.mark.parametrize(("status", "required"), [("available", True), ("pruned", False), ("rejected", False)])
-    def test_a_job_with_a_checkpoint_must_not_start_over(self, world: Any, status: str, required: bool) -> None:
+    def test_a_job_with_a_checkpoint_must_not_start_over(self, world: World, status: str, required: bool) -> None:
         job_id = world.submit()
         self.checkpoint(world, job_id, status)
         assert self.request(world, job_id)["require_checkpoint"] is required
 
-    def test_a_fork_begins_from_the_other_jobs_checkpoint_until_it_has_its_own(self, world: Any) -> None:
+    def test_a_fork_begins_from_the_other_jobs_checkpoint_until_it_has_its_own(self, world: World) -> None:
         forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_config": True}
         job_id = world.submit(forked_from=forked_from)
         run_dir = str(world.settings.job_dir("job_source") / "run")
@@ -73,7 +74,7 @@ class TestRequests:
         request = self.request(world, job_id)
         assert (request["fork"], request["require_checkpoint"]) == (None, True)
 
-    def test_sampling_is_asked_for_with_its_parameters_and_a_place(self, world: Any) -> None:
+    def test_sampling_is_asked_for_with_its_parameters_and_a_place(self, world: World) -> None:
         job_id = world.submit("sample")
         directory = world.settings.job_dir(job_id)
         assert self.request(world, job_id) == {
@@ -91,7 +92,7 @@ class TestRequests:
             "format": "png",
         }
 
-    def test_scoring_is_asked_for_with_the_evaluation_to_be_made(self, world: Any, tmp_path: Path) -> None:
+    def test_scoring_is_asked_for_with_the_evaluation_to_be_made(self, world: World, tmp_path: Path) -> None:
         world.limited(weights={"inception": tmp_path / "w.pt"})
         evaluation = RunConfig.model_validate({"evaluation": {"weights": "inception"}}).document()["evaluation"]
         source = {"job_id": "job_source", "checkpoint_id": "c", "checkpoint_sha256": "0", "step": 3}
@@ -102,7 +103,7 @@ class TestRequests:
             "training": {"device": "cpu"},
         }
 
-    def test_the_worker_accepts_every_kind_of_request(self, world: Any) -> None:
+    def test_the_worker_accepts_every_kind_of_request(self, world: World) -> None:
         from gan_mhe import worker
 
         world.executor.slots.append(Slot("task1", "cpu", "task"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from server.errors import NotFound, NotReady
 from server.queue import queue
@@ -145,7 +145,7 @@ class TestBlobs:
         job_id = new_job(store)
         add_sample(store, job_id, 10)
 
-        def remove(connection: Any) -> None:
+        def remove(connection: Connection) -> None:
             queue.remove(connection, queue.cancel(connection, queue.get(connection, job_id)))
 
         store.write(remove)

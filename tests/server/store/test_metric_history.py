@@ -4,12 +4,11 @@ import math
 import time
 from collections.abc import Callable
 from itertools import product
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from gan_mhe.records.events import decode_number, encode_number
 from server.store import tables
@@ -141,7 +140,7 @@ def test_a_million_points_come_as_a_thousand_buckets(store: Store, report: Calla
     job = new_job(store)
     measure(store, job, {0: 0.0})
 
-    def fill(connection: Any) -> None:
+    def fill(connection: Connection) -> None:
         connection.execute(
             text(
                 "WITH RECURSIVE s(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM s WHERE i < 999999)"

@@ -1,12 +1,11 @@
 """Metric points: superseded points disappear from history and summaries, and summaries follow the points."""
 
 import math
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import Connection, func, select
 
 from server.queue import queue
 from server.store import tables
@@ -133,7 +132,7 @@ def test_deleting_a_job_deletes_its_numbers(store: Store) -> None:
     job = new_job(store)
     measure(store, job, {1: 1.0})
 
-    def remove(connection: Any) -> None:
+    def remove(connection: Connection) -> None:
         queue.remove(connection, queue.cancel(connection, queue.get(connection, job["id"])))
 
     store.write(remove)

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import inspect, select, text
+from sqlalchemy import Connection, inspect, select, text
 
 from server.errors import StartRefused
 from server.queue import queue
 from server.service import Service, _lock
+from server.settings import Settings
 from server.store import heartbeat, journal, tables
 from server.store import store as store_module
 from server.store.store import Store
@@ -65,7 +66,7 @@ class TestSchema:
             assert compare_metadata(context, tables.metadata) == []
         store.close()
 
-    def test_migrating_twice_changes_nothing(self, store: Store, settings: Any) -> None:
+    def test_migrating_twice_changes_nothing(self, store: Store, settings: Settings) -> None:
         submit(store)
         store.migrate()
         assert count(store) == 1
@@ -79,7 +80,7 @@ class TestSchema:
         assert version == "9999"
 
     def test_a_migration_leaves_a_copy_of_what_was_there(
-        self, store: Store, settings: Any, second_version: Path
+        self, store: Store, settings: Settings, second_version: Path
     ) -> None:
         job_id = submit(store)
         store.migrate()
@@ -91,7 +92,7 @@ class TestSchema:
         assert "colour" in names and count(store) == 1
 
     def test_a_server_killed_in_a_migration_leaves_the_old_schema_whole(
-        self, store: Store, settings: Any, second_version: Path
+        self, store: Store, settings: Settings, second_version: Path
     ) -> None:
         job_id = submit(store)
         store.close()
@@ -118,7 +119,7 @@ class TestTransactions:
         heard: list[Any] = []
         store.subscribe(heard.extend)
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             queue.create(connection, NEW)
             raise RuntimeError("too late")
 
@@ -137,7 +138,7 @@ class TestTransactions:
             store.read(lambda connection: queue.create(connection, NEW))
 
     def test_a_reader_sees_one_moment(self, store: Store) -> None:
-        def twice(connection: Any) -> tuple[int, int]:
+        def twice(connection: Connection) -> tuple[int, int]:
             before = len(connection.execute(select(tables.jobs)).all())
             submit(store)
             return before, len(connection.execute(select(tables.jobs)).all())
@@ -157,10 +158,10 @@ class TestTransactions:
             thread.join()
         assert count(store) == 100
 
-    def test_one_has_the_lock_from_its_beginning(self, store: Store, settings: Any) -> None:
+    def test_one_has_the_lock_from_its_beginning(self, store: Store, settings: Settings) -> None:
         other = sqlite3.connect(settings.database, isolation_level=None, timeout=0)
 
-        def work(connection: Any) -> None:
+        def work(connection: Connection) -> None:
             connection.execute(select(tables.jobs)).all()
             with pytest.raises(sqlite3.OperationalError, match="database is locked"):
                 other.execute("BEGIN IMMEDIATE")
@@ -168,7 +169,7 @@ class TestTransactions:
         store.write(work)
         other.close()
 
-    def test_a_write_waits_for_another_process_that_has_the_lock(self, store: Store, settings: Any) -> None:
+    def test_a_write_waits_for_another_process_that_has_the_lock(self, store: Store, settings: Settings) -> None:
         program = (
             "import sqlite3, sys, time\n"
             "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -192,13 +193,13 @@ class TestTransactions:
     def test_only_what_can_be_read_again_is_left_to_the_system_to_write(
         self, store: Store, durable: bool, level: int
     ) -> None:
-        def synchronous(connection: Any) -> Any:
+        def synchronous(connection: Connection) -> Any:
             return connection.execute(text("PRAGMA synchronous")).scalar()
 
         store.write(lambda connection: None, durable=not durable)
         assert store.write(synchronous, durable=durable) == level
 
-    def test_the_log_is_given_back(self, store: Store, settings: Any) -> None:
+    def test_the_log_is_given_back(self, store: Store, settings: Settings) -> None:
         submit(store)
         log = settings.database.with_name("service.sqlite3-wal")
         assert log.stat().st_size > 0
@@ -294,7 +295,7 @@ class TestOneServer:
             process.kill()
         os.close(_lock(tmp_path))
 
-    def test_a_second_service_is_refused_while_the_first_is_open(self, settings: Any) -> None:
+    def test_a_second_service_is_refused_while_the_first_is_open(self, settings: Settings) -> None:
         first = Service.open(settings)
         with pytest.raises(StartRefused, match="in use by another server"):
             Service.open(settings)
@@ -302,7 +303,7 @@ class TestOneServer:
         Service.open(settings).stop()
 
     def test_a_service_refuses_a_database_that_another_machine_serves(
-        self, settings: Any, monkeypatch: pytest.MonkeyPatch
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         Service.open(settings).stop()
         with monkeypatch.context() as elsewhere:
@@ -316,7 +317,7 @@ class TestOneServer:
         os.close(_lock(settings.data_dir))
 
     def test_a_service_that_cannot_bring_its_database_up_to_date_leaves_the_directory_free(
-        self, store: Store, settings: Any
+        self, store: Store, settings: Settings
     ) -> None:
         store.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
         with pytest.raises(StartRefused, match="schema 9999"):
@@ -328,7 +329,7 @@ class TestOneServer:
         with pytest.raises(StartRefused, match="cannot write to the data directory"):
             _lock(tmp_path / "file" / "data")
 
-    def test_two_stores_on_one_file_still_write_one_at_a_time(self, store: Store, settings: Any) -> None:
+    def test_two_stores_on_one_file_still_write_one_at_a_time(self, store: Store, settings: Settings) -> None:
         other = Store(settings.database)
         threads = [threading.Thread(target=lambda s=s: [submit(s) for _ in range(20)]) for s in (store, other)]
         for thread in threads:

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection
 
 from server.errors import NotFound, TooManyStreams
 from server.queue import queue
@@ -32,7 +33,7 @@ def move(store: Store, job_id: str, *states: State) -> None:
         store.write(partial(move_to, job_id, state))
 
 
-def move_to(job_id: str, state: State, connection: Any) -> None:
+def move_to(job_id: str, state: State, connection: Connection) -> None:
     queue.move(connection, queue.get(connection, job_id), state)
 
 
@@ -41,7 +42,7 @@ def end(store: Store, job_id: str) -> None:
 
 
 def report(store: Store, job_id: str, count: int = 1) -> None:
-    def work(connection: Any) -> None:
+    def work(connection: Connection) -> None:
         for _ in range(count):
             journal.append(connection, job_id, "metric.batch", {"points": []})
 

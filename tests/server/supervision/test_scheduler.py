@@ -12,13 +12,14 @@ from server.queue import queue
 from server.queue.states import State
 from server.store import tables
 from server.supervision import scheduler
+from tests.support.world import World
 
 COMPLETED = {"outcome": "completed", "result": {"status": "completed", "step": 12}}
 STOPPED = {"outcome": "stopped"}
 GRACE, TTL = 2.0, 1.0
 
 
-def killed_at(world: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
+def killed_at(world: World, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
     """One round of a server that is killed at a crash point, then a restart."""
 
     class Killed(BaseException):
@@ -36,7 +37,7 @@ def killed_at(world: Any, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
 
 
 class TestStarting:
-    def test_a_queued_job_is_launched_with_its_full_specification(self, world: Any) -> None:
+    def test_a_queued_job_is_launched_with_its_full_specification(self, world: World) -> None:
         job_id = world.submit(wall_seconds_limit=60.0)
         world.tick()
         attempt = world.attempt(job_id)
@@ -50,26 +51,26 @@ class TestStarting:
         assert (row["handle"], row["started_at"]) == ({"attempt_id": attempt}, round(world.now * 1000))
         assert world.state(job_id) is State.STARTING
 
-    def test_no_slot_is_assigned_twice(self, world: Any) -> None:
+    def test_no_slot_is_assigned_twice(self, world: World) -> None:
         made = [world.submit() for _ in range(4)]
         world.tick(3)
         assert [world.state(job_id) for job_id in made] == ["starting", "starting", "queued", "queued"]
         assert {spec.slot.name for spec in world.executor.launched.values()} == {"cpu0", "cpu1"}
 
-    def test_a_slot_is_free_again_when_its_attempt_has_ended(self, world: Any) -> None:
+    def test_a_slot_is_free_again_when_its_attempt_has_ended(self, world: World) -> None:
         first, second, third = (world.submit() for _ in range(3))
         world.tick()
         assert world.ends(first, outcome=COMPLETED) is State.SUCCEEDED
         assert world.executor.launched[world.attempt(third)].slot.name == "cpu0"
         assert world.state(second) is State.STARTING
 
-    def test_a_slot_that_is_not_available_is_left_alone(self, world: Any) -> None:
+    def test_a_slot_that_is_not_available_is_left_alone(self, world: World) -> None:
         world.executor.slots = [Slot("cpu0", "cpu", "train", available=False, note="in use")]
         job_id = world.submit()
         world.tick(2)
         assert world.state(job_id) is State.QUEUED
 
-    def test_training_does_not_use_task_slots(self, world: Any) -> None:
+    def test_training_does_not_use_task_slots(self, world: World) -> None:
         for _ in range(3):
             world.submit()
         world.tick()
@@ -77,12 +78,12 @@ class TestStarting:
         world.tick()
         assert world.executor.launched[world.attempt(task)].slot.name == "task0"
 
-    def test_a_task_runs_as_soon_as_its_process_does(self, world: Any) -> None:
+    def test_a_task_runs_as_soon_as_its_process_does(self, world: World) -> None:
         task, training = world.submit("sample"), world.submit()
         world.tick(2)
         assert (world.state(task), world.state(training)) == (State.RUNNING, State.STARTING)
 
-    def test_a_job_that_cannot_be_launched_is_retried_and_then_failed(self, world: Any) -> None:
+    def test_a_job_that_cannot_be_launched_is_retried_and_then_failed(self, world: World) -> None:
         world.executor.refuses = "no more processes"
         job_id = world.submit()
         for _ in range(6):
@@ -93,7 +94,7 @@ class TestStarting:
         assert job["message"] == "retried 5 times; the last attempt failed with launch_failed: no more processes"
         assert not any(row["live"] for row in world.attempts(job_id))
 
-    def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: Any) -> None:
+    def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: World) -> None:
         world.executor.refuses = "no more processes"
         job_id = world.submit()
         world.tick()
@@ -103,7 +104,7 @@ class TestStarting:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["lease_epoch"]) == (State.STARTING, 2)
 
-    def test_a_job_that_names_what_is_no_longer_offered_fails_without_a_retry(self, world: Any) -> None:
+    def test_a_job_that_names_what_is_no_longer_offered_fails_without_a_retry(self, world: World) -> None:
         request = RunConfig.model_validate({"data": {"name": "image_folder", "root": "faces"}}).document()
         job_id = world.submit(request=request)
         world.tick()
@@ -112,7 +113,7 @@ class TestStarting:
         assert job["message"] == "data.root: the service no longer offers 'faces'; it offers none"
         assert not world.executor.launched
 
-    def test_a_deadline_before_the_start_cancels(self, world: Any) -> None:
+    def test_a_deadline_before_the_start_cancels(self, world: World) -> None:
         world.executor.slots = []
         job_id = world.submit(start_deadline=round(world.now * 1000) + 5000)
         world.tick()
@@ -121,7 +122,7 @@ class TestStarting:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["reason"]) == (State.CANCELLED, "deadline_before_start")
 
-    def test_the_deadline_has_no_effect_after_the_start(self, world: Any) -> None:
+    def test_the_deadline_has_no_effect_after_the_start(self, world: World) -> None:
         job_id = world.submit(start_deadline=round(world.now * 1000) + 5000)
         world.runs(job_id)
         world.passes(6)
@@ -133,13 +134,13 @@ class TestStarting:
 
 
 class TestEnding:
-    def test_remaining_events_are_read_before_the_attempt_ends(self, world: Any) -> None:
+    def test_remaining_events_are_read_before_the_attempt_ends(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.ends(job_id, outcome=COMPLETED)
         assert world.reader.drained == [(job_id, True)]
 
-    def test_a_completed_job_has_its_result_and_its_attempt_its_record(self, world: Any) -> None:
+    def test_a_completed_job_has_its_result_and_its_attempt_its_record(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.passes(8)
@@ -150,7 +151,7 @@ class TestEnding:
         assert (attempt["live"], attempt["exit_code"], attempt["signal"], attempt["cause"]) == (False, 0, None, "exit")
         assert attempt["ended_at"] == round(world.now * 1000)
 
-    def test_images_of_a_task_become_a_blob(self, world: Any) -> None:
+    def test_images_of_a_task_become_a_blob(self, world: World) -> None:
         job_id = world.submit("sample")
         world.tick()
         result = {"sha256": "a" * 64, "size_bytes": 5, "media_type": "image/png", "images": 4}
@@ -160,13 +161,13 @@ class TestEnding:
         assert blob == {"sha256": "a" * 64, "job_id": job_id, "path": "output/images.png", "media_type": "image/png",
                         "size_bytes": 5}  # fmt: skip
 
-    def test_a_score_is_a_result_without_a_file(self, world: Any) -> None:
+    def test_a_score_is_a_result_without_a_file(self, world: World) -> None:
         job_id = world.submit("score")
         world.tick()
         assert world.ends(job_id, outcome={"outcome": "completed", "result": {"scores": {}}}) is State.SUCCEEDED
         assert world.job(job_id)["result"] == {"scores": {}}
 
-    def test_a_killed_worker_is_recovered_and_queued_with_the_reason(self, world: Any) -> None:
+    def test_a_killed_worker_is_recovered_and_queued_with_the_reason(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.passes(3)
@@ -177,7 +178,7 @@ class TestEnding:
         assert job["not_before"] == round(world.now * 1000) + 50
         assert (attempt["signal"], attempt["reason"]) == (9, "worker_killed") and "SIGKILL" in attempt["message"]
 
-    def test_a_retry_waits_for_the_backoff(self, world: Any) -> None:
+    def test_a_retry_waits_for_the_backoff(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.ends(job_id, exit_code=None, signal=9)
@@ -188,13 +189,13 @@ class TestEnding:
         world.tick()
         assert (world.state(job_id), len(world.attempts(job_id))) == (State.STARTING, 2)
 
-    def test_a_lost_worker_is_recovered(self, world: Any) -> None:
+    def test_a_lost_worker_is_recovered(self, world: World) -> None:
         job_id = world.submit()
         world.executor.vanishes(world.runs(job_id))
         world.tick()
         assert (world.state(job_id), world.job(job_id)["reason"]) == (State.QUEUED, "worker_lost")
 
-    def test_the_two_retry_limits_are_counted_separately(self, world: Any) -> None:
+    def test_the_two_retry_limits_are_counted_separately(self, world: World) -> None:
         job_id = world.submit()
         for crash in range(7):
             world.passes(60)
@@ -205,7 +206,7 @@ class TestEnding:
         assert (job["infrastructure_used"], job["program_used"]) == (5, 1)
         assert (job["state"], job["reason"], job["message"]) == ("failed", "error", "crash 6")
 
-    def test_the_next_attempt_has_the_remaining_wall_time(self, world: Any) -> None:
+    def test_the_next_attempt_has_the_remaining_wall_time(self, world: World) -> None:
         job_id = world.submit(wall_seconds_limit=10.0)
         world.runs(job_id)
         world.passes(7)
@@ -216,7 +217,7 @@ class TestEnding:
         assert world.ends(job_id, exit_code=None, signal=9, cause="timeout") is State.FAILED
         assert (world.job(job_id)["reason"], world.job(job_id)["wall_seconds_used"]) == ("timeout", 37)
 
-    def test_exhausted_wall_time_is_zero_not_negative(self, world: Any) -> None:
+    def test_exhausted_wall_time_is_zero_not_negative(self, world: World) -> None:
         job_id = world.submit(wall_seconds_limit=10.0)
         world.runs(job_id)
         world.passes(12)
@@ -224,14 +225,14 @@ class TestEnding:
         world.passes(1)
         assert world.executor.launched[world.runs(job_id)].wall_seconds == 0
 
-    def test_wall_time_is_zero_after_the_clock_was_set_back(self, world: Any) -> None:
+    def test_wall_time_is_zero_after_the_clock_was_set_back(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.passes(-3600)
         world.ends(job_id, outcome=COMPLETED)
         assert world.job(job_id)["wall_seconds_used"] == 0
 
-    def test_nothing_is_written_when_the_transaction_fails(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_nothing_is_written_when_the_transaction_fails(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.exits(attempt, outcome=COMPLETED)
@@ -249,7 +250,7 @@ class TestStopping:
     @pytest.mark.parametrize("ask", [queue.cancel, queue.pause])
     @pytest.mark.parametrize(("mode", "signal"), [("graceful", "checkpoint_stop"), ("now", "stop")])
     def test_the_attempt_receives_one_signal_of_the_requested_kind(
-        self, world: Any, ask: Any, mode: str, signal: str
+        self, world: World, ask: Any, mode: str, signal: str
     ) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
@@ -257,7 +258,7 @@ class TestStopping:
         world.tick(5)
         assert world.executor.signals == [(attempt, signal)]
 
-    def test_an_immediate_stop_after_a_graceful_one_is_passed_on(self, world: Any) -> None:
+    def test_an_immediate_stop_after_a_graceful_one_is_passed_on(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for mode in ("graceful", "now"):
@@ -265,7 +266,7 @@ class TestStopping:
             world.tick(2)
         assert world.signals(attempt) == ["checkpoint_stop", "stop"]
 
-    def test_a_cancel_after_a_pause_sends_no_second_signal(self, world: Any) -> None:
+    def test_a_cancel_after_a_pause_sends_no_second_signal(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for ask in (queue.pause, queue.cancel):
@@ -273,7 +274,7 @@ class TestStopping:
             world.tick()
         assert world.signals(attempt) == ["checkpoint_stop"]
 
-    def test_the_state_changes_only_after_the_process_has_ended(self, world: Any) -> None:
+    def test_the_state_changes_only_after_the_process_has_ended(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.pause, job_id)
@@ -282,7 +283,7 @@ class TestStopping:
         assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
         assert world.attempt(job_id) is None
 
-    def test_a_paused_job_resumes_in_a_new_attempt(self, world: Any) -> None:
+    def test_a_paused_job_resumes_in_a_new_attempt(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.pause, job_id)
@@ -292,13 +293,13 @@ class TestStopping:
         assert (world.state(job_id), world.job(job_id)["attempts"]) == (State.STARTING, 2)
         assert world.job(job_id)["infrastructure_used"] == 0
 
-    def test_a_job_that_completed_before_the_cancel_has_succeeded(self, world: Any) -> None:
+    def test_a_job_that_completed_before_the_cancel_has_succeeded(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.does(queue.cancel, job_id)
         assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
 
-    def test_an_attempt_that_does_not_stop_is_killed_within_ten_seconds_after_the_grace(self, world: Any) -> None:
+    def test_an_attempt_that_does_not_stop_is_killed_within_ten_seconds_after_the_grace(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -309,7 +310,7 @@ class TestStopping:
             world.tick()
         assert GRACE + 4 < world.now - asked < GRACE + 9
 
-    def test_a_kill_without_effect_is_repeated_after_a_while(self, world: Any) -> None:
+    def test_a_kill_without_effect_is_repeated_after_a_while(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -319,7 +320,7 @@ class TestStopping:
         kills = world.signals(attempt).count("kill")
         assert 2 <= kills <= 4
 
-    def test_stopping_now_does_not_wait_for_a_long_grace(self, world: Any) -> None:
+    def test_stopping_now_does_not_wait_for_a_long_grace(self, world: World) -> None:
         world.limited(grace_seconds=3600.0)
         slow, fast = world.submit(), world.submit()
         attempts_of = {job_id: world.runs(job_id) for job_id in (slow, fast)}
@@ -331,7 +332,7 @@ class TestStopping:
         assert world.signals(attempts_of[slow]) == ["checkpoint_stop"]
         assert world.signals(attempts_of[fast]) == ["stop", "kill"]
 
-    def test_a_restarted_server_repeats_the_request_and_the_grace(self, world: Any) -> None:
+    def test_a_restarted_server_repeats_the_request_and_the_grace(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.does(queue.cancel, job_id)
@@ -341,7 +342,7 @@ class TestStopping:
         world.tick(2)
         assert world.signals(attempt) == ["checkpoint_stop", "checkpoint_stop"]
 
-    def test_an_unresponsive_attempt_still_receives_signals(self, world: Any) -> None:
+    def test_an_unresponsive_attempt_still_receives_signals(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -354,7 +355,7 @@ class TestStopping:
 
 
 class TestLostAttempts:
-    def test_an_unknown_attempt_is_left_alone_within_the_ttl(self, world: Any) -> None:
+    def test_an_unknown_attempt_is_left_alone_within_the_ttl(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -363,7 +364,7 @@ class TestLostAttempts:
         world.tick()
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_after_the_ttl_the_job_is_detached_and_the_attempt_killed(self, world: Any) -> None:
+    def test_after_the_ttl_the_job_is_detached_and_the_attempt_killed(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -374,7 +375,7 @@ class TestLostAttempts:
         world.tick()
         assert world.signals(attempt) == ["kill"]
 
-    def test_the_job_is_queued_only_after_the_attempt_has_ended(self, world: Any) -> None:
+    def test_the_job_is_queued_only_after_the_attempt_has_ended(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -389,7 +390,7 @@ class TestLostAttempts:
         assert (job["infrastructure_used"], job["stop_mode"]) == (1, None)
         assert job["message"].startswith("the supervisor has not responded for")
 
-    def test_a_response_resets_the_silence(self, world: Any) -> None:
+    def test_a_response_resets_the_silence(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for _ in range(5):
@@ -400,7 +401,7 @@ class TestLostAttempts:
             world.tick()
         assert world.state(job_id) is State.RUNNING
 
-    def test_a_running_attempt_with_an_expired_lease_is_lost(self, world: Any) -> None:
+    def test_a_running_attempt_with_an_expired_lease_is_lost(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.runs(attempt, lease_age_seconds=1.5)
@@ -411,7 +412,7 @@ class TestLostAttempts:
         world.tick()
         assert world.state(job_id) is State.RECOVERING
 
-    def test_an_attempt_with_a_valid_lease_is_never_lost(self, world: Any) -> None:
+    def test_an_attempt_with_a_valid_lease_is_never_lost(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         for _ in range(50):
@@ -420,7 +421,7 @@ class TestLostAttempts:
             world.passes(10)
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_an_attempt_is_not_lost_because_the_server_or_machine_was_stopped(self, world: Any) -> None:
+    def test_an_attempt_is_not_lost_because_the_server_or_machine_was_stopped(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.passes(8 * 3600)
@@ -431,7 +432,7 @@ class TestLostAttempts:
         world.tick()
         assert (world.state(job_id), world.signals(attempt)) == (State.RUNNING, [])
 
-    def test_a_job_whose_abandoned_attempt_had_completed_has_succeeded(self, world: Any) -> None:
+    def test_a_job_whose_abandoned_attempt_had_completed_has_succeeded(self, world: World) -> None:
         job_id = world.submit()
         world.executor.silent(world.runs(job_id))
         world.tick()
@@ -440,7 +441,7 @@ class TestLostAttempts:
         assert world.ends(job_id, outcome=COMPLETED) is State.SUCCEEDED
 
     @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
-    def test_a_user_can_stop_a_recovering_job(self, world: Any, ask: Any, expected: State) -> None:
+    def test_a_user_can_stop_a_recovering_job(self, world: World, ask: Any, expected: State) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.executor.silent(attempt)
@@ -454,11 +455,11 @@ class TestLostAttempts:
 
 
 class TestDisk:
-    def full(self, world: Any) -> None:
+    def full(self, world: World) -> None:
         world.limited(disk_reserve_bytes=100 * 2**20)
         world.free_bytes = 99 * 2**20
 
-    def test_below_the_disk_reserve_nothing_is_started(self, world: Any) -> None:
+    def test_below_the_disk_reserve_nothing_is_started(self, world: World) -> None:
         self.full(world)
         job_id, task = world.submit(), world.submit("sample")
         world.tick(2)
@@ -467,7 +468,7 @@ class TestDisk:
         world.tick()
         assert world.state(job_id) is State.STARTING
 
-    def test_running_training_saves_and_pauses(self, world: Any) -> None:
+    def test_running_training_saves_and_pauses(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         self.full(world)
@@ -479,7 +480,7 @@ class TestDisk:
         assert world.ends(job_id, exit_code=75, cause="stop", outcome=STOPPED) is State.PAUSED
         assert (world.job(job_id)["reason"], world.job(job_id)["message"]) == ("disk_full", job["message"])
 
-    def test_the_job_stays_paused_when_space_is_free_again(self, world: Any) -> None:
+    def test_the_job_stays_paused_when_space_is_free_again(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         self.full(world)
@@ -489,7 +490,7 @@ class TestDisk:
         world.tick(3)
         assert world.state(job_id) is State.PAUSED
 
-    def test_tasks_continue(self, world: Any) -> None:
+    def test_tasks_continue(self, world: World) -> None:
         task = world.submit("sample")
         world.tick(2)
         self.full(world)
@@ -498,7 +499,7 @@ class TestDisk:
 
 
 class TestRestart:
-    def test_an_adopted_attempt_continues_undisturbed(self, world: Any) -> None:
+    def test_an_adopted_attempt_continues_undisturbed(self, world: World) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
         world.restart()
@@ -509,7 +510,7 @@ class TestRestart:
 
     @pytest.mark.parametrize("point", ["claim.before_commit", "claim.after_commit", "launch.after_start"])
     def test_a_server_killed_during_a_launch_launches_once(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch, point: str
+        self, world: World, monkeypatch: pytest.MonkeyPatch, point: str
     ) -> None:
         job_id = world.submit()
         killed_at(world, monkeypatch, point)
@@ -520,7 +521,7 @@ class TestRestart:
 
     @pytest.mark.parametrize("point", ["state.before_commit", "state.after_commit"])
     def test_a_server_killed_while_it_ends_an_attempt_ends_it_once(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch, point: str
+        self, world: World, monkeypatch: pytest.MonkeyPatch, point: str
     ) -> None:
         job_id = world.submit()
         world.executor.exits(world.runs(job_id), exit_code=None, signal=9)
@@ -531,7 +532,7 @@ class TestRestart:
 
     @pytest.mark.parametrize(("ask", "expected"), [(queue.cancel, State.CANCELLED), (queue.pause, State.PAUSED)])
     def test_a_claimed_job_that_a_user_stopped_is_never_launched(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch, ask: Any, expected: State
+        self, world: World, monkeypatch: pytest.MonkeyPatch, ask: Any, expected: State
     ) -> None:
         job_id = world.submit()
         killed_at(world, monkeypatch, "claim.after_commit")
@@ -541,7 +542,7 @@ class TestRestart:
         assert not world.executor.launched
 
     def test_a_cancel_between_claim_and_launch_prevents_the_launch(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = world.submit()
         write = world.store.write
@@ -558,7 +559,7 @@ class TestRestart:
         assert (world.state(job_id), world.attempt(job_id)) == (State.CANCELLED, None)
 
     def test_an_attempt_launched_before_the_restart_is_found_and_stopped(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = world.submit()
         killed_at(world, monkeypatch, "launch.after_start")
@@ -568,7 +569,7 @@ class TestRestart:
         assert world.state(job_id) is State.CANCELLING
 
     def test_an_attempt_whose_slot_no_longer_exists_is_not_launched(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = world.submit()
         killed_at(world, monkeypatch, "claim.after_commit")
@@ -576,7 +577,7 @@ class TestRestart:
         world.tick()
         assert (world.state(job_id), world.job(job_id)["message"]) == (State.QUEUED, "slot cpu0 no longer exists")
 
-    def test_a_cancelled_queued_job_never_starts(self, world: Any) -> None:
+    def test_a_cancelled_queued_job_never_starts(self, world: World) -> None:
         job_id = world.submit()
         world.does(queue.cancel, job_id)
         world.tick(3)
@@ -584,7 +585,7 @@ class TestRestart:
 
 
 class TestRounds:
-    def test_an_error_with_one_job_does_not_affect_the_others(self, world: Any) -> None:
+    def test_an_error_with_one_job_does_not_affect_the_others(self, world: World) -> None:
         bad, good, waiting = world.submit(), world.submit(), world.submit()
         attempt = world.runs(bad)
         world.runs(good)
@@ -597,7 +598,7 @@ class TestRounds:
         assert (world.state(good), world.state(waiting)) == (State.SUCCEEDED, State.STARTING)
 
     def test_a_simultaneous_request_of_a_user_takes_precedence(
-        self, world: Any, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         job_id = world.submit()
         attempt = world.runs(job_id)
@@ -615,7 +616,7 @@ class TestRounds:
             world.tick()
         assert world.state(job_id) is State.CANCELLING
 
-    def test_housekeeping_runs_every_minute(self, world: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_housekeeping_runs_every_minute(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
         monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
         monkeypatch.setattr(world.store, "tidy", lambda: done.append("tidy"))
@@ -624,7 +625,7 @@ class TestRounds:
             world.passes(1)
         assert done == ["retention", "tidy"] * 2
 
-    def test_an_idle_round_writes_nothing(self, world: Any) -> None:
+    def test_an_idle_round_writes_nothing(self, world: World) -> None:
         job_id = world.submit()
         world.runs(job_id)
         world.submit(device="cuda")
@@ -638,7 +639,7 @@ class TestRounds:
         assert written == []
 
 
-def test_no_message_of_an_attempt_shows_a_path(world: Any, tmp_path: Any) -> None:
+def test_no_message_of_an_attempt_shows_a_path(world: World, tmp_path: Any) -> None:
     job = world.submit()
     world.runs(job)
     message = f"{world.settings.job_dir(job)}/run cannot be written; {tmp_path}/x"
