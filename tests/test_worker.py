@@ -537,7 +537,7 @@ def scoring(source: RunDir, **overrides: Any) -> dict[str, Any]:
 
 
 def test_a_score_is_that_of_the_library(execute: Execute, source: RunDir) -> None:
-    overrides = {"evaluation": {"num_samples": 50, "ema": True}}
+    overrides = {"evaluation": {"num_samples": 150, "ema": True}}
     outcome = execute(scoring(source, **overrides))
     assert (outcome.outcome, outcome.step) == ("completed", 12)
     assert outcome.result == score_checkpoint(source, step=12, overrides=overrides)

@@ -185,7 +185,7 @@ def test_a_missing_scorer_is_reported_before_any_training(refused: Refused, tmp_
 
 def test_weights_that_are_something_else_are_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"not weights")
-    keys = (f"evaluation.weights={tmp_path}/weights.safetensors", "evaluation.num_samples=40")
+    keys = (f"evaluation.weights={tmp_path}/weights.safetensors", "evaluation.num_samples=100")
     error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
     assert "weights.safetensors" in error
     assert no_steps_were_made(tmp_path / "run")
@@ -413,7 +413,7 @@ def test_a_damaged_checkpoint_is_not_sampled_or_scored(
     path = RunDir(tmp_path / "run").checkpoint(2) / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "tensors.safetensors is damaged" in refused(1, "sample", "run", "--out", "x.png")
-    error = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=40")
+    error = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=100")
     assert "tensors.safetensors is damaged" in error
 
 

@@ -275,7 +275,7 @@ def test_every_refusal_of_the_operator_names_the_setting_that_would_allow_it(ope
 
 
 def test_fewer_samples_than_splits_are_refused(operator: Operator) -> None:
-    errors = refused(operator, on_debug(evaluation__protocol="digits-v1", evaluation__num_samples=9))
+    errors = refused(operator, on_debug(evaluation__protocol="digits-v1", evaluation__num_samples=99))
     assert errors["/overrides/evaluation.num_samples"][0] == "too_few"
 
 
