@@ -17,7 +17,7 @@ from gan_mhe.run.loop import execute
 from gan_mhe.run.score import score_checkpoint, train_and_save_classifier
 
 Configure = Callable[..., RunConfig]
-TINY_CLASSIFIER: dict[str, Any] = {"width": 0.05, "epochs": 1, "seed": 0, "device": "cpu"}
+TINY_CLASSIFIER: dict[str, Any] = {"width": 0.05, "epochs": 8, "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[Ru
 
 def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, RunResult]) -> None:
     run, result = scored
-    fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=50))["fingerprints"]
+    fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=150))["fingerprints"]
     assert not set(fewer.values()) & set(result.fingerprints.values())
 
 
@@ -133,12 +133,13 @@ def test_a_moving_average_that_the_run_does_not_keep_is_refused(unscored: RunDir
 
 def test_a_trained_classifier_is_found_by_its_name(unscored: RunDir, cache_dir: Path) -> None:
     losses: list[tuple[int, float]] = []
-    path, accuracy = train_and_save_classifier(
+    path, accuracy, chance = train_and_save_classifier(
         "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=None, progress=lambda *news: losses.append(news)
     )
     assert path == cache_dir / "scorers" / "blobs.safetensors"
-    assert 0 <= accuracy <= 1
-    assert [epoch for epoch, _ in losses] == [1]
+    assert 0.4375 <= accuracy <= 1
+    assert chance == 0.25
+    assert [epoch for epoch, _ in losses] == list(range(1, 9))
     found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="classifier:blobs"))
     assert found["protocol"] == "classifier:blobs"
     path.unlink()
@@ -155,7 +156,7 @@ def test_a_classifier_says_what_its_data_hold_before_it_trains(unscored: RunDir,
         loaded=lambda held: said.append(held.line()),
     )
     held = unscored.read_data()
-    assert held is not None and said == [held.line(), "epoch"]
+    assert held is not None and said == [held.line(), *["epoch"] * 8]
 
 
 def test_a_classifier_that_the_cache_cannot_take_names_the_variable_of_the_cache(
@@ -172,7 +173,7 @@ def test_a_classifier_that_the_cache_cannot_take_names_the_variable_of_the_cache
 
 
 def test_a_classifier_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:
-    path, _ = train_and_save_classifier(
+    path, *_ = train_and_save_classifier(
         "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=tmp_path / "mine.safetensors", progress=lambda *_: None
     )
     keys = evaluation(protocol="classifier:blobs", weights=str(path))
