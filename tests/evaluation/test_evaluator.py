@@ -371,7 +371,7 @@ def test_real_scores_cannot_be_changed_from_outside(make_evaluator: MakeEvaluato
 
 def test_real_digits_score_near_ten_under_digits_v1(digits_evaluator: Evaluator) -> None:
     found = digits_evaluator.real_scores()
-    assert 9.5 <= found["inception_score"] <= 10.0
+    assert 8.0 <= found["inception_score"] <= 9.5  # of 500 images, as many as generated; 9.70 of all
     assert found["fid_between_halves"] < 0.5
     assert found["precision_between_halves"] > 0.8
 
