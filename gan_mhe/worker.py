@@ -275,7 +275,13 @@ def _score(request: ScoreRequest) -> dict[str, Any]:
     from gan_mhe.run.score import score_checkpoint
 
     run, digest = RunDir(request.run_dir), request.checkpoint_sha256
-    return score_checkpoint(run, step=request.step, overrides=request.overrides, digest=digest)
+    return score_checkpoint(
+        run,
+        step=request.step,
+        overrides=request.overrides,
+        digest=digest,
+        notice=lambda text: _print(f"note: {text}"),
+    )
 
 
 def _failure(error: Exception, document: Mapping[str, Any], step: int | None) -> Outcome:

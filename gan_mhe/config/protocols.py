@@ -31,7 +31,7 @@ class ProtocolSettings:
     """Pairs of subsets that KID is averaged over."""
     images_per_split: int = 2
     """Fewest images of a split; see `smallest_num_samples`."""
-    values_per_image: int = 0
+    values_per_image: int = 1
     """Features and logits that a score keeps of each generated image, at the least."""
     smallest_skill: float = 0.25
     """Smallest (accuracy - chance) / (1 - chance) of a classifier on held-out images, where its file states it."""

@@ -211,7 +211,7 @@ class Evaluator:
 def meaning(protocol: Protocol, extractor: Extractor, images: ImageSet) -> tuple[str, ...]:
     """Notices about scores that mean less than they seem to: a classifier of other data, and few real images.
 
-    The counts that a protocol and its own data set have by themselves are not told.
+    The counts that a protocol and its own data set have by themselves need no notice.
     """
     found = []
     facts, settings = extractor.facts, protocol_settings(protocol.name)

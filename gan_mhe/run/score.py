@@ -35,14 +35,20 @@ class TrainedClassifier(NamedTuple):
 
 
 def score_checkpoint(
-    run: RunDir, *, step: int | None, overrides: Mapping[str, Any], digest: str | None = None
+    run: RunDir,
+    *,
+    step: int | None,
+    overrides: Mapping[str, Any],
+    digest: str | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score one checkpoint with fresh latents.
 
     step: of the checkpoint, None for the newest; overrides: changes to the `evaluation` section and to keys that say
-    where a run is executed; digest: what the checkpoint's digest must be. Returns `step`, `protocol`, `fingerprints`,
-    `scores` and the scores of the real images as `real`, all as JSON values. Raises ConfigError for other overrides or
-    without a protocol, CheckpointError if there is no such checkpoint or it has another digest.
+    where a run is executed; digest: what the checkpoint's digest must be; notice: receives what the user should know
+    about the meaning of the scores. Returns `step`, `protocol`, `fingerprints`, `scores` and the scores of the real
+    images as `real`, all as JSON values. Raises ConfigError for other overrides or without a protocol, CheckpointError
+    if there is no such checkpoint or it has another digest.
     """
     others = [key for key in flatten(overrides) if not key.startswith("evaluation.") and key not in EXECUTION_KEYS]
     if others:
@@ -53,6 +59,9 @@ def score_checkpoint(
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
+    if notice is not None:
+        for note in task.score_notes:
+            notice(note)
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     return {
         "step": chosen,

@@ -24,6 +24,8 @@ class Task(Protocol):
     """Name of the evaluation protocol; None if the run is not scored."""
     fingerprints: Mapping[str, str]
     """Fingerprint of each score by its name; empty if the run is not scored."""
+    score_notes: tuple[str, ...]
+    """Messages about what the scores mean, or that there are none; also among `warnings`."""
     data: DataSummary
     """What the data set holds that it trains on."""
 

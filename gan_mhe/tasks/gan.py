@@ -70,7 +70,7 @@ def _check_score_fits(evaluator: Evaluator, device: torch.device) -> None:
     )
 
 
-def _about_scores(config: RunConfig, evaluator: Evaluator | None) -> tuple[str, ...]:
+def _score_notes(config: RunConfig, evaluator: Evaluator | None) -> tuple[str, ...]:
     """Messages about what the scores of a run mean, or that it has none."""
     if evaluator is not None:
         return evaluator.notes
@@ -98,7 +98,7 @@ class GanTask:
         images = load_images(config)
         self.data = images.summary
         self._evaluator = build_evaluator(config, images, device)
-        self._about_scores = _about_scores(config, self._evaluator)
+        self.score_notes = _score_notes(config, self._evaluator)
         if to_train:
             memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
         self.trainer = Trainer(config, images.images, device)
@@ -111,7 +111,7 @@ class GanTask:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.trainer.engine.description, *self._about_scores, *self.trainer.constraints.notes
+        return self.trainer.engine.description, *self.score_notes, *self.trainer.constraints.notes
 
     def set_step(self, step: int) -> None:
         self.trainer.set_step(step)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, StorageError
+from gan_mhe.errors import CheckpointError, ConfigError, ExtractorError, StorageError
 from gan_mhe.records.result import RunResult
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
@@ -65,8 +65,8 @@ def test_a_run_with_a_relative_folder_of_images_is_scored_from_any_folder(
     run = RunDir(tmp_path / "run")
     assert run.read_config().data.root == tmp_path / "2024-05-01"
     assert run.read_config().digest() == config.digest()
-    overrides = evaluation(protocol="digits-v1", num_samples=40)
-    assert "inception_score" in score_checkpoint(run, step=None, overrides=overrides)["real"]
+    overrides = evaluation(protocol="digits-v1", num_samples=100)
+    assert "fid_between_halves" in score_checkpoint(run, step=None, overrides=overrides)["real"]
 
 
 def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[RunDir, RunResult]) -> None:
@@ -94,8 +94,21 @@ def test_the_moving_average_has_another_fingerprint_and_score(scored: tuple[RunD
 def test_a_run_without_a_protocol_needs_one_named(unscored: RunDir) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.protocol is 'none'; name one with --protocol"):
         score_checkpoint(unscored, step=None, overrides={})
-    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1"))
+    told: list[str] = []
+    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1"), notice=told.append)
     assert found["protocol"] == "digits-v1"
+    [notice] = told
+    assert "its classifier was trained on digits" in notice and "but scores synthetic (4 classes: one blob" in notice
+
+
+def test_a_classifier_near_chance_is_not_written(unscored: RunDir, tmp_path: Path) -> None:
+    path = tmp_path / "untrained.safetensors"
+    how = {**TINY_CLASSIFIER, "epochs": 1, "width": 0.02}
+    with pytest.raises(
+        ExtractorError, match=r"accuracy of at least 0\.438, because chance is 0\.250; got 0\.\d+; scores"
+    ):
+        train_and_save_classifier("blobs", unscored.read_config(), **how, out=path, progress=lambda *_: None)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
