@@ -59,10 +59,10 @@ def score_checkpoint(
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
+    task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     if notice is not None:
         for note in task.score_notes:
             notice(note)
-    task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     return {
         "step": chosen,
         "protocol": task.protocol,

@@ -170,11 +170,16 @@ def test_missing_inception_weights_are_reported_before_any_training(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    keys = ("evaluation.protocol=inception-2015",)
+    keys = ("evaluation.protocol=inception-2015", "evaluation.num_samples=1000")
     error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
     assert error.startswith("evaluation.protocol inception-2015: the weights of its inception-v3-compat are missing")
     assert "set evaluation.weights" in error and "evaluation.download = true" in error
     assert no_steps_were_made(tmp_path / "run")
+
+
+def test_splits_of_one_image_are_refused_by_name(refused: Refused, tmp_path: Path) -> None:
+    error = refused(2, "train", "digits_cnn", "--run-dir", "run", keys=("evaluation.num_samples=10",))
+    assert error.startswith("evaluation.num_samples: expected at least 100, ") and error.rstrip().endswith("got 10")
 
 
 def test_a_missing_scorer_is_reported_before_any_training(refused: Refused, tmp_path: Path) -> None:
