@@ -16,6 +16,7 @@ Each message names the field or file, the expected value and the actual one. `as
 """
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -44,7 +45,7 @@ class DeviceError(GanMheError):
 
 
 class MemoryLimitError(GanMheError):
-    """The run was not started because it would need more memory than its device has free."""
+    """The run was not started because it would need more memory than its device has free, or a score ran out of it."""
 
     code = "out_of_memory"
 
@@ -93,6 +94,18 @@ class DivergedError(GanMheError):
         )
         self.step = step
         self.terms = terms
+
+
+# Messages of allocators that raise a plain RuntimeError.
+_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on the host or on a device."""
+    torch = sys.modules.get("torch")  # loading it here would load it for everybody
+    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
 def nearest(given: str, known: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gan_mhe.config import compose
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, StorageError
+from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, MemoryLimitError, StorageError, is_out_of_memory
 from gan_mhe.files import atomic_write, sha256_bytes, write_json
 from gan_mhe.records.events import Event, describe
 from gan_mhe.records.run_dir import RunDir
@@ -36,8 +36,6 @@ STOPPED, FAILED, USAGE = 75, 1, 2
 
 MEDIA_TYPES = {"png": "image/png", "zip": "application/zip", "npz": "application/x-npz"}
 _RESERVE = b"\0" * 16384  # larger than any outcome
-# Messages of allocators that raise a plain RuntimeError.
-_OUT_OF_MEMORY = ("DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 
 
 class Request(BaseModel):
@@ -283,7 +281,13 @@ def _score(request: ScoreRequest) -> dict[str, Any]:
     from gan_mhe.run.score import score_checkpoint
 
     run, digest = RunDir(request.run_dir), request.checkpoint_sha256
-    return score_checkpoint(run, step=request.step, overrides=request.overrides, digest=digest)
+    return score_checkpoint(
+        run,
+        step=request.step,
+        overrides=request.overrides,
+        digest=digest,
+        notice=lambda text: _print(f"note: {text}"),
+    )
 
 
 def _failure(error: Exception, document: Mapping[str, Any], step: int | None) -> Outcome:
@@ -300,7 +304,9 @@ def _classify(error: Exception, document: Mapping[str, Any]) -> tuple[str, str]:
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return "disk_full", str(error)
-        if _is_out_of_memory(cause):
+        if isinstance(cause, MemoryLimitError):  # it names the setting, which its own cause cannot
+            return cause.code, str(cause)
+        if is_out_of_memory(cause):
             return "out_of_memory", f"out of memory{_batch_advice(document)}: {str(cause) or type(cause).__name__}"
     if isinstance(error, GanMheError):
         return error.code, str(error)
@@ -311,13 +317,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY)
 
 
 def _batch_advice(document: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ _TINY = (
     "training.device=cpu",
     "sampling.every_steps=4",
     "sampling.num_images=4",
-    "evaluation.num_samples=40",
+    "evaluation.num_samples=100",
     "evaluation.every_steps=0",
     "checkpoint.every_steps=5",
 )

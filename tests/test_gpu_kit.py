@@ -204,13 +204,13 @@ def test_steps_are_timed_in_turns(setup: Setup, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def cifar(tmp_path: Path) -> Path:
-    """Two classes of noise in an image folder."""
+    """Two classes of noise, dark and bright, in an image folder."""
     stream = torch.Generator().manual_seed(0)
     for name in "ab":
         folder = tmp_path / "cifar" / "train" / name
         folder.mkdir(parents=True)
         for index in range(12):
-            pixels = torch.randint(256, (32, 32, 3), dtype=torch.uint8, generator=stream)
+            pixels = torch.randint(128, (32, 32, 3), dtype=torch.uint8, generator=stream) + 128 * "ab".index(name)
             Image.fromarray(pixels.numpy()).save(folder / f"{index}.png")
     return tmp_path / "cifar"
 

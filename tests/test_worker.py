@@ -22,6 +22,7 @@ from PIL import Image
 from gan_mhe import worker
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, StorageError
+from gan_mhe.evaluation.evaluator import Evaluator
 from gan_mhe.files import canonical_json, sha256_bytes, sha256_file
 from gan_mhe.records import checkpoint
 from gan_mhe.records.events import SampleGrid, Started
@@ -76,6 +77,24 @@ def test_a_completed_run_returns_its_result_and_prints_its_events(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "started, 12 steps"
     assert lines[-1] == "completed at step 12"
+
+
+def test_a_job_asked_to_stop_while_its_last_step_is_scored_is_stopped_and_later_scored(
+    execute: Execute, tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = Evaluator.score
+
+    def stop_then_score(self: Evaluator, *arguments: Any, **how: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return score(self, *arguments, **how)
+
+    request = training(tmp_path / "run", tiny("training.steps=2", preset="digits_cnn"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Evaluator, "score", stop_then_score)
+        stopped = execute(request)
+    assert (stopped.outcome, stopped.step) == ("stopped", 2)
+    scored = execute({**request, "require_checkpoint": True})
+    assert scored.outcome == "completed" and scored.result is not None and scored.result["final"] is not None
 
 
 def test_a_completed_run_is_not_trained_again(execute: Execute, tiny: Configure, tmp_path: Path) -> None:
@@ -316,6 +335,12 @@ def no_space() -> Exception:
     return outer
 
 
+def score_without_memory() -> MemoryLimitError:
+    error = MemoryLimitError("evaluation.num_samples = 9: a score ran out of memory")
+    error.__cause__ = MemoryError()
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message", "step"),
     [
@@ -328,6 +353,7 @@ def no_space() -> Exception:
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "2 needs about half as much: CUDA", None),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "training.batch_size 4", None),
         (MemoryLimitError("12 would fit"), "out_of_memory", "12 would fit", None),
+        (score_without_memory(), "out_of_memory", "evaluation.num_samples = 9", None),
         (RuntimeError("something odd"), "error", "RuntimeError: something odd", None),
     ],
 )
@@ -556,7 +582,7 @@ def scoring(source: RunDir, **overrides: Any) -> dict[str, Any]:
 
 
 def test_a_score_is_that_of_the_library(execute: Execute, source: RunDir) -> None:
-    overrides = {"evaluation": {"num_samples": 50, "ema": True}}
+    overrides = {"evaluation": {"num_samples": 150, "ema": True}}
     outcome = execute(scoring(source, **overrides))
     assert (outcome.outcome, outcome.step) == ("completed", 12)
     assert outcome.result == score_checkpoint(source, step=12, overrides=overrides)

@@ -99,7 +99,7 @@ def configuration(variant: str, seed: int, setup: Setup, root: Path, weights: Pa
         changed["generator"] |= {"width": 1 / 32, "latent_dim": 16}
         changed |= {"discriminator": {"width": 1 / 32}}
         changed["training"] |= {"batch_size": 4}
-        changed["evaluation"] |= {"num_samples": 20}
+        changed["evaluation"] |= {"num_samples": 100}
     document = load_document(PRESETS / "cifar10_cnn_official.toml")
     n_dis = compose(document, variant=variant, overrides=changed).training.n_dis
     steps = (8 if setup.tiny else UPDATES) // (1 + n_dis)
@@ -117,11 +117,11 @@ def extractor(setup: Setup, root: Path, work: Path) -> dict[str, Any]:
     path = work / "cifar10.safetensors"
     changed = {"data": {"name": "image_folder", "root": str(root)}}
     config = compose(load_document(PRESETS / "cifar10_cnn_official.toml"), overrides=changed)
-    width, epochs = (0.1, 1) if setup.tiny else (1.0, _EPOCHS)
-    _, accuracy = train_and_save_classifier(
+    width, epochs = (0.1, 20) if setup.tiny else (1.0, _EPOCHS)
+    trained = train_and_save_classifier(
         "cifar10", config, width=width, epochs=epochs, seed=0, device=setup.device, out=path, progress=_ignore
     )
-    return {"path": str(path), "sha256": sha256_file(path), "trained": True, "held_out_accuracy": accuracy}
+    return {"path": str(path), "sha256": sha256_file(path), "trained": True, "held_out_accuracy": trained.accuracy}
 
 
 def _ignore(epoch: int, loss: float) -> None:

@@ -32,6 +32,11 @@ def print_error(text: str) -> None:
     err.print(printable_lines(text), style="red", highlight=False, markup=False, soft_wrap=True)
 
 
+def note(text: str) -> None:
+    """Print what the user should know, apart from what a command prints: to stderr."""
+    err.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
 def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table without borders; if all headings are empty, without them.
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gan_mhe.cli.console import out, print_columns, print_table, say
+from gan_mhe.cli.console import note, out, print_columns, print_table, say
 from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step, readable
 from gan_mhe.cli.scores import score_rows
 from gan_mhe.config import compose
@@ -71,7 +71,7 @@ def score(
         "evaluation": ({"ema": True} if ema else {}) | ({"protocol": protocol} if protocol else {})
     }
     overrides = merge(overrides, compose.parse_local_overrides(set_ or []))
-    scored = score_checkpoint(RunDir(run), step=step, overrides=overrides)
+    scored = score_checkpoint(RunDir(run), step=step, overrides=overrides, notice=note)
     if format_ is Format.json:
         out.print_json(json.dumps(scored))
     else:

@@ -47,7 +47,7 @@ def scorer_train(
         raise ConfigError(f"--set: a scorer reads keys of the section data only; got {', '.join(others)}")
     options = {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
     settings = compose.parse(merge(options, overrides))
-    path, accuracy = train_and_save_classifier(
+    trained = train_and_save_classifier(
         name,
         settings,
         width=width,
@@ -58,5 +58,6 @@ def scorer_train(
         loaded=lambda summary: say(f"data: {summary.line()}"),
         progress=lambda epoch, loss: say(f"epoch {epoch} of {epochs}  loss {loss:.4f}"),
     )
-    say(f"held-out accuracy {accuracy:.4f}: {path}")
-    say(f"use it with --set evaluation.protocol=classifier:{name}" + (f" evaluation.weights={path}" if out_ else ""))
+    say(f"held-out accuracy {trained.accuracy:.4f}, chance {trained.chance:.4f}: {trained.path}")
+    weights = f" evaluation.weights={trained.path}" if out_ else ""
+    say(f"use it with --set evaluation.protocol=classifier:{name}{weights}")

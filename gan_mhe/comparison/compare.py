@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 from gan_mhe.comparison.grouping import check_inputs, find_reference, with_networks
 from gan_mhe.comparison.inference import (
+    Interval,
     bootstrap_interval,
     holm,
     mean,
@@ -301,8 +302,8 @@ def _as_diverged(run: RunScore, metric: str) -> RunScore:
 def _row(variant: str, runs: Sequence[RunScore], metric: str, protocol: str, step: float | None) -> Row:
     finals = list(_finals(runs, metric).values())
     bests = [run.best[metric] for run in runs if run.best is not None and run.evaluations != 1]
-    low, high = t_interval(finals)
-    boot_low, boot_high = bootstrap_interval(finals)
+    low, high = _with_width(t_interval(finals))
+    boot_low, boot_high = _with_width(bootstrap_interval(finals))
     return Row(
         variant=variant,
         n=len(finals),
@@ -352,8 +353,9 @@ def _with_differences(
 
 def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapping[int, float]) -> Row:
     differences = [final - base[seed] for seed, final in _finals(runs, metric).items() if seed in base]
-    low, high = t_interval(differences)
+    low, high = _with_width(t_interval(differences))
     pairs = len(differences)
+    effect = minimum_detectable_effect(std(differences), pairs) if pairs > 1 else None
     return replace(
         row,
         difference=mean(differences) if differences else None,
@@ -362,8 +364,13 @@ def _with_difference(row: Row, runs: Sequence[RunScore], metric: str, base: Mapp
         pairs=pairs,
         p_value=paired_t(differences),
         p_permutation=sign_flip(differences),
-        minimum_detectable_effect=minimum_detectable_effect(std(differences), pairs) if pairs > 1 else None,
+        minimum_detectable_effect=effect or None,
     )
+
+
+def _with_width(interval: Interval) -> Interval:
+    """The interval, or none if it has no width: one value repeated says nothing about the spread."""
+    return (None, None) if interval[0] == interval[1] else interval
 
 
 def _finals(runs: Sequence[RunScore], metric: str) -> dict[int, float]:

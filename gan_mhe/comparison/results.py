@@ -67,7 +67,7 @@ class Row:
     std: float | None
     """Sample standard deviation of the final scores."""
     ci_low: float | None
-    """Lower end of the 95 % t-interval of the mean."""
+    """Lower end of the 95 % t-interval of the mean; None for one seed, or if all seeds have the same score."""
     ci_high: float | None
     """Upper end of the 95 % t-interval of the mean."""
     best_mean: float | None
@@ -98,7 +98,7 @@ class Row:
     difference: float | None = None
     """Mean over `pairs` of this variant's final score minus the reference's of the same seed."""
     difference_low: float | None = None
-    """Lower end of the 95 % t-interval of the difference."""
+    """Lower end of the 95 % t-interval of the difference; None for one pair, or if the pairs have one difference."""
     difference_high: float | None = None
     """Upper end of the 95 % t-interval of the difference."""
     pairs: int | None = None
@@ -110,7 +110,10 @@ class Row:
     p_permutation: float | None = None
     """p-value of the sign-flip permutation test."""
     minimum_detectable_effect: float | None = None
-    """True difference that the uncorrected t-test detects with power 0.8, given these pairs and their spread."""
+    """True difference that the uncorrected t-test detects with power 0.8, given these pairs and their spread.
+
+    None for one pair, or if the pairs have one difference: without a spread no test has a power.
+    """
 
 
 @dataclass(frozen=True)

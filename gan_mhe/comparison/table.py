@@ -115,7 +115,7 @@ def _wide_cells(comparison: Comparison) -> list[tuple[str, ...]]:
         if comparison.reference is not None:
             wide += (_difference_cell(row, decimals),)
             wide += tuple("" if row.pairs is None else _p(p) for p in (row.p_value, row.p_holm, row.p_permutation))
-            wide += ("" if row.pairs is None else _number(row.minimum_detectable_effect, decimals),)
+            wide += ("" if row.pairs is None else effect(row.minimum_detectable_effect, decimals),)
         cells.append(wide)
     return [*_real_cells(comparison, len(_wide_headings(comparison))), *cells]
 
@@ -147,7 +147,7 @@ def _difference_cell(row: Row, decimals: int) -> str:
         return "-, 0 pairs"
     difference = "nan" if math.isnan(row.difference) else f"{row.difference:+.{decimals}f}"
     if row.difference_low is None:
-        return f"{difference}, 1 pair"
+        return f"{difference}, {row.pairs} pair{'' if row.pairs == 1 else 's'}"
     return f"{difference} ({row.difference_low:.{decimals}f} to {row.difference_high:.{decimals}f}), {row.pairs} pairs"
 
 
@@ -157,6 +157,13 @@ def _tests(row: Row) -> str:
 
 def _number(value: float | None, decimals: int) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def effect(value: float | None, decimals: int) -> str:
+    """A minimum detectable effect, which is never zero: "<0.01" if it would be printed as such, "-" for None."""
+    if value is not None and round(value, decimals) == 0:
+        return f"<{10**-decimals:.{decimals}f}"
+    return _number(value, decimals)
 
 
 def _share(value: float | None) -> str:
@@ -186,8 +193,24 @@ def footnote(comparison: Comparison) -> str:
     ]
     if any(row.n == 1 for row in comparison.rows):
         lines.append("One seed says nothing about the spread between seeds.")
+    lines += without_spread(comparison)
     lines += _about_best(comparison)
     return "\n".join(lines)
+
+
+def without_spread(comparison: Comparison) -> list[str]:
+    """Why rows of several seeds have no interval or no minimum detectable effect; one sentence a cause."""
+    scores = [row.variant for row in comparison.rows if row.n > 1 and row.ci_low is None]
+    pairs = [row.variant for row in comparison.rows if (row.pairs or 0) > 1 and row.difference_low is None]
+    lines = []
+    if scores:
+        lines.append(f"No interval for {', '.join(scores)}: all seeds have the same score, so their spread is unknown.")
+    if pairs:
+        lines.append(
+            f"No interval and no detectable difference for {', '.join(pairs)}: the difference to "
+            f"{comparison.reference} is the same for all seeds, so its spread is unknown."
+        )
+    return lines
 
 
 def _about_budget(comparison: Comparison) -> list[str]:
@@ -245,7 +268,7 @@ def _about_differences(comparison: Comparison) -> list[str]:
     ]
     tested = [row for row in comparison.rows if row.p_holm is not None and not math.isnan(row.p_holm)]
     if tested:
-        lines += [_verdict(comparison.reference, tested), _detectable(comparison, tested)]
+        lines += [_verdict(comparison.reference, tested), *_detectable(comparison, tested)]
     return [*lines, *_untested(comparison, tested)]
 
 
@@ -275,20 +298,22 @@ def _pairs(row: Row) -> str:
     return f"{row.pairs} pairs of seeds" + (f", {row.diverged} diverged" if row.diverged else "")
 
 
-def _detectable(comparison: Comparison, tested: list[Row]) -> str:
-    """The range of minimum detectable effects, in words."""
+def _detectable(comparison: Comparison, tested: list[Row]) -> list[str]:
+    """The range of minimum detectable effects, in words; nothing if no row has one."""
     decimals = METRICS[comparison.metric].decimals
     sizes = sorted(
         (row.minimum_detectable_effect, row.pairs, row.variant)
         for row in tested
         if row.minimum_detectable_effect is not None
     )
-    named = [f"{size:.{decimals}f} ({variant}, n = {pairs})" for size, pairs, variant in sizes]
+    named = [f"{effect(size, decimals)} ({variant}, n = {pairs})" for size, pairs, variant in sizes]
+    if not named:
+        return []
     extremes = named[0] if len(named) == 1 else f"{named[0]} to {named[-1]}"
-    return (
+    return [
         f"Given the observed spread, a single test at the {100 * ALPHA:.0f} % level detects a true difference of "
         f"{extremes} with probability {POWER:g}, and smaller ones less often."
-    )
+    ]
 
 
 def _about_ranks(comparison: Comparison) -> list[str]:

@@ -16,6 +16,6 @@ def explain(problem: Mapping[str, Any]) -> str:
     message = str(problem["msg"]).removeprefix("Value error, ")
     if problem["type"] == "path_type":  # pydantic names a Python class
         message = "Expected text"
-    if problem["type"] == "value_error":
+    if problem["type"] in ("value_error", "too_few"):
         return f"{key}: {message}" if key else message
     return f"{key}: {message[0].lower()}{message[1:]}, but it is {problem['input']!r}"

@@ -29,6 +29,14 @@ class ProtocolSettings:
     """How images reach the extractor's input size."""
     kid_subsets: int
     """Pairs of subsets that KID is averaged over."""
+    images_per_split: int = 2
+    """Fewest images of a split; see `smallest_num_samples`."""
+    values_per_image: int = 1
+    """Features and logits that a score keeps of each generated image, at the least."""
+    smallest_skill: float = 0.25
+    """Smallest (accuracy - chance) / (1 - chance) of a classifier on held-out images, where its file states it."""
+    data: str | None = None
+    """The data set that it is made for, whose runs it scores by default; None if the user decides."""
     image_size: int | None = None
     """The only image size that the protocol scores, in pixels; None where the extractor's weights decide."""
     weights_file: str | None = None
@@ -41,6 +49,16 @@ class ProtocolSettings:
     weights_sha256: str = ""
     """Leading hexadecimal digits that the SHA-256 of the weights file must have; empty accepts any file."""
 
+    def smallest_num_samples(self, num_classes: int | None = None) -> int:
+        """The fewest generated images of a score.
+
+        The Inception score of a split of n images is at most n, whatever they show: with one image it is exactly 1. So
+        a split has at least as many images as the score could reach.
+
+        num_classes: of the classifier whose weights are used, None if unknown.
+        """
+        return self.splits * max(self.images_per_split, num_classes or 0)
+
 
 _UNRESIZED = "none, the extractor is made for the image size"
 
@@ -52,6 +70,9 @@ PROTOCOLS: Mapping[str, ProtocolSettings] = MappingProxyType(
             splits=10,
             resize=_UNRESIZED,
             kid_subsets=20,  # keeps a score under two seconds on one CPU core
+            images_per_split=10,  # as many as classes
+            values_per_image=48 + 10,
+            data="digits",
             image_size=32,
             # `train_classifier` on the digits with width 0.1875, 100 epochs, seed 0. Training on another processor
             # differs in the last bits and so in the hash and all fingerprints; therefore the file ships.
@@ -66,12 +87,21 @@ PROTOCOLS: Mapping[str, ProtocolSettings] = MappingProxyType(
             splits=10,
             resize="TensorFlow 1 bilinear to 299x299",
             kid_subsets=100,
+            # Of the 1,008 classes one data set shows few: no published score of photographs of 32 to 64 pixels, real
+            # ones included, reaches 100.
+            images_per_split=100,
+            values_per_image=2048 + 1008,
             weights_url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/"
             "weights-inception-2015-12-05-6726825d.pth",
             weights_sha256="6726825d",
         ),
         _CLASSIFIER: ProtocolSettings(
-            extractor="scorer-net", num_samples=10_000, splits=10, resize=_UNRESIZED, kid_subsets=100
+            extractor="scorer-net",
+            num_samples=10_000,
+            splits=10,
+            resize=_UNRESIZED,
+            kid_subsets=100,
+            values_per_image=4 + 2,  # of the smallest classifier
         ),
     }
 )
@@ -91,6 +121,27 @@ def protocol_settings(name: str) -> ProtocolSettings:
     if found is None:
         raise ConfigError(f"evaluation.protocol: {unknown_protocol(name)}")
     return found
+
+
+def default_protocol(data: str) -> str:
+    """The protocol that scores runs on the data set `data` unless they name another: the one made for it, or `none`."""
+    return next((name for name, settings in PROTOCOLS.items() if settings.data == data), "none")
+
+
+def too_few_samples(name: str, num_samples: int, num_classes: int | None = None) -> str | None:
+    """Why the protocol `name` cannot score so few images, with the smallest number allowed; None if it can.
+
+    num_classes: of the classifier whose weights are used, None if unknown.
+    """
+    settings = protocol_settings(name)
+    smallest = settings.smallest_num_samples(num_classes)
+    if num_samples >= smallest:
+        return None
+    return (
+        f"expected at least {smallest:,}, because the Inception score of {name} is a mean of {settings.splits} splits "
+        f"and that of a split of n images cannot exceed n: at least {smallest // settings.splits} images each; "
+        f"got {num_samples}"
+    )
 
 
 def unknown_protocol(name: str) -> str:

@@ -12,12 +12,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationInfo, model_validator
+from pydantic_core import PydanticCustomError
 
 from gan_mhe.config.constraints import ConstraintsConfig
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.labels import deviations, folder_name, labeled
 from gan_mhe.config.names import DATASETS, DEFAULT_TASK, LOSSES, LossName, describe
-from gan_mhe.config.protocols import find_protocol
+from gan_mhe.config.protocols import default_protocol, find_protocol, too_few_samples
 from gan_mhe.config.sections import (
     CheckpointConfig,
     DataConfig,
@@ -84,10 +85,10 @@ class RunConfig(Section):
         name = document.get("variant", "none")
         if not isinstance(name, str) or name not in VARIANTS:
             raise ValueError(f"variant: unknown variant {name!r}{nearest(str(name), VARIANTS)}")
-        return merge(VARIANTS[name].patch, document)
+        return _with_protocol(merge(VARIANTS[name].patch, document))
 
     @model_validator(mode="after")
-    def _no_contradiction(self) -> Self:
+    def _no_contradiction(self, info: ValidationInfo) -> Self:
         if self.evaluation.ema and not self.generator.ema_halflife_steps:
             raise ValueError(
                 "evaluation.ema scores a moving average, but generator.ema_halflife_steps is 0; expected > 0"
@@ -100,6 +101,10 @@ class RunConfig(Section):
                 f"evaluation.protocol {self.evaluation.protocol!r} scores {protocol.image_size} pixel images; "
                 f"data.image_size is {self.data.image_size}"
             )
+        if info.context != _STORED and protocol and self.evaluation.num_samples is not None:
+            lack = too_few_samples(self.evaluation.protocol, self.evaluation.num_samples)
+            if lack:
+                raise PydanticCustomError("too_few", "evaluation.num_samples: {lack}", {"lack": lack})
         return self
 
     @classmethod
@@ -180,6 +185,16 @@ class RunConfig(Section):
 def _plain(variant: str) -> RunConfig:
     """The variant with every other setting at its default."""
     return RunConfig(variant=variant)
+
+
+def _with_protocol(document: dict[str, Any]) -> dict[str, Any]:
+    """The document of a user with the protocol made for its data, unless it names one."""
+    data, evaluation = document.get("data", {}), document.get("evaluation", {})
+    if not isinstance(evaluation, dict) or "protocol" in evaluation:
+        return document
+    default = DataConfig.model_fields["name"].default
+    name = data.get("name", default) if isinstance(data, dict) else getattr(data, "name", default)
+    return {**document, "evaluation": {**evaluation, "protocol": default_protocol(name)}}
 
 
 def _without_seed(identity: Identity) -> Identity:

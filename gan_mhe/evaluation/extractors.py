@@ -17,6 +17,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 
 from gan_mhe.config.protocols import protocol_settings
 from gan_mhe.errors import ExtractorError
+from gan_mhe.evaluation.classifier_facts import ClassifierFacts
 from gan_mhe.evaluation.classifier_net import decode_classifier
 from gan_mhe.evaluation.inception import FoldedInception
 from gan_mhe.files import sha256_bytes
@@ -107,17 +108,27 @@ class Extractor:
     """torch-fidelity feature extractor in eval mode on its device."""
     weights_sha256: str
     """Hash of the weights file."""
-    image_size: int | None
-    """The only image size that it accepts, in pixels; None for any."""
+    facts: ClassifierFacts | None
+    """What the weights file says about a classifier; None for a network that scores any images."""
     batch_size: int = _BATCH_SIZE
     """Images to generate and to extract at once."""
+
+    @property
+    def image_size(self) -> int | None:
+        """The only image size that it accepts, in pixels; None for any."""
+        return self.facts.image_size if self.facts else None
+
+    @property
+    def num_classes(self) -> int | None:
+        """Classes of a classifier; None for a network that scores any images."""
+        return len(self.facts.class_names) if self.facts else None
 
 
 def load_extractor(name: str, path: Path, *, device: torch.device, expected_sha256: str | None = None) -> Extractor:
     """The extractor of protocol `name` with the weights in `path`, in eval mode on `device`.
 
     expected_sha256: what the hash of the file must begin with, None for the one that the protocol pins. Raises
-    ExtractorError if the file has another hash or cannot be read.
+    ExtractorError if the file has another hash, cannot be read, or contains a classifier that cannot tell images apart.
     """
     try:
         content = path.read_bytes()
@@ -127,16 +138,18 @@ def load_extractor(name: str, path: Path, *, device: torch.device, expected_sha2
     expected = settings.weights_sha256 if expected_sha256 is None else expected_sha256
     if not sha256.startswith(expected):
         raise ExtractorError(f"{path}: expected the weights of {name}, SHA-256 {expected}...; got SHA-256 {sha256}")
-    network, image_size = EXTRACTORS[settings.extractor](content, path)
-    return Extractor(network.to(device), sha256, image_size)
+    network, facts = EXTRACTORS[settings.extractor](content, path)
+    if facts is not None:
+        facts.check(str(path), smallest_skill=settings.smallest_skill)
+    return Extractor(network.to(device), sha256, facts)
 
 
-def _classifier(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
+def _classifier(content: bytes, path: Path) -> tuple[nn.Module, ClassifierFacts | None]:
     network = ClassifierExtractor(str(path), ["features", "logits"], io.BytesIO(content))
-    return network, network.net.image_size
+    return network, ClassifierFacts.of(network.metadata)
 
 
-def _inception(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
+def _inception(content: bytes, path: Path) -> tuple[nn.Module, ClassifierFacts | None]:
     # torch-fidelity unpickles whatever it is given. So it never gets the file, but tensors that were read without the
     # full powers of pickle and written again.
     try:
@@ -153,7 +166,7 @@ def _inception(content: bytes, path: Path) -> tuple[nn.Module, int | None]:
     return network, None
 
 
-EXTRACTORS: Mapping[str, Callable[[bytes, Path], tuple[nn.Module, int | None]]] = MappingProxyType(
+EXTRACTORS: Mapping[str, Callable[[bytes, Path], tuple[nn.Module, ClassifierFacts | None]]] = MappingProxyType(
     {"scorer-net": _classifier, "inception-v3-compat": _inception}
 )
-"""The loader of each kind (`ProtocolSettings.extractor`): content and path of a weights file -> network, image size."""
+"""The loader of each kind (`ProtocolSettings.extractor`): content and path of a weights file -> network, facts."""

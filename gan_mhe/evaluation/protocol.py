@@ -4,7 +4,7 @@ import importlib.metadata
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from gan_mhe.config.protocols import protocol_settings
+from gan_mhe.config.protocols import protocol_settings, too_few_samples
 from gan_mhe.errors import ConfigError, ExtractorError
 from gan_mhe.files import canonical_json, sha256_bytes
 
@@ -79,20 +79,19 @@ def pin_protocol(
     reference_samples: int,
     ema: bool,
     num_samples: int | None = None,
+    num_classes: int | None = None,
 ) -> Protocol:
     """The protocol `name` for one weights file and one set of real images, both given by their hashes.
 
     num_samples: replaces the protocol's own number and so changes all fingerprints. KID subsets are at most as large as
-    either set of images. Raises ConfigError for an unknown name or fewer samples than splits, ExtractorError for too
-    few real images.
+    either set of images. num_classes: of a classifier, None for other extractors. Raises ConfigError for an unknown
+    name or too few samples (`too_few_samples`), ExtractorError for too few real images.
     """
     settings = protocol_settings(name)
     count = settings.num_samples if num_samples is None else num_samples
-    if count < settings.splits:
-        raise ConfigError(
-            f"evaluation.num_samples: expected at least {settings.splits}, because {name} divides the samples into "
-            f"{settings.splits} splits; got {count}"
-        )
+    lack = too_few_samples(name, count, num_classes)
+    if lack:
+        raise ConfigError(f"evaluation.num_samples: {lack}")
     protocol = Protocol(
         name=name,
         extractor=settings.extractor,

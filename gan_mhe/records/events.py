@@ -249,4 +249,8 @@ class RunControl(Protocol):
     """The only way to influence a run from outside."""
 
     def should_stop(self) -> bool:
-        """Called after every step; True makes the run save a checkpoint, emit `Finished` and return."""
+        """Called after every step and within scores; True makes the run save, emit `Finished` and return."""
+
+
+class StopRequested(Exception):
+    """Leaves a computation that can be repeated, because `RunControl.should_stop` asked for it."""

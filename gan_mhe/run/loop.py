@@ -29,13 +29,14 @@ from gan_mhe.records.events import (
     SampleGrid,
     Scalars,
     Started,
+    StopRequested,
 )
 from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.recorder import Recorder
 from gan_mhe.records.result import RunResult, Score
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.inputs import check_all, check_inputs
-from gan_mhe.run.state import RunState
+from gan_mhe.run.state import RunState, recorded_score
 from gan_mhe.tasks import TASKS
 from gan_mhe.tasks.base import Task
 from gan_mhe.training.precision import resolve_device
@@ -46,12 +47,12 @@ def execute(
 ) -> RunResult:
     """Train `config` in `run_dir`, or resume the run of the same configuration that is there.
 
-    sink: receives the events besides the run directory. control: asked after every step whether to stop. Returns when
-    the run is completed or stopped; a run that is completed already is left as it is. Raises GanMheError otherwise:
-    DivergedError if a loss or gradient is not finite, ConfigError if the directory holds another configuration,
-    or the images or the weights of the scorer are not those that it has read before, MemoryLimitError if a step does
-    not fit into the device's free memory, StorageError if a write fails. A start that fails before the first grid
-    leaves events, but no configuration: the directory is no run.
+    sink: receives the events besides the run directory. control: asked after every step and within scores whether to
+    stop. Returns when the run is completed or stopped; a run that is completed already is left as it is. Raises
+    GanMheError otherwise: DivergedError if a loss or gradient is not finite, ConfigError if the directory holds another
+    configuration, or the images or the weights of the scorer are not those that it has read before, MemoryLimitError if
+    a step or a score does not fit into the device's free memory, StorageError if a write fails. A start that fails
+    before the first grid leaves events, but no configuration: the directory is no run.
     Relative paths of the configuration begin at the working directory, and are stored as absolute ones.
     """
     run, config = RunDir(Path(run_dir)), with_absolute_paths(config)
@@ -116,13 +117,13 @@ class _Run:
         self.control = control
         self.state = RunState()
         self.step = 0
+        self.saved_step = -1
         self.reported_warnings: tuple[str, ...] = ()
 
     def execute(self) -> RunResult:
         try:
             self.task: Task = TASKS[self.config.task](self.config, to_train=True)
-            completed = self._train()
-            result = self._conclude() if completed else self._result("stopped")
+            result = self._outcome()
             write_json(self.run_dir.result, result.document())
         except DivergedError as error:
             self.step = error.step
@@ -134,6 +135,14 @@ class _Run:
             raise
         self.recorder.emit(Finished(self.step, result.status, ""))
         return result
+
+    def _outcome(self) -> RunResult:
+        try:
+            if self._train():
+                return self._conclude()
+        except StopRequested:  # within a score, which a resumed run makes again
+            self._save_once()
+        return self._result("stopped")
 
     def _train(self) -> bool:
         """Run the loop. Returns True after the last step, False if control asked to stop before."""
@@ -151,6 +160,8 @@ class _Run:
             self._sample()
         self._record_start()
         self.reported_warnings = self.task.warnings  # a resumed run reported them when it started
+        if self.state.evaluation_due:
+            self._evaluate(recorded_score(self.run_dir.read_events(), self.step, self.task.fingerprints))
 
         first, trained_before = self.step, self.state.train_seconds
         clock = time.monotonic()
@@ -176,10 +187,13 @@ class _Run:
                 self._report((self.step - first) / max(self.state.train_seconds - trained_before, 1e-9))
             if sample:
                 self._sample()
-            improved = evaluate and self._evaluate()
-            if save or stop or (improved and config.checkpoint.keep_best):
-                self._save()
+            self.state.evaluation_due = evaluate
+            if save:  # before the score, which can take long, be killed and run out of memory
+                self._save_once()
+            if evaluate:
+                self._evaluate()
             if stop:
+                self._save_once()
                 return False
             clock = time.monotonic()
         return True
@@ -235,6 +249,7 @@ class _Run:
     def _restore(self, found: Checkpoint) -> None:
         self.task.load_state(found.tensors)
         self.step, self.state = found.step, RunState.from_document(found.notes)
+        self.saved_step = found.step
 
     def _report(self, steps_per_second: float) -> None:
         total = self.config.training.steps
@@ -255,30 +270,40 @@ class _Run:
         atomic_write(path, content)
         self.recorder.emit(SampleGrid(self.step, self.run_dir.relative(path), sha256_bytes(content)))
 
-    def _evaluate(self) -> bool:
-        """Score the current state; return whether it is the best so far."""
+    def _evaluate(self, recorded: Score | None = None) -> None:
+        """Score the current state, and keep its checkpoint if it is the best so far.
+
+        recorded: its score, if an earlier process made it already.
+        """
         last = self.step == self.config.training.steps
-        score = self._score("final" if last else "scheduled")
+        score = recorded or self._score("final" if last else "scheduled")
+        self.state.evaluation_due = False
         self.state.evaluations += 1
         self.state.curve += (score,)
         if last:
             self.state.final = score
         metric = self.task.metric
         best = self.state.best.scores[metric] if self.state.best else None
-        better = METRICS[metric].better(score.scores[metric], best)
-        if better:
+        if METRICS[metric].better(score.scores[metric], best):
             self.state.best = score
-        return better
+            if self.config.checkpoint.keep_best:
+                self._save_once()
+                self._prune()
 
     def _score(self, purpose: str) -> Score:
         assert self.task.protocol is not None
         began = time.monotonic()
-        score = Score(self.step, self.task.evaluate(fresh=purpose == "best_rescored"))
+        score = Score(self.step, self.task.evaluate(fresh=purpose == "best_rescored", control=self.control))
         seconds = time.monotonic() - began
         self.recorder.emit(
             Evaluated(self.step, purpose, score.scores, self.task.protocol, self.task.fingerprints, seconds)
         )
         return score
+
+    def _save_once(self) -> None:
+        """Save the current step unless it is saved already."""
+        if self.saved_step != self.step:
+            self._save()
 
     def _save(self) -> None:
         path = self.run_dir.checkpoint(self.step)
@@ -286,7 +311,11 @@ class _Run:
         notes = self.state.document() | {"inputs": self._inputs.document()}
         content = Checkpoint(self.step, self.config.digest("resumable"), self.task.state(), notes)
         digest = checkpoints.save(path, content)
+        self.saved_step = self.step
         self.recorder.emit(CheckpointSaved(self.step, self.run_dir.relative(path), digest))
+        self._prune()
+
+    def _prune(self) -> None:
         # Refused checkpoints of later steps may still exist; counted as newest, they would displace the one just saved.
         checkpoints.prune(
             {step: self.run_dir.checkpoint(step) for step in self.run_dir.checkpoint_steps() if step <= self.step},
@@ -306,16 +335,17 @@ class _Run:
         chosen = self.state.best
         if chosen is None or not self.run_dir.checkpoint(chosen.step).exists():
             return None
-        final_step, state = self.step, self.state
         try:
             found = checkpoints.load(self.run_dir.checkpoint(chosen.step), lineage=self.config.digest("resumable"))
         except CheckpointError as error:
             self.recorder.notice(self.step, f"the best checkpoint, of step {chosen.step}, is not scored again: {error}")
             return None
+        final_step, state = self.step, self.state
         self._restore(found)
-        score = self._score("best_rescored")
-        self.step, self.state = final_step, state
-        return score
+        try:
+            return self._score("best_rescored")
+        finally:
+            self.step, self.state, self.saved_step = final_step, state, final_step
 
     def _result(
         self, status: str, message: str = "", final: Score | None = None, best: Score | None = None
@@ -332,7 +362,8 @@ class _Run:
             final=final,
             best=best,
             evaluations=self.state.evaluations,
-            real=self.task.real_scores() if self.task.protocol else None,
+            # Minutes for many images, which a stop must not take.
+            real=self.task.real_scores() if self.task.protocol and status == "completed" else None,
             train_seconds=self.state.train_seconds,
             message=message,
             peak_memory_bytes=self._peak(),

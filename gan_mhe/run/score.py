@@ -3,13 +3,15 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, protocol_settings
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
+from gan_mhe.data.datasets import ImageSet
 from gan_mhe.errors import ConfigError
+from gan_mhe.evaluation.classifier_facts import check_skill
 from gan_mhe.evaluation.train_classifier import save_classifier, train_classifier
 from gan_mhe.files import atomic_write, default_cache_dir, write_cached
 from gan_mhe.records import checkpoint
@@ -24,14 +26,31 @@ from gan_mhe.tasks.gan import load_images
 from gan_mhe.training.precision import resolve_device
 
 
+class TrainedClassifier(NamedTuple):
+    """A classifier that was trained and written."""
+
+    path: Path
+    """Its weights file."""
+    accuracy: float
+    """Accuracy on held-out images in 0..1."""
+    chance: float
+    """Accuracy of always naming the most frequent class in 0..1."""
+
+
 def score_checkpoint(
-    run: RunDir, *, step: int | None, overrides: Mapping[str, Any], digest: str | None = None
+    run: RunDir,
+    *,
+    step: int | None,
+    overrides: Mapping[str, Any],
+    digest: str | None = None,
+    notice: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Score one checkpoint with fresh latents.
 
     step: of the checkpoint, None for the newest; overrides: changes to the `evaluation` section and to keys that say
-    where a run is executed; digest: what the checkpoint's digest must be. The images must be those that the run was
-    trained on, and the weights of the scorer its own, unless the overrides name another protocol or weights file.
+    where a run is executed; digest: what the checkpoint's digest must be; notice: receives what the user should know
+    about the meaning of the scores. The images must be those that the run was trained on, and the weights of the scorer
+    its own, unless the overrides name another protocol or weights file.
 
     Returns `step`, `protocol`, `fingerprints`, `scores` and the scores of the real images as `real`, all as JSON
     values. Raises ConfigError for other overrides, for changed files or without a protocol, CheckpointError if there is
@@ -51,6 +70,9 @@ def score_checkpoint(
         expected = replace(expected, weights_sha256=None)  # another scorer was asked for
     check_inputs(config, Inputs(task.data.sha256, task.weights_sha256), expected, str(run.root))
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
+    if notice is not None:
+        for note in task.score_notes:
+            notice(note)
     return {
         "step": chosen,
         "protocol": task.protocol,
@@ -71,14 +93,15 @@ def train_and_save_classifier(
     out: Path | None,
     progress: Callable[[int, float], None],
     loaded: Callable[[DataSummary], None] | None = None,
-) -> tuple[Path, float]:
+) -> TrainedClassifier:
     """Train the classifier of the protocol `classifier:<name>` on the data of `config` and write its weights file.
 
     out: the weights file, None for the path where the protocol finds it; loaded: receives what the data set holds,
-    before training. Returns the path and the accuracy on held-out images in 0..1. Raises ConfigError for a name that no
-    protocol can have, before training.
+    before training. Raises ConfigError for a name that no protocol can have, before training; ExtractorError for a
+    classifier near chance, which is not written.
     """
-    protocol_settings(f"{CLASSIFIER_PREFIX}{name}")
+    protocol = f"{CLASSIFIER_PREFIX}{name}"
+    settings = protocol_settings(protocol)
     path = out or classifier_file(name, default_cache_dir())
     images = load_images(config)
     if loaded is not None:
@@ -86,5 +109,13 @@ def train_and_save_classifier(
     tensors, metadata = train_classifier(
         images, width=width, epochs=epochs, seed=seed, device=resolve_device(device), progress=progress
     )
+    accuracy, chance = float(metadata["held_out_accuracy"]), _largest_share(images)
+    check_skill(protocol, accuracy=accuracy, chance=chance, smallest=settings.smallest_skill)
     save_classifier(path, tensors, metadata, atomic_write if out else write_cached)
-    return path, float(metadata["held_out_accuracy"])
+    return TrainedClassifier(path, accuracy, chance)
+
+
+def _largest_share(images: ImageSet) -> float:
+    """The accuracy of always naming the most frequent class, in 0..1."""
+    assert images.labels is not None, "train_classifier refuses images without labels"
+    return int(images.labels.bincount().max()) / len(images.labels)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
+from gan_mhe.records.events import RunControl
 
 
 class Task(Protocol):
@@ -25,6 +26,8 @@ class Task(Protocol):
     """Fingerprint of each score by its name; empty if the run is not scored."""
     weights_sha256: str | None
     """SHA-256 of the weights file of the scorer; None if the run is not scored."""
+    score_notes: tuple[str, ...]
+    """Messages about what the scores mean, or that there are none; also among `warnings`."""
     data: DataSummary
     """What the data set holds that it trains on."""
 
@@ -47,8 +50,12 @@ class Task(Protocol):
     def grid(self) -> bytes:
         """A PNG that shows the current state, and depends on nothing else."""
 
-    def evaluate(self, *, fresh: bool) -> dict[str, float]:
-        """Scores of the current state under `protocol`. fresh: use samples that no other evaluation uses."""
+    def evaluate(self, *, fresh: bool, control: RunControl | None = None) -> dict[str, float]:
+        """Scores of the current state under `protocol`.
+
+        fresh: use samples that no other evaluation uses. control: asked again and again meanwhile; raises StopRequested
+        as soon as it wants a stop. The state is unchanged.
+        """
 
     def real_scores(self) -> dict[str, float]:
         """Scores of the real data under `protocol`."""

@@ -13,11 +13,12 @@ from gan_mhe.constraints.diagnostics import layer_geometry
 from gan_mhe.data import datasets
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.data.pixels import to_uint8
-from gan_mhe.errors import DivergedError
+from gan_mhe.errors import DivergedError, MemoryLimitError
 from gan_mhe.evaluation.evaluator import Evaluator
 from gan_mhe.evaluation.metrics import fingerprints
 from gan_mhe.files import default_cache_dir
 from gan_mhe.images import grids, latents
+from gan_mhe.records.events import RunControl
 from gan_mhe.rng import derive_seed
 from gan_mhe.training import host_memory, memory_estimate
 from gan_mhe.training.coefficients import missed_targets
@@ -39,10 +40,13 @@ def load_images(config: RunConfig) -> ImageSet:
 
 
 def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -> Evaluator | None:
-    """The configuration's evaluator, or None for protocol `none`. ExtractorError if its weights are missing."""
+    """The configuration's evaluator, or None for protocol `none`.
+
+    Raises ExtractorError if its weights are missing, MemoryLimitError if a score cannot fit into memory.
+    """
     if config.evaluation.protocol == "none":
         return None
-    return Evaluator.build(
+    evaluator = Evaluator.build(
         config.evaluation.protocol,
         images=images,
         num_samples=config.evaluation.num_samples,
@@ -51,6 +55,31 @@ def build_evaluator(config: RunConfig, images: ImageSet, device: torch.device) -
         download=config.evaluation.download,
         cache_dir=default_cache_dir(),
         device=device,
+    )
+    _check_score_fits(evaluator, device)
+    return evaluator
+
+
+def _check_score_fits(evaluator: Evaluator, device: torch.device) -> None:
+    free, count = host_memory.free_bytes(device), evaluator.protocol.num_samples
+    need = evaluator.bytes_needed(count)
+    if free is None or need <= free:
+        return
+    raise MemoryLimitError(
+        f"evaluation.num_samples = {count:,} needs {need / 2**30:,.1f} GiB for the features of a score, but "
+        f"{free / 2**30:,.1f} GiB are free on {device}; {free // evaluator.bytes_needed(1):,} would fit"
+    )
+
+
+def _score_notes(config: RunConfig, evaluator: Evaluator | None) -> tuple[str, ...]:
+    """Messages about what the scores of a run mean, or that it has none."""
+    if evaluator is not None:
+        return evaluator.notes
+    if names.DATASETS[config.data.name].bundled:  # their preset scores the digits; the other set is for tests
+        return ()
+    return (
+        f"evaluation.protocol is none, so the run is not scored: no protocol is made for {config.data.name}; "
+        "inception-2015 scores any images, classifier:<name> those that `gan-mhe scorer train <name>` was trained on",
     )
 
 
@@ -70,6 +99,7 @@ class GanTask:
         images = load_images(config)
         self.data = images.summary
         self._evaluator = build_evaluator(config, images, device)
+        self.score_notes = _score_notes(config, self._evaluator)
         if to_train:
             memory_estimate.check_fits(config, device, data_bytes=images.images.nbytes if device.type == "cuda" else 0)
         self.trainer = Trainer(config, images.images, device)
@@ -85,7 +115,8 @@ class GanTask:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        return self.trainer.engine.description, *self.trainer.constraints.notes, *self._missed_targets
+        notes = *self.score_notes, *self.trainer.constraints.notes
+        return self.trainer.engine.description, *notes, *self._missed_targets
 
     def set_step(self, step: int) -> None:
         self._steps = step + 1
@@ -115,13 +146,14 @@ class GanTask:
         images = to_uint8(self.trainer.generate(self._latents, ema=self._config.evaluation.ema))
         return grids.encode_png(grids.grid(images, columns=math.isqrt(len(images) - 1) + 1))
 
-    def evaluate(self, *, fresh: bool) -> dict[str, float]:
+    def evaluate(self, *, fresh: bool, control: RunControl | None = None) -> dict[str, float]:
         assert self._evaluator is not None, "evaluate() without a protocol"
         stream = "latents/evaluation/fresh" if fresh else "latents/evaluation"
         return self._evaluator.score(
             lambda latents: self.trainer.generate(latents, ema=self._config.evaluation.ema),
             latent_dim=self._config.generator.latent_dim,
             latent_seed=derive_seed(self._config.seed, stream, 0) % 2**32,
+            control=control,
         )
 
     def real_scores(self) -> dict[str, float]:

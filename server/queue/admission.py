@@ -4,6 +4,7 @@ A configuration from the network contains no paths. Where the library expects a 
 that the operator gave to folders and weight files in the settings.
 """
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,13 @@ from sqlalchemy import Connection
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
 from gan_mhe.config.names import DATASETS
-from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, classifier_name, protocol_settings
+from gan_mhe.config.protocols import (
+    CLASSIFIER_PREFIX,
+    classifier_file,
+    classifier_name,
+    protocol_settings,
+    too_few_samples,
+)
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import DataConfig, EvaluationConfig
 from gan_mhe.config.summaries import SUMMARIES
@@ -245,12 +252,7 @@ def _evaluation_refusals(settings: Settings, config: RunConfig) -> Refusals:
         refusals.append(("evaluation.weights", "weights_missing", message))
     if evaluation.protocol == "none":
         return refusals
-    protocol = protocol_settings(evaluation.protocol)
-    if evaluation.num_samples is not None and evaluation.num_samples < protocol.splits:
-        message = (
-            f"expected at least {protocol.splits}, one per split of {evaluation.protocol}; got {evaluation.num_samples}"
-        )
-        refusals.append(("evaluation.num_samples", "too_few", message))
+    refusals += _count_refusals(evaluation)
     return refusals if weights is not None else [*refusals, *_missing_weights(settings, evaluation)]
 
 
@@ -267,6 +269,27 @@ def _missing_weights(settings: Settings, evaluation: EvaluationConfig) -> Refusa
         return []
     message = f"the service has no classifier {name!r}; train it there with `gan-mhe scorer train {name}`, or "
     return [("evaluation.protocol", "weights_missing", f"{message}set evaluation.weights: {offer}")]
+
+
+def _count_refusals(evaluation: EvaluationConfig) -> Refusals:
+    """The refusal of a number of samples that means nothing, or whose features cannot fit into this machine's memory.
+
+    A new configuration of too few samples is refused by the library; this is for stored ones, which it still reads.
+    """
+    count = evaluation.num_samples
+    if count is None:
+        return []
+    lack = too_few_samples(evaluation.protocol, count)
+    if lack:
+        return [("evaluation.num_samples", "too_few", lack)]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    most = memory // (4 * protocol_settings(evaluation.protocol).values_per_image)
+    if count <= most:
+        return []
+    message = (
+        f"expected at most {most:,}, whose features fill the {memory / 2**30:,.0f} GiB of this machine; got {count}"
+    )
+    return [("evaluation.num_samples", "too_many", message)]
 
 
 def _device_refusals(executor: Executor, config: RunConfig) -> Refusals:

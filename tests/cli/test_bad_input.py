@@ -170,11 +170,16 @@ def test_missing_inception_weights_are_reported_before_any_training(
     refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    keys = ("evaluation.protocol=inception-2015",)
+    keys = ("evaluation.protocol=inception-2015", "evaluation.num_samples=1000")
     error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
     assert error.startswith("evaluation.protocol inception-2015: the weights of its inception-v3-compat are missing")
     assert "set evaluation.weights" in error and "evaluation.download = true" in error
     assert no_steps_were_made(tmp_path / "run")
+
+
+def test_splits_of_one_image_are_refused_by_name(refused: Refused, tmp_path: Path) -> None:
+    error = refused(2, "train", "digits_cnn", "--run-dir", "run", keys=("evaluation.num_samples=10",))
+    assert error.startswith("evaluation.num_samples: expected at least 100, ") and error.rstrip().endswith("got 10")
 
 
 def test_a_missing_scorer_is_reported_before_any_training(refused: Refused, tmp_path: Path) -> None:
@@ -185,7 +190,7 @@ def test_a_missing_scorer_is_reported_before_any_training(refused: Refused, tmp_
 
 def test_weights_that_are_something_else_are_refused(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "weights.safetensors").write_bytes(b"not weights")
-    keys = (f"evaluation.weights={tmp_path}/weights.safetensors", "evaluation.num_samples=40")
+    keys = (f"evaluation.weights={tmp_path}/weights.safetensors", "evaluation.num_samples=100")
     error = refused(1, "train", "digits_cnn", "--run-dir", "run", keys=keys)
     assert "weights.safetensors" in error
     assert no_steps_were_made(tmp_path / "run")
@@ -413,7 +418,7 @@ def test_a_damaged_checkpoint_is_not_sampled_or_scored(
     path = RunDir(tmp_path / "run").checkpoint(2) / "tensors.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     assert "tensors.safetensors is damaged" in refused(1, "sample", "run", "--out", "x.png")
-    error = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=40")
+    error = refused(1, "score", "run", "--protocol", "digits-v1", "--set", "evaluation.num_samples=100")
     assert "tensors.safetensors is damaged" in error
 
 

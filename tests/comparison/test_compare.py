@@ -78,7 +78,7 @@ class TestNumbers:
     def test_the_interval_is_scipys(self, scores: list[float]) -> None:
         row = of_scores({"mhe": scores})["mhe"]
         if np.ptp(scores) == 0:
-            assert (row.ci_low, row.ci_high) == pytest.approx((row.mean, row.mean), rel=1e-12)
+            assert (row.ci_low, row.ci_high) == (None, None)
             return
         expected = stats.t.interval(0.95, len(scores) - 1, loc=np.mean(scores), scale=stats.sem(scores))
         assert (row.ci_low, row.ci_high) == pytest.approx(expected, rel=1e-9, abs=1e-9)
@@ -93,9 +93,9 @@ class TestNumbers:
         assert (rows["mhe"].boot_low, rows["mhe"].boot_high) == bootstrap_interval([7.0, 7.5, 8.5])
         assert (rows["none"].boot_low, rows["none"].boot_high) == (None, None)
 
-    def test_equal_seeds_have_no_width(self) -> None:
-        row = of_scores({"mhe": [7.5, 7.5]})["mhe"]
-        assert (row.std, row.ci_low, row.ci_high) == (0.0, 7.5, 7.5)
+    def test_equal_seeds_have_no_interval(self) -> None:
+        row = of_scores({"mhe": [7.5, 7.5, 7.5]})["mhe"]
+        assert (row.std, row.ci_low, row.ci_high, row.boot_low, row.boot_high) == (0.0, None, None, None, None)
 
     def test_final_and_best_stand_side_by_side(self) -> None:
         row = compare([scored("mhe", 0, 6.0, rescored=7.0), scored("mhe", 1, 7.0, rescored=7.5)]).rows[0]
@@ -137,14 +137,14 @@ class TestDifferences:
         )
         assert (mean, count) == (pytest.approx(np.mean(ours) - np.mean(base), rel=1e-9, abs=1e-9), len(pairs))
         if np.ptp(ours - base) == 0:
-            assert (low, high) == pytest.approx((mean, mean), rel=1e-12)
+            assert (low, high) == (None, None)
             return
         expected = stats.ttest_rel(ours, base).confidence_interval(0.95)
         assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-9, abs=1e-9)
 
     def test_seeds_are_paired_by_number_not_by_order(self) -> None:
         comparison = against("none", {"none": {0: 1.0, 1: 2.0, 2: 3.0}, "mhe": {2: 3.5, 0: 1.5, 1: 2.5}})
-        assert difference(comparison, "mhe") == (0.5, 0.5, 0.5, 3)
+        assert difference(comparison, "mhe") == (0.5, None, None, 3)
 
     def test_a_seed_that_only_one_of_the_two_has_does_not_count(self) -> None:
         comparison = against("none", {"none": {0: 1.0, 1: 2.0, 7: 50.0}, "mhe": {0: 2.0, 1: 4.0, 9: 90.0}})
@@ -236,6 +236,24 @@ class TestTests:
         # The noncentral t with 4 degrees of freedom: 1.68200 standard deviations at n = 5.
         spread = statistics.stdev(self.MHE[seed] - self.BASE[seed] for seed in self.BASE)
         assert self.rows(mhe=self.MHE)["mhe"].minimum_detectable_effect == pytest.approx(1.681997 * spread, rel=1e-5)
+
+    def test_equal_differences_have_no_detectable_effect_and_the_footnote_says_why(self) -> None:
+        comparison = against("none", {"none": {0: 1.0, 1: 2.0, 2: 4.0}, "mhe": {0: 1.5, 1: 2.5, 2: 4.5}})
+        row = next(row for row in comparison.rows if row.variant == "mhe")
+        assert (row.difference, row.difference_low, row.minimum_detectable_effect) == (0.5, None, None)
+        told = footnote(comparison)
+        assert "No interval and no detectable difference for mhe: the difference to none is the same for all" in told
+        assert "detects a true difference" not in told
+        assert "+0.50, 3 pairs" in as_markdown(comparison)
+
+    def test_equal_scores_have_no_interval_in_the_table_and_the_footnote_says_why(self) -> None:
+        comparison = compare([scored("none", seed, 1.0) for seed in range(3)])
+        assert "1.00 to 1.00" not in as_markdown(comparison)
+        assert "No interval for none: all seeds have the same score" in footnote(comparison)
+
+    def test_a_detectable_effect_too_small_to_print_is_printed_as_a_bound(self) -> None:
+        comparison = against("none", {"none": {0: 1.0, 1: 2.0}, "mhe": {0: 1.5, 1: 2.5 + 1e-9}})
+        assert "detects a true difference of <0.01 (mhe, n = 2)" in footnote(comparison)
 
     def test_nothing_is_tested_in_the_references_row_and_with_fewer_than_two_pairs(self) -> None:
         rows = self.rows(alone={9: 7.0}, single={0: 7.0})

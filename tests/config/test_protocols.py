@@ -1,10 +1,14 @@
 """The table of evaluation protocols, and everything that must agree with it."""
 
+from typing import Any
+
 import pytest
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
-from gan_mhe.config.compose import parse
-from gan_mhe.config.protocols import PROTOCOLS, find_protocol, protocol_settings
+from gan_mhe.config.compose import parse, parse_stored
+from gan_mhe.config.names import DATASETS
+from gan_mhe.config.protocols import PROTOCOLS, find_protocol, protocol_settings, too_few_samples
+from gan_mhe.config.sections import DataConfig, EvaluationConfig
 from gan_mhe.errors import ConfigError
 from gan_mhe.evaluation import weights
 from gan_mhe.evaluation.classifier_net import decode_classifier
@@ -57,3 +61,47 @@ def test_a_protocol_with_a_shipped_classifier_scores_the_images_that_it_was_trai
     path, _ = weights._default(name, PROTOCOLS[name], weights.Path("unused"))
     net, _ = decode_classifier(path.read_bytes(), name)
     assert net.image_size == PROTOCOLS[name].image_size
+
+
+@pytest.mark.parametrize(
+    ("document", "protocol"),
+    [
+        ({}, "digits-v1"),
+        ({"data": {"name": "digits"}}, "digits-v1"),
+        ({"data": {"name": "digits"}, "evaluation": {"ema": False}}, "digits-v1"),
+        *(({"data": {"name": name, "root": "x"}}, "none") for name in DATASETS if name != "digits"),
+        ({"data": {"name": "synthetic"}, "evaluation": {"protocol": "digits-v1"}}, "digits-v1"),
+        ({"data": DataConfig(name="cifar10")}, "none"),
+        ({"variant": "mhe", "data": {"name": "cifar10"}}, "none"),
+    ],
+    ids=str,
+)
+def test_only_a_protocol_made_for_the_data_is_the_default(document: dict[str, Any], protocol: str) -> None:
+    assert parse(document).evaluation.protocol == protocol
+
+
+def test_a_stored_configuration_without_a_protocol_keeps_its_meaning() -> None:
+    assert parse_stored({"data": {"name": "synthetic"}}).evaluation.protocol == "digits-v1"
+
+
+def test_a_score_of_splits_too_small_is_refused_with_the_smallest_number() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^evaluation\.num_samples: expected at least 100, .* 10 images each; got 10$"
+    ):
+        parse({"evaluation": {"protocol": "digits-v1", "num_samples": 10}})
+    assert parse({"evaluation": {"protocol": "digits-v1", "num_samples": 100}}).evaluation.num_samples == 100
+
+
+def test_a_stored_configuration_of_splits_too_small_is_still_read() -> None:
+    assert parse_stored({"evaluation": {"num_samples": 10}}).evaluation.num_samples == 10
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_a_protocol_s_own_number_of_samples_is_enough(name: str) -> None:
+    assert too_few_samples(name.replace("<name>", "mine"), PROTOCOLS[name].num_samples) is None
+
+
+def test_the_smallest_numbers_are_those_that_the_key_documents() -> None:
+    text = EvaluationConfig.model_fields["num_samples"].description or ""
+    for name in NAMED:
+        assert f"{PROTOCOLS[name].smallest_num_samples():,} under `{name}`" in text

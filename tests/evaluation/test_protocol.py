@@ -49,10 +49,29 @@ def test_an_unknown_name_is_refused() -> None:
         pinned("inception")
 
 
-def test_fewer_samples_than_splits_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"evaluation\.num_samples: expected at least 10, .*got 9$"):
-        pinned(num_samples=9)
-    assert pinned(num_samples=10).num_samples == 10
+@pytest.mark.parametrize(
+    ("name", "classes", "smallest"),
+    [
+        ("digits-v1", 10, 100),
+        ("inception-2015", None, 1_000),
+        ("classifier:pair", 2, 20),
+        ("classifier:many", 30, 300),
+        ("classifier:unknown", None, 20),
+    ],
+)
+def test_splits_too_small_to_reach_the_number_of_classes_are_refused_with_the_smallest_count(
+    name: str, classes: int | None, smallest: int
+) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"evaluation\.num_samples: expected at least {smallest:,}, .*got {smallest - 1}$"
+    ):
+        pinned(name, num_samples=smallest - 1, num_classes=classes)
+    assert pinned(name, num_samples=smallest, num_classes=classes).num_samples == smallest
+
+
+def test_splits_of_one_image_are_refused() -> None:
+    with pytest.raises(ConfigError, match="that of a split of n images cannot exceed n"):
+        pinned(num_samples=10)
 
 
 def test_too_few_real_images_are_refused() -> None:

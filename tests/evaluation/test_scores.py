@@ -40,9 +40,10 @@ def protocol_for(count: int, real: int, **changes: Any) -> Protocol:
         reference_sha256="b" * 64,
         reference_samples=real,
         ema=False,
-        num_samples=count,
+        num_samples=max(count, 20),
     )
-    return dataclasses.replace(pinned, **changes)
+    subset = min(pinned.kid_subset_size, count)
+    return dataclasses.replace(pinned, **({"num_samples": count, "kid_subset_size": subset} | changes))
 
 
 def every_score(fake: dict[str, Tensor], real_MD: Tensor, protocol: Protocol) -> dict[str, float]:

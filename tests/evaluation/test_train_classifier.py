@@ -58,7 +58,7 @@ def test_training_is_a_function_of_its_arguments_and_leaves_the_global_generator
 
 
 def test_a_saved_classifier_is_loaded_as_it_was_trained(bars: ImageSet, tmp_path: Path) -> None:
-    tensors, metadata = train_classifier(bars, width=0.1, epochs=1, seed=0, device=CPU)
+    tensors, metadata = train_classifier(bars, width=0.1, epochs=25, seed=0, device=CPU)
     path = tmp_path / "scorers" / "bars.safetensors"
     sha256 = save_classifier(path, tensors, metadata)
     extractor = load_extractor("classifier:bars", path, device=CPU)

@@ -130,7 +130,7 @@ def test_a_run_of_a_version_without_hashes_resumes(copy: Path, tiny: Configure) 
 
 
 def test_a_score_of_a_run_needs_the_images_that_it_was_trained_on(copy: Path) -> None:
-    moved, evaluation = (copy / "images").rename(copy / "moved"), {"protocol": "digits-v1", "num_samples": 40}
+    moved, evaluation = (copy / "images").rename(copy / "moved"), {"protocol": "digits-v1", "num_samples": 100}
     overrides = {"data": {"root": str(moved)}, "evaluation": evaluation}
     assert score_checkpoint(RunDir(copy / "run"), step=None, overrides=overrides)["step"] == 3
     change_pixel(moved)

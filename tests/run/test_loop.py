@@ -118,7 +118,7 @@ def scripted_scores(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[float], f
     def script(scheduled: list[float], fresh_score: float) -> None:
         scores: Iterator[float] = iter(scheduled)
 
-        def evaluate(self: GanTask, *, fresh: bool) -> dict[str, float]:
+        def evaluate(self: GanTask, *, fresh: bool, control: object = None) -> dict[str, float]:
             return {"inception_score": fresh_score if fresh else next(scores)}
 
         monkeypatch.setattr(GanTask, "evaluate", evaluate)
@@ -184,9 +184,9 @@ def test_a_sink_hears_what_the_journal_holds_and_the_log_has_a_line_for_each(sco
     assert len(scored.place.log.read_text().splitlines()) == len(scored.heard)
 
 
-def test_a_tick_reports_samples_evaluates_and_saves_in_this_order(scored: Run) -> None:
+def test_a_tick_reports_samples_saves_and_evaluates_in_this_order(scored: Run) -> None:
     last_tick = [event.type for event in scored.heard if event.step == 12 and isinstance(event, Event)]
-    assert last_tick[:5] == ["scalars", "progress", "sample_grid", "evaluated", "checkpoint_saved"]
+    assert last_tick[:5] == ["scalars", "progress", "sample_grid", "checkpoint_saved", "evaluated"]
 
 
 def test_each_duty_comes_at_its_own_interval_and_after_the_last_step(scored: Run) -> None:
@@ -296,7 +296,7 @@ def test_a_result_names_protocol_fingerprints_and_the_score_of_real_data(scored:
     assert result.final is not None and result.fingerprints.keys() == result.final.scores.keys()
     assert all(event.fingerprints == result.fingerprints for event in evaluated)
     assert result.evaluations == 3
-    assert result.real is not None and 9 < result.real["inception_score"] <= 10
+    assert result.real is not None and 5 < result.real["inception_score"] < 7  # of 100 images, as many as generated
 
 
 def test_the_curve_is_every_evaluation_in_order_without_the_rescoring(scored: Run) -> None:

@@ -33,7 +33,7 @@ def test_it_is_sampled(old: RunDir) -> None:
 
 
 def test_it_is_scored_again_and_only_with_evaluation_keys(old: RunDir) -> None:
-    scored = score_checkpoint(old, step=None, overrides={"evaluation": {"num_samples": 50}})
+    scored = score_checkpoint(old, step=None, overrides={"evaluation": {"num_samples": 100}})
     assert scored["step"] == 4
     with pytest.raises(ConfigError, match="a score can change evaluation keys only; got variant"):
         score_checkpoint(old, step=None, overrides={"variant": "mhe"})

@@ -296,7 +296,9 @@ def test_a_resumed_run_remembers_its_best_generator(
     tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([9.0, 8.0, 7.0, 8.5])
-    monkeypatch.setattr("gan_mhe.tasks.gan.GanTask.evaluate", lambda self, *, fresh: {"inception_score": next(scores)})
+    monkeypatch.setattr(
+        "gan_mhe.tasks.gan.GanTask.evaluate", lambda self, *, fresh, control: {"inception_score": next(scores)}
+    )
     config = tiny("evaluation.every_steps=4", preset="digits_cnn")
     with pytest.raises(Killed):
         execute(config, tmp_path, KillAt(9))
@@ -424,7 +426,9 @@ def test_a_damaged_best_checkpoint_does_not_keep_a_run_from_its_end(
     tiny: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = iter([3.0, 2.0, 1.0])
-    monkeypatch.setattr("gan_mhe.tasks.gan.GanTask.evaluate", lambda self, *, fresh: {"inception_score": next(scores)})
+    monkeypatch.setattr(
+        "gan_mhe.tasks.gan.GanTask.evaluate", lambda self, *, fresh, control: {"inception_score": next(scores)}
+    )
 
     class Damage:
         def emit(self, event: Event) -> None:

@@ -10,14 +10,14 @@ import pytest
 from PIL import Image
 
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, StorageError
+from gan_mhe.errors import CheckpointError, ConfigError, ExtractorError, StorageError
 from gan_mhe.records.result import RunResult
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
 from gan_mhe.run.score import score_checkpoint, train_and_save_classifier
 
 Configure = Callable[..., RunConfig]
-TINY_CLASSIFIER: dict[str, Any] = {"width": 0.05, "epochs": 1, "seed": 0, "device": "cpu"}
+TINY_CLASSIFIER: dict[str, Any] = {"width": 0.05, "epochs": 8, "seed": 0, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def test_a_run_with_a_relative_folder_of_images_is_scored_from_any_folder(
     run = RunDir(tmp_path / "run")
     assert run.read_config().data.root == tmp_path / "2024-05-01"
     assert run.read_config().digest() == config.digest()
-    overrides = evaluation(protocol="digits-v1", num_samples=40)
-    assert "inception_score" in score_checkpoint(run, step=None, overrides=overrides)["real"]
+    overrides = evaluation(protocol="digits-v1", num_samples=100)
+    assert "fid_between_halves" in score_checkpoint(run, step=None, overrides=overrides)["real"]
 
 
 def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[RunDir, RunResult]) -> None:
@@ -79,7 +79,7 @@ def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[Ru
 
 def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, RunResult]) -> None:
     run, result = scored
-    fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=50))["fingerprints"]
+    fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=150))["fingerprints"]
     assert not set(fewer.values()) & set(result.fingerprints.values())
 
 
@@ -94,8 +94,21 @@ def test_the_moving_average_has_another_fingerprint_and_score(scored: tuple[RunD
 def test_a_run_without_a_protocol_needs_one_named(unscored: RunDir) -> None:
     with pytest.raises(ConfigError, match=r"evaluation\.protocol is 'none'; name one with --protocol"):
         score_checkpoint(unscored, step=None, overrides={})
-    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1"))
+    told: list[str] = []
+    found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="digits-v1"), notice=told.append)
     assert found["protocol"] == "digits-v1"
+    [notice] = told
+    assert "its classifier was trained on digits" in notice and "but scores synthetic (4 classes: one blob" in notice
+
+
+def test_a_classifier_near_chance_is_not_written(unscored: RunDir, tmp_path: Path) -> None:
+    path = tmp_path / "untrained.safetensors"
+    how = {**TINY_CLASSIFIER, "epochs": 1, "width": 0.02}
+    with pytest.raises(
+        ExtractorError, match=r"accuracy of at least 0\.438, because chance is 0\.250; got 0\.\d+; scores"
+    ):
+        train_and_save_classifier("blobs", unscored.read_config(), **how, out=path, progress=lambda *_: None)
+    assert not path.exists()
 
 
 @pytest.mark.parametrize(
@@ -133,12 +146,13 @@ def test_a_moving_average_that_the_run_does_not_keep_is_refused(unscored: RunDir
 
 def test_a_trained_classifier_is_found_by_its_name(unscored: RunDir, cache_dir: Path) -> None:
     losses: list[tuple[int, float]] = []
-    path, accuracy = train_and_save_classifier(
+    path, accuracy, chance = train_and_save_classifier(
         "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=None, progress=lambda *news: losses.append(news)
     )
     assert path == cache_dir / "scorers" / "blobs.safetensors"
-    assert 0 <= accuracy <= 1
-    assert [epoch for epoch, _ in losses] == [1]
+    assert 0.4375 <= accuracy <= 1
+    assert chance == 0.25
+    assert [epoch for epoch, _ in losses] == list(range(1, 9))
     found = score_checkpoint(unscored, step=None, overrides=evaluation(protocol="classifier:blobs"))
     assert found["protocol"] == "classifier:blobs"
     path.unlink()
@@ -155,7 +169,7 @@ def test_a_classifier_says_what_its_data_hold_before_it_trains(unscored: RunDir,
         loaded=lambda held: said.append(held.line()),
     )
     held = unscored.read_data()
-    assert held is not None and said == [held.line(), "epoch"]
+    assert held is not None and said == [held.line(), *["epoch"] * 8]
 
 
 def test_a_classifier_that_the_cache_cannot_take_names_the_variable_of_the_cache(
@@ -172,7 +186,7 @@ def test_a_classifier_that_the_cache_cannot_take_names_the_variable_of_the_cache
 
 
 def test_a_classifier_can_be_written_elsewhere_and_named_by_its_file(unscored: RunDir, tmp_path: Path) -> None:
-    path, _ = train_and_save_classifier(
+    path, *_ = train_and_save_classifier(
         "blobs", unscored.read_config(), **TINY_CLASSIFIER, out=tmp_path / "mine.safetensors", progress=lambda *_: None
     )
     keys = evaluation(protocol="classifier:blobs", weights=str(path))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from gan_mhe.comparison.inference import POWER
 from gan_mhe.comparison.results import Row
-from gan_mhe.comparison.table import without_score
+from gan_mhe.comparison.table import effect, without_score
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.data import COMPLETED, RunReport, StudyReport, is_significant
 
@@ -159,12 +159,12 @@ def _equals(value: float | None) -> str:
 
 def _limits(report: StudyReport, rows: Sequence[Row]) -> list[str]:
     """The size of a difference that the study can detect."""
-    effects = (row.minimum_detectable_effect for row in rows)
-    sizes = [effect for effect in effects if effect is not None and math.isfinite(effect)]
+    found = (row.minimum_detectable_effect for row in rows)
+    sizes = [size for size in found if size is not None and math.isfinite(size)]
     if not sizes:
         return []
     decimals = METRICS[report.study.metric].decimals
-    few, many = number(min(sizes), decimals), number(max(sizes), decimals)
+    few, many = effect(min(sizes), decimals), effect(max(sizes), decimals)
     size = few if few == many else f"{few} to {many} (depending on the arm)"
     return [
         f"Before correction for the number of arms, these seeds detect a true difference of {size} with probability "

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from gan_mhe.comparison.results import Comparison, Row
+from gan_mhe.comparison.table import effect
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report.answer import interval, number, probability
 from gan_mhe.study.report.data import StudyReport
@@ -56,7 +57,7 @@ def differences(comparison: Comparison) -> str:
             probability(row.p_value),
             probability(row.p_holm),
             probability(row.p_permutation, 4),
-            number(row.minimum_detectable_effect, decimals),
+            effect(row.minimum_detectable_effect, decimals),
         )
         for row in comparison.rows
         if row.variant != comparison.reference

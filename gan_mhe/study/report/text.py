@@ -5,7 +5,7 @@ from typing import Any
 
 from gan_mhe.comparison.inference import ALPHA, POWER
 from gan_mhe.comparison.results import Comparison
-from gan_mhe.comparison.table import equal_time
+from gan_mhe.comparison.table import equal_time, without_spread
 from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.study.report import tables
@@ -73,6 +73,7 @@ def _about_scores(comparison: Comparison, ranked_by: str) -> str:
         )
     if any(row.n == 1 for row in comparison.rows):
         text += " One seed says nothing about the spread between seeds."
+    text = " ".join([text, *without_spread(comparison)])
     return text if comparison.same_budget else f"{text} The runs differ in more than variant, loss and constraints."
 
 

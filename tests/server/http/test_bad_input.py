@@ -235,7 +235,7 @@ def test_an_invalid_field_is_reported_with_its_pointer_and_both_values(
         ({"evaluation.weights": "/srv/w.pt"}, "evaluation.weights", ("evaluation.weights", "'/srv/w.pt'")),
         ({"evaluation.download": True}, "evaluation.download", ("evaluation.download", "does not allow")),
         ({"evaluation.protocol": "digit-v1"}, "evaluation.protocol", ("'digit-v1'", "digits-v1")),
-        ({"evaluation.num_samples": 5}, "evaluation.num_samples", ("evaluation.num_samples", "at least 10", "5")),
+        ({"evaluation.num_samples": 5}, "evaluation.num_samples", ("evaluation.num_samples", "at least 100", "5")),
         ({"training.device": "cuda"}, "training.device", ("training.device", "'cuda'", "trains on cpu")),
         ({"training.device": "cuda:7"}, "training.device", ("training.device", "auto, cpu, cuda", "'cuda:7'")),
         ({"training.device": "tpu"}, "training.device", ("training.device", "cuda", "'tpu'")),

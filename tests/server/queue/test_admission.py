@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from gan_mhe.config import compose, documents
+from gan_mhe.config.documents import merge
 from server.clock import now_ms
 from server.errors import InsufficientStorage, InvalidRequest, QueueFull
 from server.executors.base import Slot
@@ -276,8 +277,28 @@ def test_every_refusal_of_the_operator_names_the_setting_that_would_allow_it(ope
 
 
 def test_fewer_samples_than_splits_are_refused(operator: Operator) -> None:
-    errors = refused(operator, on_debug(evaluation__protocol="digits-v1", evaluation__num_samples=9))
+    errors = refused(operator, on_debug(evaluation__protocol="digits-v1", evaluation__num_samples=99))
     assert errors["/overrides/evaluation.num_samples"][0] == "too_few"
+
+
+def test_a_fork_of_a_job_that_scored_too_few_samples_is_refused(operator: Operator) -> None:
+    stored = {"protocol": "digits-v1", "num_samples": 10, "ema": False}
+    errors = refused(operator, Source(ancestor=merge(DEBUG, {"evaluation": stored})))
+    code, message = errors["/overrides/evaluation.num_samples"]
+    assert code == "too_few" and "expected at least 100" in message and message.endswith("got 10")
+
+
+def test_samples_whose_features_cannot_fit_into_the_machine_are_refused_with_the_most_that_fit(
+    operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 2**12}
+    monkeypatch.setattr("os.sysconf", machine.__getitem__)
+    fitting = 2**32 // (4 * 58)  # 48 features and 10 logits, float32
+    enough = {"evaluation__protocol": "digits-v1", "evaluation__num_samples": fitting}
+    assert admission.resolve(operator, on_debug(**enough))
+    errors = refused(operator, on_debug(**enough | {"evaluation__num_samples": fitting + 1}))
+    assert errors["/overrides/evaluation.num_samples"][0] == "too_many"
+    assert f"at most {fitting:,}, whose features fill the 4 GiB" in errors["/overrides/evaluation.num_samples"][1]
 
 
 def test_a_device_is_chosen_by_kind_and_must_exist(operator: Operator, executor: FakeExecutor) -> None:

@@ -219,6 +219,12 @@ class TestAnswer:
         assert "a difference that is not significant may still exist" in said
         assert "better is" not in said and "worse is" not in said
 
+    def test_differences_without_spread_have_no_detectable_size_and_the_report_says_why(self, make: Any) -> None:
+        equal = {"none": (7.0, 7.5, 6.0), "mhe": (7.5, 8.0, 6.5)}
+        made = fill(make(list(equal)), equal)
+        assert "these seeds detect a true difference" not in answer(read(made))
+        assert "No interval and no detectable difference for mhe: the difference to none is the same" in text_of(made)
+
     def test_what_could_not_be_told_stands_beside_what_could(self, make: Any) -> None:
         scores = BETTER | {"mhe_sn": (7.2, 7.0, 7.1)}
         said = answer(read(fill(make(list(scores)), scores)))
