@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
@@ -83,6 +85,23 @@ class RunResult:
         values["data"] = DataSummary.from_document(document["data"]) if document.get("data") else None
         values.pop("fingerprint", None)
         return cls(**values | scores)
+
+
+def check_types(document: Mapping[str, Any]) -> None:
+    """Raise ValueError that names the fields of a stored result whose values are not of their types.
+
+    Fields that it lacks, as results of older versions do, have no type.
+    """
+    types = get_type_hints(RunResult)
+    problems = []
+    for name, value in decode(document).items():
+        try:
+            TypeAdapter(types.get(name, Any)).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]
+            problems.append(f"{'.'.join(map(str, (name, *problem['loc'])))}: {problem['msg']}")
+    if problems:
+        raise ValueError("; ".join(problems))
 
 
 def contradictions(config: RunConfig, result: Mapping[str, Any]) -> list[str]:

@@ -25,9 +25,8 @@ from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.files import canonical_json, write_json
-from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.inputs import Inputs
-from gan_mhe.records.result import contradictions
+from gan_mhe.records.result import check_types, contradictions
 from gan_mhe.records.run_dir import RunDir
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
 from server.ingest.indexer import Indexer
@@ -171,9 +170,9 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
         missing, wrong = _RESULT_KEYS - result.keys(), contradictions(config, result)
         if wrong:
             raise ValueError("; ".join(wrong))
+        if not missing:
+            check_types(result)
         score_of("", config, result)
-        if result.get("data") is not None:
-            DataSummary.from_document(result["data"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"result.json is not the result of a run: {error}") from None
     if missing:

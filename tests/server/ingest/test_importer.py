@@ -271,6 +271,28 @@ class TestRefusal:
         assert str(settings.inbox) not in str(error.value)
 
     @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("metric", 5),
+            ("protocol", ["x"]),
+            ("fingerprints", {"fid": 7}),
+            ("final", {"step": "x", "scores": {"fid": 1.0}}),
+            ("real", {"fid": [1]}),
+            ("best", {"step": 20, "scores": {"inception_score": "abc"}}),
+            ("train_seconds", "long"),
+            ("curve", [{"step": 20, "scores": {"fid": None}}]),
+            ("message", None),
+        ],
+    )
+    def test_of_a_result_with_a_value_of_another_type_names_the_field(
+        self, put: Put, take: Take, key: str, value: Any
+    ) -> None:
+        run = put()
+        write_json(run.result, (run.read_result() or {}) | {key: value})
+        with pytest.raises(InvalidRequest, match=f"result.json is not the result of a run: .*{key}"):
+            take()
+
+    @pytest.mark.parametrize(
         ("key", "value"), [("seed", 4), ("variant", "none"), ("digest", "0" * 64), ("step", 40), ("step", 10)]
     )
     def test_of_a_result_of_another_configuration(self, put: Put, take: Take, key: str, value: Any) -> None:
