@@ -209,11 +209,14 @@ class Evaluator:
 
 
 def meaning(protocol: Protocol, extractor: Extractor, images: ImageSet) -> tuple[str, ...]:
-    """Notices about scores that mean less than they seem to: a classifier of other data, and few real images.
+    """Notices about scores that mean less than they seem to: few images, a classifier of other data, few real images.
 
     The counts that a protocol and its own data set have by themselves need no notice.
     """
     found = []
+    capped = too_few_samples(protocol.name, protocol.num_samples)
+    if capped:  # a run of an older version
+        found.append(f"evaluation.num_samples: {capped}; its Inception scores are capped")
     facts, settings = extractor.facts, protocol_settings(protocol.name)
     mismatch = facts and facts.mismatch(images.name, images.class_names, images.content_sha256)
     if mismatch:

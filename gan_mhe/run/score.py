@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.documents import flatten, merge
-from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, protocol_settings
+from gan_mhe.config.protocols import CLASSIFIER_PREFIX, classifier_file, protocol_settings, too_few_samples
 from gan_mhe.config.run_config import EXECUTION_KEYS, RunConfig
 from gan_mhe.data.datasets import ImageSet
 from gan_mhe.errors import ConfigError
@@ -63,6 +63,7 @@ def score_checkpoint(
     config = parse_stored(merge(saved.document(), overrides))
     if config.evaluation.protocol == "none":
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
+    _check_count(config, overrides)
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
     expected = run.read_inputs()
@@ -80,6 +81,15 @@ def score_checkpoint(
         "scores": {name: encode_number(value) for name, value in task.evaluate(fresh=True).items()},
         "real": {name: encode_number(value) for name, value in task.real_scores().items()},
     }
+
+
+def _check_count(config: RunConfig, overrides: Mapping[str, Any]) -> None:
+    """ConfigError if the overrides ask for a score of too few images."""
+    asked = {"evaluation.num_samples", "evaluation.protocol"} & flatten(overrides).keys()
+    if asked and config.evaluation.num_samples is not None:
+        lack = too_few_samples(config.evaluation.protocol, config.evaluation.num_samples)
+        if lack:
+            raise ConfigError(f"evaluation.num_samples: {lack}")
 
 
 def train_and_save_classifier(

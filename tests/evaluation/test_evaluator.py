@@ -499,3 +499,11 @@ def test_digits_v1_ranks_real_blurred_and_noise_images(digits_evaluator: Evaluat
     fid = [found["fid"] for found in scores]
     assert inception[0] > inception[1] > inception[2] >= 1.0
     assert fid[0] < fid[1] < fid[2]
+
+
+def test_an_evaluator_of_fewer_images_than_a_configuration_may_have_says_that_scores_are_capped(
+    make_evaluator: Callable[..., Evaluator],
+) -> None:
+    [note] = make_evaluator(num_samples=19).notes
+    assert note.startswith("evaluation.num_samples: expected at least 20, ")
+    assert note.endswith("got 19; its Inception scores are capped")

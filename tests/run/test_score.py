@@ -79,6 +79,8 @@ def test_fresh_latents_give_another_score_than_the_run_chose_by(scored: tuple[Ru
 
 def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, RunResult]) -> None:
     run, result = scored
+    with pytest.raises(ConfigError, match=r"evaluation\.num_samples: expected at least 100, .*got 10$"):
+        score_checkpoint(run, step=None, overrides=evaluation(num_samples=10))
     fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=150))["fingerprints"]
     assert not set(fewer.values()) & set(result.fingerprints.values())
 
