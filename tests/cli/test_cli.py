@@ -137,7 +137,7 @@ def test_train_ends_with_a_table_of_scores_beside_those_of_real_data(gan_mhe: Co
 
 def test_a_run_with_one_evaluation_has_no_best_that_was_scored_again(gan_mhe: Command) -> None:
     output = gan_mhe("train", "digits_cnn", keys=SCORED)
-    assert re.search(r"^inception_score +[\d.]+ +- +9\.\d+ *$", output.out, re.MULTILINE)
+    assert re.search(r"^inception_score +[\d.]+ +- +5\.\d+ *$", output.out, re.MULTILINE)
 
 
 def test_train_takes_a_file_and_its_name_names_the_runs(gan_mhe: Command) -> None:
