@@ -116,7 +116,7 @@ class Server:
         job: Json = self.request("GET", f"/v1/jobs/{job_id}").json()
         return job
 
-    def wait_for(self, job_id: str, *states: str, step: int = 0, seconds: float = 20.0) -> Json:
+    def wait_for(self, job_id: str, *states: str, step: int = 0, seconds: float = 60.0) -> Json:
         """The job once it is in one of the states and has made so many steps."""
 
         def there() -> Json | None:
