@@ -18,8 +18,9 @@ from gan_mhe.text import printable, printable_lines
 
 _MAX_PADDING = 60  # characters
 
-out = Console()
-err = Console(stderr=True)
+# Without this, rich replaces ":ant:" in "classifier:ant: ..." by a picture.
+out = Console(emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def say(text: str) -> None:
@@ -34,7 +35,7 @@ def print_error(text: str) -> None:
 
 def note(text: str) -> None:
     """Print what the user should know, apart from what a command prints: to stderr."""
-    err.print(f"note: {text}", highlight=False, markup=False, soft_wrap=True)
+    err.print(printable_lines(f"note: {text}"), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:

@@ -13,15 +13,15 @@ from gan_mhe.streams import reason_of
 FAILURE, USAGE, INTERRUPTED = 1, 2, 130
 
 
-def readable(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Callback of options and arguments that are paths: ConfigError, which names the option, for an impossible one."""
+def possible(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Callback of options and arguments that are paths: ConfigError, with its name, if no file can be there."""
     if path is not None:
         _status(parameter, path)
     return path
 
 
 def folder(parameter: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Callback of options that name a folder to write: as `readable`, and ConfigError if it cannot be made there."""
+    """Callback of options that name a folder to write: as `possible`, and ConfigError if it cannot be made there."""
     if path is None:
         return path
     ancestor = next(place for place in (path, *path.parents) if _status(parameter, place) or place == place.parent)
@@ -43,7 +43,7 @@ def _status(parameter: typer.CallbackParam, path: Path) -> os.stat_result | None
 
 
 ConfigFile = Annotated[str, typer.Argument(help="Name of a preset such as digits_cnn, or a TOML file.")]
-RunPath = Annotated[Path, typer.Argument(help="Run directory.", callback=readable)]
+RunPath = Annotated[Path, typer.Argument(help="Run directory.", callback=possible)]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set one configuration key; repeatable.")
 ]

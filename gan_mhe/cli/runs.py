@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from gan_mhe.cli.console import note, out, print_columns, print_table, say
-from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step, readable
+from gan_mhe.cli.options import Ema, Format, RunPath, Set, Step, possible
 from gan_mhe.cli.scores import score_rows
 from gan_mhe.config import compose
 from gan_mhe.config.documents import merge
@@ -27,7 +27,7 @@ def sample(
     out_: Annotated[
         Path,
         typer.Option(
-            "--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.", callback=readable
+            "--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.", callback=possible
         ),
     ],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of images, or of rows with --interpolate.")] = 64,
@@ -116,13 +116,17 @@ def info(run: RunPath) -> None:
 
 def metrics(
     run: RunPath,
-    out_: Annotated[Path | None, typer.Option("--out", help="FILE.csv; without it the table is printed.")] = None,
+    out_: Annotated[
+        Path | None, typer.Option("--out", help="FILE.csv; without it the table is printed.", callback=possible)
+    ] = None,
 ) -> None:
     """Write all numbers of a run as CSV, one row per step, so that spreadsheets and data frames read them."""
     from gan_mhe.files import atomic_write
     from gan_mhe.records.export import metrics_table, to_csv
 
     run_dir = RunDir(run)
+    if out_ is not None:
+        output_is_optional()
     run_dir.read_config()  # an error that names the directory, if it holds no run
     columns, rows = metrics_table(run_dir)
     text = to_csv(columns, rows)

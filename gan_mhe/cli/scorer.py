@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from gan_mhe.cli.console import say
-from gan_mhe.cli.options import Set, readable
+from gan_mhe.cli.options import Set, possible
 from gan_mhe.config import compose
 from gan_mhe.config.documents import flatten, merge
 from gan_mhe.errors import ConfigError
@@ -21,7 +21,7 @@ def scorer_train(
     data: Annotated[str, typer.Option(help="Data set with labels.")],
     set_: Set = None,
     root: Annotated[
-        Path | None, typer.Option(help="Folder of the images if DATA is image_folder.", callback=readable)
+        Path | None, typer.Option(help="Folder of the images if DATA is image_folder.", callback=possible)
     ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in pixels.")] = 32,
     width: Annotated[float, typer.Option(min=0.01, help="Factor of the classifier's channel counts.")] = 1.0,
@@ -30,7 +30,7 @@ def scorer_train(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda:N.")] = "auto",
     out_: Annotated[
         Path | None,
-        typer.Option("--out", help="Weights file. Default: NAME.safetensors in the cache.", callback=readable),
+        typer.Option("--out", help="Weights file. Default: NAME.safetensors in the cache.", callback=possible),
     ] = None,
 ) -> None:
     """Train a classifier on real images and save it for the protocol `classifier:NAME`.

@@ -1,6 +1,6 @@
 """Which runs belong together: the content that they have read, and the labels of their rows. Loads no torch."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from gan_mhe.comparison.results import RunScore
@@ -13,14 +13,20 @@ _INPUT_NAMES = {"data_sha256": "images", "weights_sha256": "weights of the score
 def check_inputs(scores: Sequence[RunScore]) -> None:
     """ProtocolMismatchError if runs of one data set and one protocol have read different content."""
     for group in _grouped(scores):
-        for score in group[1:]:
-            different = score.inputs.differing(group[0].inputs)
-            if different:
-                named = "; ".join(
-                    f"{_INPUT_NAMES[key]} of SHA-256 {theirs[:12]} in {group[0].job} and {mine[:12]} in {score.job}"
-                    for key, (mine, theirs) in different.items()
-                )
-                raise ProtocolMismatchError(f"runs of one configuration have read different files: {named}")
+        differences = [text for key, name in _INPUT_NAMES.items() if (text := _difference(group, key, name))]
+        if differences:
+            raise ProtocolMismatchError(
+                f"runs of one configuration have read different files: {'; '.join(differences)}"
+            )
+
+
+def _difference(group: Sequence[RunScore], key: str, name: str) -> str | None:
+    """The first two runs of which one hash is known and differs; runs that do not know theirs hide nothing."""
+    known = [(sha256, score.job) for score in group if (sha256 := score.inputs.document()[key]) is not None]
+    for sha256, job in known[1:]:
+        if sha256 != known[0][0]:
+            return f"{name} of SHA-256 {known[0][0][:12]} in {known[0][1]} and {sha256[:12]} in {job}"
+    return None
 
 
 def _grouped(scores: Sequence[RunScore]) -> list[list[RunScore]]:
@@ -40,7 +46,7 @@ def with_networks(scores: Sequence[RunScore]) -> list[RunScore]:
     ]
 
 
-def find_reference(reference: str, labels: Iterable[str]) -> str:
+def find_reference(reference: str, labels: Collection[str]) -> str:
     """The label that `reference` names: itself, or the only one of its variant. ConfigError if there are several.
 
     A name that no label has is returned as it is.

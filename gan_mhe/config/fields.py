@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -40,5 +40,4 @@ def _types(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, se
 
 
 def _section(annotation: Any) -> type[BaseModel]:
-    candidates = (annotation, *get_args(annotation))
-    return next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return next(kind for kind in members(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))

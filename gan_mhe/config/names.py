@@ -48,6 +48,21 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType(
 )
 """The data sets; `gan_mhe.data.datasets.DATASETS` reads them."""
 
+_FOLDERS_OF_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+}
+
+
+def split_of_folder(name: str) -> str | None:
+    """The split of an `image_folder` that a sub-folder of this name is, in any case; None if it is none.
+
+    No value of `data.split` reads "validation".
+    """
+    return _FOLDERS_OF_SPLITS.get(name.lower())
+
+
 SPLITS = tuple(dict.fromkeys(split for dataset in DATASETS.values() for split in dataset.splits))
 IMAGE_SIZES = (32, 48, 64)
 

@@ -1,5 +1,6 @@
 """The sections of a configuration other than its constraints."""
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,13 +38,19 @@ class Section(BaseModel):
     @classmethod
     def _of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
-        expected = set(members(cls.model_fields[info.field_name].annotation))
+        expected = _kinds(cls, info.field_name)
         given = value if isinstance(value, list | tuple) else [value]
         if expected & {int, float} and bool not in expected and any(isinstance(item, bool) for item in given):
             raise PydanticCustomError("wrong_type", "Expected a number")
         if Path in expected and "\0" in str(value):
             raise PydanticCustomError("wrong_path", "Expected a path without NUL")
         return value
+
+
+@cache  # every stored configuration in a list of jobs is validated
+def _kinds(section: type[Section], field: str) -> frozenset[Any]:
+    """The types that a field allows."""
+    return frozenset(members(section.model_fields[field].annotation))
 
 
 class Schedule(Section):

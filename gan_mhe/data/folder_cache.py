@@ -72,13 +72,14 @@ def _prune(added: Path) -> None:
     leftovers = [temporary for temporary in added.parent.glob(".*.tmp") if _last_use(temporary) < limit]
     # Earlier versions of this program kept all folders in one; nothing reads those files.
     for old in (*unused, *leftovers, *added.parent.parent.glob("*.safetensors")):
-        old.unlink(missing_ok=True)
+        with suppress(OSError):  # of another user, say; what cannot be removed must not end a run
+            old.unlink(missing_ok=True)
 
 
 def _last_use(path: Path) -> int:
     try:
         return path.stat().st_mtime_ns
-    except FileNotFoundError:  # another process removed it meanwhile
+    except OSError:  # such as FileNotFoundError: another process removed it meanwhile
         return 0
 
 

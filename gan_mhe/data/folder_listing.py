@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gan_mhe.config.names import split_of_folder
 from gan_mhe.errors import DataError
 from gan_mhe.records.data_summary import UNDIVIDED, counts_text
 from gan_mhe.text import printable
@@ -17,13 +18,6 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 """Suffixes of the files that are read, in lower case; upper case counts too."""
 
 HIDDEN, NO_SUFFIX, OTHER = "hidden", "no suffix", "other"
-
-_SPLIT_OF = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("test", "testing"), "test"),
-    **dict.fromkeys(("val", "valid", "validation"), "validation"),
-}
-"""The split that a folder's name in lower case stands for. No value of `data.split` reads "validation"."""
 
 _KINDS = 20  # kinds of files that are counted singly; numbered suffixes would otherwise fill the record
 _NAMED = 3  # folders or files named in a message
@@ -88,7 +82,7 @@ def _choose_split(root: Path, split: str) -> tuple[Path, str, Counter[str]]:
         raise DataError(f"data.root: expected a folder of images; {root} is not a folder")
     top = _scan(root, "")
     folders = [entry.name for entry in top if not entry.name.startswith(".") and _is_folder(entry)]
-    splits = {name: _SPLIT_OF[name.lower()] for name in folders if name.lower() in _SPLIT_OF}
+    splits = {name: meaning for name in folders if (meaning := split_of_folder(name))}
     if not splits:
         if split != "train":
             raise DataError(f"data.split is {split!r} but {root} has no splits, so all of it is train")
@@ -222,8 +216,8 @@ def _check_class(base: Path, name: str, inside: list[str]) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise DataError(f"data.root: the name of the class folder {name!a} in {base} is not UTF-8") from None
-    splits = [folder for folder in inside if folder.lower() in _SPLIT_OF]
-    if len({_SPLIT_OF[folder.lower()] for folder in splits}) > 1 or (splits and splits == inside):
+    splits = [folder for folder in inside if split_of_folder(folder)]
+    if len({split_of_folder(folder) for folder in splits}) > 1 or (splits and splits == inside):
         raise DataError(
             f"data.root: {base / name} is divided into {_folders(splits)}, so it is a data set and not a class; "
             "set data.root to it, or rename its sub-directories"

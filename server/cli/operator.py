@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gan_mhe.cli.console import print_columns, print_error, say
-from gan_mhe.cli.options import readable
+from gan_mhe.cli.options import possible
 from gan_mhe.errors import GanMheError
 from gan_mhe.streams import output_is_optional
 
@@ -24,7 +24,7 @@ keys_app = typer.Typer(help="Manage the API keys of a service on this machine.",
 
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Data directory; by default GAN_MHE_DATA_DIR, or gan-mhe-data.", callback=readable),
+    typer.Option("--data-dir", help="Data directory; by default GAN_MHE_DATA_DIR, or gan-mhe-data.", callback=possible),
 ]
 
 

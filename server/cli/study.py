@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gan_mhe.cli.console import say
-from gan_mhe.cli.options import Jobs, folder, readable
+from gan_mhe.cli.options import Jobs, folder, possible
 from gan_mhe.cli.scores import print_scored
 from gan_mhe.errors import ConfigError
 from gan_mhe.streams import output_is_optional
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Definition of the study.", callback=readable)],
+    file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Definition of the study.", callback=possible)],
     root: Annotated[
         Path | None, typer.Option("--out", help="Folder of the study; default runs/studies/NAME.", callback=folder)
     ] = None,

@@ -59,6 +59,7 @@ def _body_errors(body: bytes) -> list[FieldError]:
 
     try:
         json.loads(body, object_pairs_hook=note)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []  # the framework reports it
-    return [FieldError("", "repeated_key", f"body: expected the key {reprlib.repr(name)} once") for name in repeated]
+    names = dict.fromkeys(repeated)  # one error a name, because a body may have thousands of objects
+    return [FieldError("", "repeated_key", f"body: expected the key {reprlib.repr(name)} once") for name in names]

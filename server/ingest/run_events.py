@@ -191,8 +191,8 @@ class Ingest:
                 self._evaluated(event)
             case Notice(step=step, message=message):
                 self._append("job.notice", {"step": step, "message": public_text(message, self._settings)})
-            case Finished(step=step):
-                self._changes["step"] = step
+            case Finished(step=step):  # 0 if it was refused before it could resume
+                self._changes["step"] = max(step, self._changes.get("step", self._job["step"]))
 
     def _started(self, event: Started, time: int) -> None:
         self._write_points()

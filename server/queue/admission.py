@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from gan_mhe.config.compose import compose
 from gan_mhe.config.documents import PRESETS, load_document, merge, unflatten
-from gan_mhe.config.names import DATASETS
+from gan_mhe.config.names import DATASETS, split_of_folder
 from gan_mhe.config.protocols import (
     CLASSIFIER_PREFIX,
     classifier_file,
@@ -216,12 +216,7 @@ def _absent_data(settings: Settings, data: DataConfig, root: str) -> Refusals:
     folder, dataset = settings.data_roots.get(root), DATASETS[data.name]
     if dataset.needs_root:
         assert folder is not None
-        wanted = folder if data.split == "train" else folder / data.split
-        if wanted.is_dir():
-            return []
-        what = "does not exist" if wanted == folder else f"has no folder {data.split!r}"
-        key, lack = "data.split" if folder.is_dir() else "data.root", f"the folder {root!r} {what} at the service"
-        return [(key, "data_unavailable", f"{lack}; the operator's GAN_MHE_DATA_ROOTS names it")]
+        return _absent_folder(folder, data.split, root)
     if data.download or (folder is not None and (folder / (dataset.folder or "")).is_dir()):
         return []
     if folder is None:
@@ -231,6 +226,20 @@ def _absent_data(settings: Settings, data: DataConfig, root: str) -> Refusals:
         lack = f"the folder {root!r} has no {dataset.folder!r}, where {data.name!r} is kept, and data.download is off"
     remedy = "the operator can add it with GAN_MHE_DATA_ROOTS, or allow downloads with GAN_MHE_ALLOW_DOWNLOADS"
     return [("data.name", "data_unavailable", f"{lack}; {remedy}")]
+
+
+def _absent_folder(folder: Path, split: str, root: str) -> Refusals:
+    """The refusal of an image folder that is not there, or lacks the split. root: the operator's name for it."""
+    try:
+        splits = {split_of_folder(entry.name) for entry in folder.iterdir() if entry.is_dir()}
+    except OSError:
+        key, lack = "data.root", "does not exist or cannot be listed"
+    else:
+        if split in splits or split == "train":  # a folder without splits is all train
+            return []
+        key, lack = "data.split", f"has no folder {split!r}"
+    message = f"the folder {root!r} {lack} at the service; the operator's GAN_MHE_DATA_ROOTS names it"
+    return [(key, "data_unavailable", message)]
 
 
 def _download_refusals(settings: Settings, key: str, wanted: bool) -> Refusals:

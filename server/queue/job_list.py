@@ -30,7 +30,7 @@ class PrimaryMetric(TypedDict):
 class JobFilter:
     """A selection of jobs. A job has one of the states, one of the variants, and all of the labels.
 
-    created_after, created_before: milliseconds, both exclusive. name: part of the name; the case of no alphabet counts.
+    created_after, created_before: milliseconds, both exclusive. name: part of the name, in any case of any alphabet.
     """
 
     states: Sequence[str] = ()

@@ -241,6 +241,13 @@ def test_metrics_writes_the_numbers_of_a_run_as_csv(gan_mhe: Command, run: str) 
     assert "is not a run directory" in gan_mhe("metrics", "numbers.csv").err
 
 
+def test_metrics_that_go_to_a_file_need_no_output(gan_mhe: Command, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr("sys.stdout", full)
+        assert gan_mhe("metrics", run, "--out", "numbers.csv").code == 0
+    assert Path("numbers.csv").stat().st_size > 0
+
+
 def test_info_shows_what_the_data_of_a_run_hold(gan_mhe: Command, run: str) -> None:
     held = RunDir(Path(run)).read_data()
     assert held is not None

@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -96,15 +97,22 @@ def test_nothing_printed_controls_the_terminal(capsys: pytest.CaptureFixture[str
     evil = "\x1b[2J\x1b[31mEVIL\rX\x9b\u202e"
     console.say(evil)
     console.print_error(evil)
+    console.note(evil)
     console.print_table(("name",), [(evil,)])
     console.print_columns(("name",), [(f"{evil}\nforged",)])
     PlainSink(console.out, evil).show("", evil)
     printed = "".join(capsys.readouterr())
     assert not set(printed) & set("\x1b\r\x9b\u202e")
-    assert printed.count("\\x1b[31mEVIL") == 6
+    assert printed.count("\\x1b[31mEVIL") == 7
     assert "\nforged" not in printed
 
 
 def test_one_long_name_does_not_pad_every_row(capsys: pytest.CaptureFixture[str]) -> None:
     console.print_columns(("name", "state"), [("a", "queued"), ("b" * 200, "failed")])
     assert capsys.readouterr().out.splitlines() == ["name  state", "a     queued", f"{'b' * 200}  failed"]
+
+
+@pytest.mark.parametrize("show", [console.say, console.print_error, console.note])
+def test_names_between_colons_stay_as_they_are(show: Callable[[str], None], capsys: pytest.CaptureFixture[str]) -> None:
+    show("protocol classifier:ant: other data")
+    assert "".join(capsys.readouterr()).endswith("protocol classifier:ant: other data\n")

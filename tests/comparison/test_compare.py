@@ -543,6 +543,12 @@ class TestHonesty:
         runs = [scored("none", 0, 6.0, inputs=Inputs("1" * 64, None)), scored("mhe", 0, 7.0)]
         assert len(compare(runs).rows) == 2
 
+    def test_a_run_without_a_record_does_not_hide_that_others_read_different_files(self) -> None:
+        records = (Inputs(), Inputs("1" * 64), Inputs("2" * 64))
+        runs = [scored("mhe", seed, 6.0 + seed, inputs=inputs) for seed, inputs in enumerate(records)]
+        with pytest.raises(ProtocolMismatchError, match=r"in runs/mhe/seed_1 and 2+ in runs/mhe/seed_2"):
+            compare(runs)
+
     def test_a_best_that_was_not_scored_again_has_no_mean(self) -> None:
         runs = [scored("none", 0, 6.0, 5.5), scored("mhe", 0, 7.0, evaluations=1)]
         assert {row.variant: row.best_mean for row in compare(runs).rows} == {"none": 5.5, "mhe": None}

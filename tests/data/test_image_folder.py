@@ -387,6 +387,13 @@ def test_files_of_the_former_cache_are_removed(root: Path) -> None:
     assert len(cache_files(root)) == 1
 
 
+def test_a_file_of_the_former_cache_that_cannot_be_removed_does_not_end_the_reading(root: Path) -> None:
+    former = root.parent / "cache" / "image_folder" / f"{'0' * 64}.safetensors"
+    former.mkdir(parents=True)  # a folder cannot be removed as a file, even by root
+    assert len(read(root)[0]) == 4
+    assert len(cache_files(root)) == 1
+
+
 def test_what_a_killed_process_left_a_day_ago_is_removed(root: Path) -> None:
     read(root)
     (path,) = cache_files(root)

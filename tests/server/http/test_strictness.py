@@ -8,6 +8,7 @@ from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from server.http.strictness import _body_errors
 from tests.support.app import make_app
 
 JSON = {"Content-Type": "application/json"}
@@ -119,3 +120,12 @@ def test_the_list_of_lists_is_complete(client: TestClient) -> None:
 
 def _is_list(methods: Any) -> bool:
     return str(methods["get"]["summary"]).startswith("List ")
+
+
+def test_a_key_that_many_objects_have_twice_is_named_once(client: TestClient) -> None:
+    body = b'{"overrides": {"a": [%s]}}' % b", ".join([b'{"k": 1, "k": 2}'] * 50)
+    assert refused(client.post("/v1/jobs", content=body, headers=JSON), "") == "body: expected the key 'k' once"
+
+
+def test_a_body_too_deep_to_be_searched_for_repeated_keys_is_left_to_the_framework() -> None:
+    assert _body_errors(b"[" * 100_000) == []

@@ -226,6 +226,14 @@ class TestProgress:
         reader.poll()
         assert job.row()["step"] == 41
 
+    def test_stays_where_it_was_if_the_run_is_refused_before_it_resumes(self, job: Job, reader: Indexer) -> None:
+        job.says(started(), Finished(41, "stopped", ""))
+        reader.poll()
+        job.requeue()
+        job.says(Finished(0, "failed", "other images"))
+        reader.poll()
+        assert job.row()["step"] == 41
+
 
 class TestScalars:
     def test_of_a_chunk_are_one_batch(self, job: Job, reader: Indexer) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from gan_mhe.config import compose, documents
 from gan_mhe.config.documents import merge
+from gan_mhe.data.folder_listing import list_folder
 from server.clock import now_ms
 from server.errors import InsufficientStorage, InvalidRequest, QueueFull
 from server.executors.base import Slot
@@ -212,6 +214,18 @@ def test_a_folder_without_the_split_or_that_is_gone_is_refused(operator: Operato
     assert admission.resolve(some, source)
 
 
+@pytest.mark.parametrize("name", ["Test", "testing"])
+def test_a_split_is_found_under_every_name_that_the_reader_of_folders_knows(
+    operator: Operator, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name / "ant").mkdir(parents=True)
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / name / "ant" / "0.png")
+    some = allowing(operator, data_roots={"images": tmp_path})
+    assert admission.resolve(some, on_debug(data__name="image_folder", data__root="images", data__split="test"))
+    assert list_folder(tmp_path, "test").base == tmp_path / name
+
+
 @pytest.mark.parametrize("key", ["data.download", "evaluation.download"])
 def test_downloads_need_the_operators_permission(operator: Operator, key: str) -> None:
     source = Source(preset="debug_cpu", overrides={key: True})
@@ -276,7 +290,7 @@ def test_every_refusal_of_the_operator_names_the_setting_that_would_allow_it(ope
     assert "GAN_MHE_PRESETS" in refused(some, on_debug())["/preset"][1]
 
 
-def test_fewer_samples_than_splits_are_refused(operator: Operator) -> None:
+def test_fewer_samples_than_the_protocol_scores_are_refused(operator: Operator) -> None:
     errors = refused(operator, on_debug(evaluation__protocol="digits-v1", evaluation__num_samples=99))
     assert errors["/overrides/evaluation.num_samples"][0] == "too_few"
 
