@@ -26,10 +26,10 @@ def delete_files(store: Store, settings: Settings, job_id: str) -> None:
     """
     directory = settings.job_dir(job_id)
     aside = directory.with_name(f".{job_id}.tmp")
-    with suppress(FileNotFoundError):
+    with suppress(OSError):
         os.replace(directory, aside)
     shutil.rmtree(aside, ignore_errors=True)
-    if not aside.exists():
+    if not aside.exists() and not directory.exists():
         store.write(partial(removals.done, job_id=job_id))
 
 

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, Field
 
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.errors import GanMheError
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
@@ -160,7 +161,7 @@ class Job(BaseModel):
             "finished_at": optional_rfc3339(row["finished_at"]),
             "terminal": State(row["state"]) in TERMINAL,
             "progress": row,
-            "variant_label": RunConfig.stored(row["request"]).label,
+            "variant_label": _label(row["request"]),
             "config": row["request"],
             "config_digest": digest(row["request_sha256"]),
             "attempt": None if attempt is None else _attempt(attempt),
@@ -201,6 +202,14 @@ def _links(row: JobRow) -> dict[str, str]:
     if row["experiment_id"] is not None:
         links["experiment"] = f"/v1/experiments/{row['experiment_id']}"
     return links
+
+
+def _label(request: dict[str, Any]) -> str | None:
+    """The label of a stored configuration; None if it cannot be read, because one row must not fail a list of jobs."""
+    try:
+        return RunConfig.stored(request).label
+    except (ValueError, GanMheError):
+        return None
 
 
 class Estimate(BaseModel):

@@ -575,6 +575,14 @@ def test_files_that_cannot_be_deleted_are_deleted_at_a_later_start(
         assert list(directory.parent.iterdir()) == []
 
 
+def test_a_job_whose_configuration_cannot_be_read_does_not_fail_the_list(client: TestClient, service: Service) -> None:
+    broken, whole = submit(client)["id"], submit(client)["id"]
+    values = {"request": {"data": {"name": "of a later version"}}}
+    service.store.write(lambda c: c.execute(update(tables.jobs).where(tables.jobs.c.id == broken).values(values)))
+    labels = {job["id"]: job["variant_label"] for job in client.get("/v1/jobs").json()["data"]}
+    assert labels == {broken: None, whole: "none"}
+
+
 # Batches.
 
 
