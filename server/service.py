@@ -74,8 +74,8 @@ def _check_not_lost(store: Store, settings: Settings) -> None:
     if found and store.is_new():
         raise StartRefused(
             f"{settings.job_dir('')} has the files of {len(found)} jobs and tasks, but the database "
-            f"{settings.database} is missing or empty. No file of a job was changed. Put a copy of the database there, or start "
-            "with another data directory and import the folders `run` of the jobs through its inbox"
+            f"{settings.database} is missing or empty. No file of a job was changed. Put a copy of the database there, "
+            "or start with another data directory and import the folders `run` of the jobs through its inbox"
         )
 
 

@@ -204,7 +204,7 @@ def _links(row: JobRow) -> dict[str, str]:
     return links
 
 
-def _label(request: dict[str, Any]) -> str | None:
+def _label(request: Mapping[str, Any]) -> str | None:
     """The label of a stored configuration; None if it cannot be read, because one row must not fail a list of jobs."""
     try:
         return RunConfig.stored(request).label
