@@ -158,7 +158,7 @@ def _fetch(client: Client, job: Job, directory: Path) -> None:
     events = list(_timed_events(client, job))
     lines = [{"seq": seq, "time": time} | encode(event) for seq, (time, event) in enumerate(events)]
     atomic_write(run_dir.events, b"".join(canonical_json(line) + b"\n" for line in lines))
-    if job.state == "succeeded":
+    if job.state == "succeeded" or job.reason == "diverged":
         write_json(run_dir.result, _result(job, list(effective(event for _, event in events))).document())
 
 
@@ -195,7 +195,7 @@ def _result(job: Job, events: Sequence[RunEvent]) -> RunResult:
     scores = job.scores
     evaluated = [event for event in events if isinstance(event, Evaluated) and event.purpose != "best_rescored"]
     return RunResult(
-        status="completed",
+        status="completed" if job.state == "succeeded" else "diverged",
         step=job.progress.step,
         variant=job.variant or "",
         seed=_seed(job),

@@ -14,6 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, RunDirError
 from server.errors import FieldError, InvalidRequest, NotReady
 from server.queue.queue import TRAIN
+from server.queue.states import Reason
 from server.store.rows import JobRow
 
 # The first parts of a cell's keys that the label of a configuration, or of rows that differ in networks, covers
@@ -81,6 +82,8 @@ def _score(job: JobRow) -> RunScore:
         score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
     except RunDirError as error:
         raise InvalidRequest(FieldError("/query/job", "contradictory", str(error))) from None
+    if job["result"] is None and job["reason"] == Reason.DIVERGED:  # an attempt that fails reports no result
+        score = replace(score, status="diverged")
     swept = [key for key in (job["cell"] or {}) if key.split(".")[0] not in _LABELED_KEYS]
     if not swept:
         return score

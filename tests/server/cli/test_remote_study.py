@@ -275,9 +275,11 @@ def test_a_diverged_job_is_recorded_as_diverged(
     client: Client, write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_WORKER_DIVERGE_AT", "7")
-    assert remote_study.run(URL, write(ONE_SEED), tmp_path / "out") == 1
-    last = list(RunDir(tmp_path / "out" / "plain" / "seed_3").read_events())[-1]
+    study, root = write(ONE_SEED), tmp_path / "out"
+    assert remote_study.run(URL, study, root) == 1
+    last = list(RunDir(root / "plain" / "seed_3").read_events())[-1]
     assert isinstance(last, Finished) and last.reason == "diverged"
+    assert [(score.status, score.final) for score in scores(study, root)] == [("diverged", None)] * 2
 
 
 def test_ctrl_c_leaves_the_jobs_running_and_downloads_what_exists(

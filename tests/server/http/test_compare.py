@@ -14,7 +14,7 @@ from gan_mhe.config.run_config import RunConfig
 from server.queue import admission, experiments, queue
 from server.queue.admission import Source
 from server.queue.experiments import Plan
-from server.queue.states import State
+from server.queue.states import Reason, State
 from server.service import Service
 from server.store import tables
 
@@ -243,6 +243,16 @@ def test_a_job_that_ended_without_a_final_score_is_listed(client: TestClient, se
     table = compare(client, scored, diverged)
     assert table["unfinished"] == [{"job_id": diverged, "state": "failed"}]
     assert [(row["failed"], row["diverged"]) for row in table["rows"]] == [(1, 1)]
+
+
+def test_a_job_whose_training_diverged_counts_as_diverged_without_any_result(
+    client: TestClient, service: Service
+) -> None:
+    scored, diverged = train(service, "mhe", 0, 7.0), train(service, "mhe", 1, None, state=State.FAILED)
+    rows = tables.jobs
+    service.store.write(lambda c: c.execute(update(rows).where(rows.c.id == diverged).values(reason=Reason.DIVERGED)))
+    [row] = compare(client, scored, diverged)["rows"]
+    assert (row["failed"], row["diverged"]) == (1, 1)
 
 
 def test_jobs_without_a_score_are_listed(client: TestClient, service: Service) -> None:
