@@ -60,9 +60,10 @@ def _check_comparable(jobs: Sequence[JobRow]) -> None:
         source = job["forked_from"]
         if job["kind"] != TRAIN:
             problems.append(FieldError("/query/job", "not_a_training", f"{job['id']} is a task, not a training job"))
-        elif source is not None and not source["same_config"]:
+        elif source is not None and not source["one_config"]:
+            how = "itself a fork with" if source["same_config"] else "with"
             message = (
-                f"{job['id']} was forked from {source['job_id']} at step {source['step']} with another configuration, "
+                f"{job['id']} was forked from {source['job_id']} at step {source['step']}, {how} another configuration, "
                 "so its score stands for neither configuration; expected jobs with one configuration from start to end"
             )
             problems.append(FieldError("/query/job", "config_changed", message))

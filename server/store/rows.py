@@ -65,12 +65,16 @@ class ExperimentRow(TypedDict):
 
 
 class ForkedFrom(TypedDict):
-    """The checkpoint that a forked job starts from. same_config: the fork only trains for longer."""
+    """The checkpoint that a forked job starts from.
+
+    same_config: the fork only trains for longer. one_config: so does every fork before it, back to a job that is none.
+    """
 
     job_id: str
     checkpoint_id: str
     step: int
     same_config: bool
+    one_config: bool
 
 
 class JobRow(TypedDict):

@@ -37,16 +37,16 @@ _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 
 class _ForkedFrom(TypeDecorator[Any]):
-    """JSON {"job_id", "checkpoint_id", "step", "same_config"}. Old rows call the last key same_recipe."""
+    """JSON as `rows.ForkedFrom`. Old rows call same_config same_recipe, and lack one_config, which is the same then."""
 
     impl = JSON
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Any:
-        if value is None or "same_recipe" not in value:
+        if value is None:
             return value
-        renamed = {key: content for key, content in value.items() if key != "same_recipe"}
-        return {**renamed, "same_config": value["same_recipe"]}
+        renamed = {"same_config" if key == "same_recipe" else key: content for key, content in value.items()}
+        return {"one_config": renamed["same_config"], **renamed}
 
 
 api_keys = Table(

@@ -323,6 +323,7 @@ def _forked_from(job: JobRow, checkpoint: CheckpointRow, config: RunConfig) -> F
         "checkpoint_id": checkpoint["id"],
         "step": checkpoint["step"],
         "same_config": same_config,
+        "one_config": same_config and (job["forked_from"] is None or job["forked_from"]["one_config"]),
     }
 
 

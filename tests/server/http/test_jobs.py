@@ -673,6 +673,16 @@ def test_a_fork_on_other_files_is_not_the_same_configuration(
     assert fork["forked_from"]["same_config"] is same
 
 
+def test_a_longer_fork_of_a_changed_fork_is_not_compared(client: TestClient, service: Service) -> None:
+    job_id = submit(client)["id"]
+    for changes in ({"optimizer.generator_lr": 1e-3}, {"training.steps": 80}):
+        add_checkpoint(service, job_id, 20)
+        job_id = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": changes}).json()["id"]
+    assert client.get(f"/v1/jobs/{job_id}").json()["forked_from"]["same_config"] is True
+    [error] = problem(client.get("/v1/compare", params={"job": job_id}), 422, "invalid_request")["errors"]
+    assert error["code"] == "config_changed"
+
+
 def test_a_job_that_is_not_its_variant_says_so_in_the_list(client: TestClient) -> None:
     submit(client, variant="none", overrides={"constraints.normalization": "spectral"})
     [job] = client.get("/v1/jobs").json()["data"]

@@ -89,9 +89,16 @@ def test_a_query_without_rows_has_no_row(store: Store) -> None:
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_fork_in_an_old_database_reads_like_a_new_one(store: Store, same: bool) -> None:
-    source: rows.ForkedFrom = {"job_id": "job_a", "checkpoint_id": "ckpt_a", "step": 7, "same_config": same}
+    source: rows.ForkedFrom = {
+        "job_id": "job_a",
+        "checkpoint_id": "ckpt_a",
+        "step": 7,
+        "same_config": same,
+        "one_config": same,
+    }
     new = queue.NewJob(project="p", request={}, request_sha256="0", forked_from=source)
     job = store.write(lambda connection: queue.create(connection, new))
-    rename = text("UPDATE jobs SET forked_from = replace(forked_from, 'same_config', 'same_recipe')")
+    remove = "json_remove(forked_from, '$.one_config')"
+    rename = text(f"UPDATE jobs SET forked_from = replace({remove}, 'same_config', 'same_recipe')")
     store.write(lambda connection: connection.execute(rename))
     assert store.read(lambda connection: queue.get(connection, job["id"]))["forked_from"] == source
