@@ -124,9 +124,9 @@ def compare(
     metric: None takes the metric that ranks the runs. view: `steps` compares the final generators. `wall_time` compares
     generators of equal training time, that of the variant that trains fastest. Every variant is taken at the step that
     it reaches in this time, given the median of its runs' seconds per step, because a single run's speed depends on
-    what else its machine does. The score at that step is interpolated linearly between evaluations; a run that was not
-    evaluated before it counts as without score. Best checkpoints are chosen from whole runs and are left out of this
-    view.
+    what else its machine does. The score at that step is interpolated linearly between evaluations: a run without an
+    evaluation before it has no score, and one whose score is not finite there has diverged. Best checkpoints are chosen
+    from whole runs and are left out of this view.
 
     Raises ConfigError for an unknown metric or view, no metric where the runs rank by different ones, a reference that
     is not among the variants, a variant with several runs of one seed, with copies of one run under several seeds, or
@@ -148,7 +148,10 @@ def compare(
     runs = {variant: _of_variant(counted, variant) for variant in _variants(counted)}
     budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
     if budget_seconds is not None:
-        runs = {name: [_at_step(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
+        runs = {
+            name: [_as_diverged(_at_step(run, steps.get(name), metric), metric) for run in own]
+            for name, own in runs.items()
+        }
     rows = [_row(variant, own, metric, protocol, steps.get(variant)) for variant, own in runs.items()]
     rows, ranked_seeds = _with_ranks(rows, runs, metric)
     if reference is not None:
@@ -293,7 +296,7 @@ def _check_no_copies(variant: str, runs: Sequence[RunScore]) -> None:
 
 
 def _as_diverged(run: RunScore, metric: str) -> RunScore:
-    """The run, without its scores if its final score is not finite."""
+    """The run, without its scores if its final score, or the one that stands for it, is not finite."""
     if run.final is None or isfinite(run.final.get(metric, 0.0)):
         return run
     return replace(run, final=None, best=None, status="diverged")

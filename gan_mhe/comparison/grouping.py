@@ -11,7 +11,10 @@ _INPUT_NAMES = {"data_sha256": "images", "weights_sha256": "weights of the score
 
 
 def check_inputs(scores: Sequence[RunScore]) -> None:
-    """ProtocolMismatchError if runs of one data set and one protocol have read different content."""
+    """ProtocolMismatchError if runs of one data set and one protocol have read different content.
+
+    Runs of older versions, whose content is unknown, differ from none.
+    """
     for group in _grouped(scores):
         differences = [text for key, name in _INPUT_NAMES.items() if (text := _difference(group, key, name))]
         if differences:

@@ -223,7 +223,8 @@ def _about_view(comparison: Comparison) -> list[str]:
     if comparison.budget_seconds is None:
         return []
     lines = [equal_time(comparison.budget_seconds, "variant")]
-    early = [f"{row.variant} (step {row.step})" for row in comparison.rows if row.step is not None and not row.n]
+    unscored = [row for row in comparison.rows if not row.n and row.failed > row.diverged]
+    early = [f"{row.variant} (step {row.step})" for row in unscored if row.step is not None]
     if early:
         lines.append(
             f"Not scored by then: {', '.join(early)}; set evaluation.every_steps so that the first evaluation comes "

@@ -60,15 +60,15 @@ def score_checkpoint(
     if others:
         raise ConfigError(f"a score can change evaluation keys only; got {', '.join(others)}")
     saved = run.read_config()
-    config = parse_stored(merge(saved.document(), overrides))
+    config = _with_evaluation(saved, overrides)
     if config.evaluation.protocol == "none":
         raise ConfigError("evaluation.protocol is 'none'; name one with --protocol")
     _check_count(config, overrides)
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
     expected = run.read_inputs()
-    if config.evaluation.protocol != saved.evaluation.protocol or "evaluation.weights" in flatten(overrides):
-        expected = replace(expected, weights_sha256=None)  # another scorer was asked for
+    if _scorer(config) != _scorer(saved):
+        expected = replace(expected, weights_sha256=None)  # another one was asked for
     check_inputs(config, Inputs(task.data.sha256, task.weights_sha256), expected, str(run.root))
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     if notice is not None:
@@ -90,6 +90,21 @@ def _check_count(config: RunConfig, overrides: Mapping[str, Any]) -> None:
         lack = too_few_samples(config.evaluation.protocol, config.evaluation.num_samples)
         if lack:
             raise ConfigError(f"evaluation.num_samples: {lack}")
+
+
+def _with_evaluation(saved: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
+    """The configuration with the overrides; another protocol has its own number of samples and its own weights."""
+    changed = parse_stored(merge(saved.document(), overrides))
+    if changed.evaluation.protocol == saved.evaluation.protocol:
+        return changed
+    own: dict[str, Any] = {"evaluation": {"num_samples": None, "weights": None}}
+    return parse_stored(merge(merge(saved.document(), own), overrides))
+
+
+def _scorer(config: RunConfig) -> tuple[str, Path | None]:
+    """What names the scorer: its protocol and its weights file."""
+    weights = config.evaluation.weights
+    return config.evaluation.protocol, None if weights is None else weights.absolute()
 
 
 def train_and_save_classifier(

@@ -61,9 +61,9 @@ def _check_comparable(jobs: Sequence[JobRow]) -> None:
         if job["kind"] != TRAIN:
             problems.append(FieldError("/query/job", "not_a_training", f"{job['id']} is a task, not a training job"))
         elif source is not None and not source["one_config"]:
-            how = "itself a fork with" if source["same_config"] else "with"
+            origin = f"{source['job_id']} at step {source['step']}{', itself a fork' if source['same_config'] else ''}"
             message = (
-                f"{job['id']} was forked from {source['job_id']} at step {source['step']}, {how} another configuration, "
+                f"{job['id']} was forked from {origin} with another configuration, "
                 "so its score stands for neither configuration; expected jobs with one configuration from start to end"
             )
             problems.append(FieldError("/query/job", "config_changed", message))

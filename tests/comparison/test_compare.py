@@ -384,7 +384,9 @@ class TestEqualTime:
 
     def test_a_score_that_is_not_finite_is_not_interpolated_away(self) -> None:
         runs = timed("fast", 100.0, {}), timed("slow", 200.0, {400: math.nan, 600: 5.0})
-        assert repr(self.means(*runs)["slow"]) == "nan"
+        comparison = compare(runs, view="wall_time")
+        assert (comparison.rows[-1].mean, comparison.rows[-1].diverged) == (None, 1)
+        assert "Not scored by then" not in footnote(comparison)
         hit = timed("slow", 200.0, {400: math.nan, 500: 4.0, 600: math.inf})
         assert self.means(runs[0], hit)["slow"] == 4.0
 
@@ -413,6 +415,11 @@ class TestEqualTime:
         row = comparison.rows[-1]
         assert (row.variant, row.n, row.failed, row.mean, row.step) == ("slow", 0, 1, None, 333)
         assert "Not scored by then: slow (step 333); set evaluation.every_steps" in footnote(comparison)
+
+    def test_a_score_that_is_not_finite_by_then_counts_as_diverged(self) -> None:
+        slow = [timed("slow", 200.0, {500: score}, seed) for seed, score in enumerate((math.nan, 5.0))]
+        row = compare([timed("fast", 100.0, {}), *slow], view="wall_time").rows[-1]
+        assert (row.variant, row.mean, row.n, row.failed, row.diverged) == ("slow", 5.0, 1, 1, 1)
 
     def test_a_run_without_final_score_sets_no_budget_and_is_not_shown(self) -> None:
         stopped = unscored("mhe", 1, "stopped")
