@@ -284,10 +284,22 @@ def _score(request: ScoreRequest) -> dict[str, Any]:
     return score_checkpoint(
         run,
         step=request.step,
-        overrides=request.overrides,
+        overrides=_without_own_weights(request.overrides, run.read_config()),
         digest=digest,
         notice=lambda text: _print(f"note: {text}"),
     )
+
+
+def _without_own_weights(overrides: Mapping[str, Any], config: RunConfig) -> dict[str, Any]:
+    """The overrides without the weights file if it is the run's own: its content is then checked.
+
+    A request states the whole section, also what its user did not ask to change.
+    """
+    evaluation, own = dict(overrides.get("evaluation", {})), config.evaluation
+    weights = None if own.weights is None else str(own.weights)
+    if evaluation.get("protocol", own.protocol) == own.protocol and evaluation.get("weights") == weights:
+        evaluation.pop("weights", None)
+    return {**overrides, "evaluation": evaluation}
 
 
 def _failure(error: Exception, document: Mapping[str, Any], step: int | None) -> Outcome:

@@ -588,5 +588,16 @@ def test_a_score_is_that_of_the_library(execute: Execute, source: RunDir) -> Non
     assert outcome.result == score_checkpoint(source, step=12, overrides=overrides)
 
 
+def test_a_score_under_the_runs_own_protocol_needs_the_weights_of_the_run(
+    execute: Execute, source: RunDir, tmp_path: Path
+) -> None:
+    copy = RunDir(Path(shutil.copytree(source.root, tmp_path / "source")))
+    copy.write_scorer("digits-v1", "0" * 64)
+    whole = source.read_config().document()["evaluation"]
+    outcome = execute(scoring(copy, evaluation=whole))
+    assert outcome.code == "config_invalid"
+    assert f"changed: expected SHA-256 {'0' * 64}" in outcome.message
+
+
 def test_a_score_under_an_impossible_protocol_is_a_configuration_error(execute: Execute, source: RunDir) -> None:
     assert execute(scoring(source, evaluation={"protocol": "vibes"})).code == "config_invalid"

@@ -50,7 +50,8 @@ def score_checkpoint(
     step: of the checkpoint, None for the newest; overrides: changes to the `evaluation` section and to keys that say
     where a run is executed; digest: what the checkpoint's digest must be; notice: receives what the user should know
     about the meaning of the scores. The images must be those that the run was trained on, and the weights of the scorer
-    its own, unless the overrides name another protocol or weights file.
+    its own, unless the overrides name another protocol or a weights file. A protocol other than the run's has its own
+    number of samples and its own weights, unless the overrides name them.
 
     Returns `step`, `protocol`, `fingerprints`, `scores` and the scores of the real images as `real`, all as JSON
     values. Raises ConfigError for other overrides, for changed files or without a protocol, CheckpointError if there is
@@ -67,8 +68,8 @@ def score_checkpoint(
     chosen = chosen_step(run, step)
     task = TASKS[config.task](config)
     expected = run.read_inputs()
-    if _scorer(config) != _scorer(saved):
-        expected = replace(expected, weights_sha256=None)  # another one was asked for
+    if config.evaluation.protocol != saved.evaluation.protocol or "evaluation.weights" in flatten(overrides):
+        expected = replace(expected, weights_sha256=None)  # another scorer was asked for
     check_inputs(config, Inputs(task.data.sha256, task.weights_sha256), expected, str(run.root))
     task.load_state(checkpoint.load(run.checkpoint(chosen), lineage=saved.digest("resumable"), digest=digest).tensors)
     if notice is not None:
@@ -95,16 +96,10 @@ def _check_count(config: RunConfig, overrides: Mapping[str, Any]) -> None:
 def _with_evaluation(saved: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     """The configuration with the overrides; another protocol has its own number of samples and its own weights."""
     changed = parse_stored(merge(saved.document(), overrides))
-    if changed.evaluation.protocol == saved.evaluation.protocol:
+    if saved.evaluation.protocol in ("none", changed.evaluation.protocol):
         return changed
     own: dict[str, Any] = {"evaluation": {"num_samples": None, "weights": None}}
     return parse_stored(merge(merge(saved.document(), own), overrides))
-
-
-def _scorer(config: RunConfig) -> tuple[str, Path | None]:
-    """What names the scorer: its protocol and its weights file."""
-    weights = config.evaluation.weights
-    return config.evaluation.protocol, None if weights is None else weights.absolute()
 
 
 def train_and_save_classifier(

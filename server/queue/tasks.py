@@ -55,7 +55,8 @@ def score(
     Another protocol uses its own number of samples and its own weights, unless they are given. Errors as for `sample`.
     """
     job = _source_job(connection, checkpoint)
-    if changes.get("protocol", job["request"]["evaluation"]["protocol"]) != job["request"]["evaluation"]["protocol"]:
+    own = job["request"]["evaluation"]["protocol"]
+    if own not in ("none", changes.get("protocol", own)):
         changes = {"num_samples": None, "weights": None, **changes}
     overrides = {f"evaluation.{key}": value for key, value in changes.items()}
     try:

@@ -1,5 +1,6 @@
 """Scores of checkpoints outside a run, and the training of classifiers."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from PIL import Image
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import CheckpointError, ConfigError, ExtractorError, StorageError
+from gan_mhe.files import canonical_json, sha256_bytes, write_json
 from gan_mhe.records.result import RunResult
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.loop import execute
@@ -83,6 +85,22 @@ def test_another_number_of_samples_is_another_fingerprint(scored: tuple[RunDir, 
         score_checkpoint(run, step=None, overrides=evaluation(num_samples=10))
     fewer = score_checkpoint(run, step=None, overrides=evaluation(num_samples=150))["fingerprints"]
     assert not set(fewer.values()) & set(result.fingerprints.values())
+
+
+def test_another_protocol_has_its_own_number_of_samples_and_weights(unscored: RunDir, tmp_path: Path) -> None:
+    run = RunDir(Path(shutil.copytree(unscored.root, tmp_path / "run")))
+    document = run.read_config().document()
+    document["evaluation"] |= {"protocol": "classifier:gone", "num_samples": 200, "weights": str(tmp_path / "gone")}
+    write_json(run.config, document)
+    # A checkpoint belongs to the digest of the configuration, which the protocol is part of.
+    manifest = run.checkpoint(2) / "manifest.json"
+    saved = json.loads(manifest.read_text())
+    del saved["sha256"]
+    saved["lineage"] = run.read_config().digest("resumable")
+    manifest.write_text(json.dumps(saved | {"sha256": sha256_bytes(canonical_json(saved))}))
+    found = score_checkpoint(run, step=None, overrides=evaluation(protocol="digits-v1"))
+    whole = evaluation(protocol="digits-v1", num_samples=None)
+    assert found["fingerprints"] == score_checkpoint(unscored, step=None, overrides=whole)["fingerprints"]
 
 
 def test_the_moving_average_has_another_fingerprint_and_score(scored: tuple[RunDir, RunResult]) -> None:
