@@ -65,7 +65,7 @@ def load_generator(
     precision = Precision("float32", resolved_device)
 
     def generate_batches(latents_BZ: Tensor) -> Tensor:
-        with precision.full_precision_in_step():
+        with precision.full_precision():
             batches = torch.split(latents_BZ.to(resolved_device), _BATCH)
             return torch.cat([to_uint8(network(batch)).cpu() for batch in batches])
 

@@ -12,12 +12,14 @@ from PIL import Image
 from scipy.stats import kstest, norm, truncnorm
 
 from gan_mhe.config.run_config import RunConfig
+from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import CheckpointError, ConfigError, RunDirError, StorageError
 from gan_mhe.images import grids, latents
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.rng import derive_seed
 from gan_mhe.run import sample
 from gan_mhe.run.loop import execute
+from gan_mhe.tf32 import CUDA, float32_precision
 
 Configure = Callable[..., RunConfig]
 
@@ -72,6 +74,21 @@ def test_the_last_grid_of_a_run_can_be_generated_again(run: RunDir) -> None:
     z = latents.fixed_latents(4, 16, derive_seed(0, "latents/samples", 0))
     images = sample.load_generator(run, device="cpu")(z)
     assert grids.encode_png(grids.grid(images, columns=2)) == run.sample(12).read_bytes()
+
+
+def test_images_are_generated_in_full_precision_whatever_the_caller_has_set(
+    run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    products, seen = torch.backends.cuda.matmul, list[str]()
+
+    def quantized(images: torch.Tensor) -> torch.Tensor:
+        seen.append(products.fp32_precision)
+        return to_uint8(images)
+
+    monkeypatch.setattr(sample, "to_uint8", quantized)
+    with float32_precision("tf32", CUDA):
+        sample.generate(run, n=1, seed=0)
+    assert seen == ["ieee"]
 
 
 def test_sampling_does_not_change_the_run(run: RunDir) -> None:
