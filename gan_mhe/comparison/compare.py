@@ -69,8 +69,11 @@ def _left_out(run: RunDir, notice: Callable[[str], None]) -> bool:
 
 
 def read_score(run: RunDir) -> RunScore:
-    """The scores of one run; without a result it has none yet. RunDirError if the result is not this run's."""
-    score = score_of(str(run.root), run.read_config(), run.read_result())
+    """The scores of one run, none without a result. RunDirError if the result is damaged or not this run's."""
+    try:
+        score = score_of(str(run.root), run.read_config(), run.read_result())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RunDirError(f"{run.result} is not the result of a run: {error!r}") from error
     return score if score.inputs != Inputs() else replace(score, inputs=run.read_inputs())
 
 
@@ -148,10 +151,7 @@ def compare(
     runs = {variant: _of_variant(counted, variant) for variant in _variants(counted)}
     budget_seconds, steps = _equal_time(runs) if view == "wall_time" else (None, _last_steps(runs))
     if budget_seconds is not None:
-        runs = {
-            name: [_as_diverged(_at_step(run, steps.get(name), metric), metric) for run in own]
-            for name, own in runs.items()
-        }
+        runs = {name: [_at_step(run, steps.get(name), metric) for run in own] for name, own in runs.items()}
     rows = [_row(variant, own, metric, protocol, steps.get(variant)) for variant, own in runs.items()]
     rows, ranked_seeds = _with_ranks(rows, runs, metric)
     if reference is not None:
@@ -226,7 +226,7 @@ def _at_step(run: RunScore, step: float | None, metric: str) -> RunScore:
     if step is not None and run.final is not None and run.steps > 0:
         points = {at: scores[metric] for at, scores in (*run.curve, (run.steps, run.final)) if metric in scores}
         score = _interpolated(sorted(points.items()), step)
-    return replace(run, final=None if score is None else {metric: score}, best=None)
+    return _as_diverged(replace(run, final=None if score is None else {metric: score}, best=None), metric)
 
 
 def _interpolated(points: Sequence[tuple[int, float]], step: float) -> float | None:

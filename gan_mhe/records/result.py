@@ -104,6 +104,18 @@ def check_types(document: Mapping[str, Any]) -> None:
         raise ValueError("; ".join(problems))
 
 
+def result_of(config: RunConfig, document: Mapping[str, Any]) -> RunResult:
+    """The stored result of a run of `config`. ValueError if the document is no result, or states another run."""
+    try:
+        result = RunResult.from_document(document)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"it is not the result of a run: {error!r}") from error
+    wrong = contradictions(config, document)
+    if wrong:
+        raise ValueError(f"the result is not of its configuration: {'; '.join(wrong)}")
+    return result
+
+
 def contradictions(config: RunConfig, result: Mapping[str, Any]) -> list[str]:
     """What a stored result states about its configuration that `config` is not; keys that it lacks state nothing."""
     stated = {

@@ -134,13 +134,15 @@ class RunDir:
             raise RunDirError(f"{self.events} cannot be read: {error}") from error
 
     def read_result(self) -> dict[str, Any] | None:
-        """The document of the run's result, or None if there is none yet. RunDirError if it is damaged."""
+        """The document of the run's result, or None if there is none yet. RunDirError if it is damaged or no result."""
         if not self.result.exists():
             return None
         try:
-            result: dict[str, Any] = json.loads(self.result.read_text())
+            result = json.loads(self.result.read_text())
         except ValueError as error:
             raise RunDirError(f"{self.result} cannot be read: {error}") from error
+        if not (isinstance(result, dict) and isinstance(result.get("status"), str)):
+            raise RunDirError(f"{self.result} cannot be read: expected a JSON object with the text `status`")
         return result
 
     @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 
 from gan_mhe.config.compose import with_absolute_paths
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, StorageError
+from gan_mhe.errors import CheckpointError, ConfigError, DivergedError, RunDirError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import atomic_write, remove_temporaries, sha256_bytes, write_json
 from gan_mhe.records import checkpoint as checkpoints
@@ -33,7 +33,7 @@ from gan_mhe.records.events import (
 )
 from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.recorder import Recorder
-from gan_mhe.records.result import RunResult, Score
+from gan_mhe.records.result import RunResult, Score, result_of
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.inputs import check_all, check_inputs
 from gan_mhe.run.state import RunState, recorded_score
@@ -95,10 +95,15 @@ def _prepare(run: RunDir, config: RunConfig) -> dict[str, Any]:
 
 
 def _finished_result(run: RunDir, config: RunConfig) -> RunResult | None:
+    """The result if the run is completed as `config` has it. RunDirError if the result is damaged or another run's."""
     document = run.read_result() if has_progress(run) else None
-    if document is None or document["status"] != "completed" or document["step"] < config.training.steps:
+    if document is None or document["status"] != "completed":
         return None
-    return RunResult.from_document(document)
+    try:
+        result = result_of(run.read_config(), document)
+    except ValueError as error:
+        raise RunDirError(f"{run.result}: {error}; remove it to train what is left of the run") from error
+    return None if result.step < config.training.steps else result
 
 
 class _Run:

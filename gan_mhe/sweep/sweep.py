@@ -13,6 +13,7 @@ import torch
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import GanMheError, RunDirError
 from gan_mhe.records.events import RunControl
+from gan_mhe.records.result import result_of
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.inputs import check_all
 from gan_mhe.run.loop import execute, has_progress
@@ -165,16 +166,17 @@ def sweep_in_waves(
 
 
 def _has_ended(config: RunConfig, run_dir: RunDir) -> bool:
-    """Whether the run has ended as `config` has it; False for a damaged directory, so that executing it reports why."""
+    """Whether the run has ended as `config` has it; False if something is damaged, so that executing it reports why."""
     try:
-        result = run_dir.read_result() if has_progress(run_dir) else None
-        if result is None or result["status"] not in ("completed", "diverged"):
+        document = run_dir.read_result() if has_progress(run_dir) else None
+        if document is None:
             return False
-        if result["status"] == "completed" and result["step"] < config.training.steps:
-            return False
-        return not config.changes_on_resume(run_dir.read_config())
-    except (GanMheError, OSError):
+        saved = run_dir.read_config()
+        result = result_of(saved, document)
+    except (GanMheError, OSError, ValueError):
         return False
+    ended = result.status == "diverged" or (result.status == "completed" and result.step >= config.training.steps)
+    return ended and not config.changes_on_resume(saved)
 
 
 def _on_gpu(config: RunConfig) -> bool:

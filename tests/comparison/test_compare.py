@@ -949,6 +949,11 @@ class TestReading:
         assert score.real == {"inception_score": 9.71, "fid": math.inf}
         assert "nan" in as_markdown(compare([score], metric="fid"))
 
+    @pytest.mark.parametrize("damage", [{"final": [1]}, {"final": {"step": 1}}, {"curve": 3}, {"real": "9"}])
+    def test_a_result_of_another_shape_is_named(self, tmp_path: Path, damage: dict[str, Any]) -> None:
+        with pytest.raises(RunDirError, match=r"result\.json is not the result of a run"):
+            read_score(self.begin(tmp_path, status="completed", **damage))
+
     def test_a_diverged_run_has_no_score(self, tmp_path: Path) -> None:
         score = read_score(self.begin(tmp_path, status="diverged", final=None, real=None))
         assert (score.status, score.final, score.real) == ("diverged", None, None)

@@ -153,8 +153,9 @@ class TestResult:
         write_json(run.result, {"status": "completed", "final": None})
         assert run.read_result() == {"status": "completed", "final": None}
 
-    def test_a_damaged_one_is_named(self, run: RunDir) -> None:
-        run.result.write_text('{"status": "comp')
+    @pytest.mark.parametrize("content", ['{"status": "comp', "[1]", '"completed"', "{}", '{"status": 1}'])
+    def test_a_damaged_one_is_named(self, run: RunDir, content: str) -> None:
+        run.result.write_text(content)
         with pytest.raises(RunDirError, match=r"result\.json cannot be read"):
             run.read_result()
 

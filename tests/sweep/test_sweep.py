@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -292,6 +293,17 @@ def test_a_diverged_run_is_not_left_because_it_would_do_so_again(
 
 def test_a_completed_run_is_not_left(completed: RunConfig, configs: list[RunConfig], tmp_path: Path) -> None:
     assert left(configs, tmp_path) == configs[1:]
+
+
+@pytest.mark.parametrize("wrong", [{"seed": 7}, {"final": [1]}])
+def test_a_run_with_the_result_of_another_is_left_so_that_executing_it_says_so(
+    completed: RunConfig, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    run_dir = RunDir(run_directory(tmp_path, completed))
+    write_json(run_dir.result, {**(run_dir.read_result() or {}), **wrong})
+    assert left([completed], tmp_path) == [completed]
+    [(_, error)] = sweep(runs_below(tmp_path, [completed]), Listener(), Control(Listener(), 99))
+    assert str(run_dir.result) in str(error)
 
 
 def test_a_run_that_is_to_go_further_or_elsewhere_is_left(completed: RunConfig, tmp_path: Path) -> None:
