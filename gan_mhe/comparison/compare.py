@@ -40,17 +40,18 @@ _ENOUGH_TO_TELL = 2  # scores that two trainings do not have in common to the la
 
 
 def find_runs(paths: Iterable[Path], notice: Callable[[str], None] = lambda text: None) -> list[RunDir]:
-    """The run directories at or below the given paths. RunDirError if there are none at a path.
+    """The run directories at or below the given paths, each once. RunDirError if there are none at a path.
 
     notice: receives a line about each directory that is left out because its `config.json` is another program's.
     """
-    found: list[RunDir] = []
+    found: dict[Path, RunDir] = {}
     for path in paths:
         below = [run for run in _directories(path) if not _left_out(run, notice)]
         if not below:
             raise RunDirError(f"{path} is not a run directory and contains none")
-        found += below
-    return found
+        for run in below:
+            found.setdefault(run.root.resolve(), run)
+    return list(found.values())
 
 
 def _directories(path: Path) -> list[RunDir]:

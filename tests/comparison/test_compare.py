@@ -976,6 +976,12 @@ class TestReading:
     def test_the_metric_is_the_one_of_the_result(self) -> None:
         assert score_of("job_1", parse({}), {"metric": "fid"}).metric == "fid"
 
+    def test_a_run_is_found_once_however_often_it_is_named(self, tmp_path: Path) -> None:
+        run = self.begin(tmp_path / "run")
+        (tmp_path / "link").symlink_to(run.root)
+        paths = [tmp_path / "run", tmp_path, tmp_path / "link", tmp_path / "run" / ".." / "run"]
+        assert [found.root for found in find_runs(paths)] == [run.root]
+
     def test_runs_are_found_at_and_below_a_path(self, tmp_path: Path) -> None:
         for name in ("b/seed_0", "a/seed_1", "a/seed_0"):
             self.begin(tmp_path / name)
