@@ -160,12 +160,14 @@ def decode_number(value: Any) -> Any:
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
 
 
-def decode(document: Mapping[str, Any]) -> Event:
+def decode(document: Any) -> Event:
     """Inverse of `encode`. Keys that are no fields of the event are ignored, such as the journal's number and time.
 
-    Raises ValueError for an unknown type or a missing field.
+    Raises ValueError for a value that is no table, an unknown type or a missing field.
     """
-    cls = _TYPES.get(document.get("type", ""))
+    if not isinstance(document, Mapping):
+        raise ValueError(f"expected an object, got {type(document).__name__}")
+    cls = _TYPES.get(str(document.get("type")))
     if cls is None:
         raise ValueError(f"unknown event type {document.get('type')!r}; expected one of {', '.join(_TYPES)}")
     if cls is Evaluated:

@@ -136,7 +136,9 @@ class TestEvents:
         run.events.write_bytes(b'{"type": "notice", "step": 1, "message": "whole"}\n{"type": "notice", "st')
         assert list(run.read_events()) == [Notice(1, "whole")]
 
-    @pytest.mark.parametrize("line", [b"{", b'{"type": "rumour"}', b'{"type": "notice", "step": 1}'])
+    @pytest.mark.parametrize(
+        "line", [b"{", b"[]", b'{"type": []}', b'{"type": "rumour"}', b'{"type": "notice", "step": 1}']
+    )
     def test_a_damaged_line_is_named_after_those_before_it(self, run: RunDir, line: bytes) -> None:
         run.events.write_bytes(b'{"type": "notice", "step": 1, "message": "whole"}\n' + line + b"\n")
         events = run.read_events()
