@@ -15,7 +15,7 @@ from server.errors import InvalidTransition, NotFound, RevisionMismatch, StaleWr
 from server.executors.base import Handle, Slot
 from server.ids import new_id
 from server.queue.states import LIVE, TERMINAL, Reason, State, legal
-from server.store import journal, removals, tables
+from server.store import journal, tables
 from server.store.rows import AttemptRow, ForkedFrom, JobChanges, JobRow, fetch_all, fetch_one
 
 StopMode = Literal["graceful", "now"]
@@ -280,16 +280,6 @@ def change(connection: Connection, job: JobRow, changes: Mapping[str, Any], *, r
     if "labels" in changes:
         _write_labels(connection, changed)
     return changed
-
-
-def remove(connection: Connection, job: JobRow) -> None:
-    """Delete a job that has ended, with all rows that belong to it, and ask for the deletion of its files."""
-    if State(job["state"]) not in TERMINAL:
-        raise InvalidTransition(f"{job['id']} is {job['state']}; only a job that has ended can be deleted")
-    if live_attempt(connection, job["id"]):
-        raise InvalidTransition(f"{job['id']} still has a process; it can be deleted once that is gone")
-    connection.execute(delete(_jobs).where(_jobs.c.id == job["id"]))
-    removals.ask(connection, job["id"])
 
 
 # Requests of the scheduler.

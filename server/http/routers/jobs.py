@@ -18,7 +18,7 @@ from server.http.dependencies import Answer, OnceDep, ReadJobs, ServiceDep, Writ
 from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
 from server.http.schemas.jobs import BatchResult, DryRun, Job, digest
 from server.ingest import deletion
-from server.queue import admission, job_list, queue
+from server.queue import admission, job_list, queue, removal
 from server.queue.admission import Operator, Source
 from server.queue.job_list import JobFilter, Order
 from server.queue.queue import StopMode
@@ -218,7 +218,7 @@ def _revision(if_match: str | None) -> int | None:
 def delete_job(job_id: str, principal: WriteJobs, service: ServiceDep, background: BackgroundTasks) -> None:
     """Delete a job that has ended, and all its data."""
     service.store.write(
-        lambda connection: queue.remove(connection, training_job(connection, job_id, principal.project))
+        lambda connection: removal.remove(connection, training_job(connection, job_id, principal.project))
     )
     _delete_files(service, [job_id], background)
 
@@ -363,7 +363,7 @@ def _state(row: JobRow) -> str:
 
 
 def _delete(connection: Connection, row: JobRow, _mode: StopMode) -> None:
-    queue.remove(connection, row)
+    removal.remove(connection, row)
 
 
 _ACTIONS: dict[str, Callable[[Connection, JobRow, StopMode], str | None]] = {

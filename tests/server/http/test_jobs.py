@@ -534,6 +534,21 @@ def test_only_an_ended_job_can_be_deleted_with_all_its_data(client: TestClient, 
     problem(client.get(f"/v1/jobs/{job_id}"), 404, "not_found")
 
 
+def test_a_job_is_not_deleted_while_a_fork_or_a_task_waits_for_its_checkpoint(
+    client: TestClient, service: Service
+) -> None:
+    job_id = submit(client)["id"]
+    checkpoint = add_checkpoint(service, job_id, 20)
+    move(service, job_id, State.CANCELLED)
+    fork = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"training.steps": 80}}).json()["id"]
+    task = client.post(f"/v1/checkpoints/{checkpoint}/samples", json={}).json()["id"]
+    detail = problem(client.delete(f"/v1/jobs/{job_id}"), 409, "invalid_transition")["detail"]
+    assert fork in detail and task in detail
+    add_checkpoint(service, fork, 20)
+    client.post(f"/v1/tasks/{task}/cancel")
+    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
+
+
 def test_an_interrupted_deletion_is_completed_at_the_next_start(client: TestClient, service: Service) -> None:
     kept, deleted = submit(client)["id"], new_id("job")
     jobs = service.settings.job_dir("")

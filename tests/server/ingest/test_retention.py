@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from server.clock import now_ms
 from server.ingest import retention
-from server.queue import queue
+from server.queue import queue, removal
 from server.queue.states import State
 from server.settings import Settings
 from server.store import artifacts, metric_points, tables
@@ -185,7 +185,7 @@ class TestCheckpoints:
         rules = configured(checkpoint_days=7)
         job = Job(store, rules).save(10, 20, 30)
         (_, wanted, _) = store.read(lambda c: artifacts.checkpoints(c, job.id))
-        source = {"job_id": job.id, "checkpoint_id": wanted["id"]}
+        source = {"job_id": job.id, "checkpoint_id": wanted["id"], "step": wanted["step"], "same_config": True}
         new = (
             queue.NewJob(project="p", request={}, request_sha256="1", forked_from=source)
             if kind == "fork"
@@ -246,7 +246,7 @@ class TestCrash:
         rules = configured(samples_per_job=2)
         job = Job(store, rules).draw(0, 10, 20)
         cut_short(store, rules)
-        store.write(lambda c: queue.remove(c, queue.get(c, job.id)))
+        store.write(lambda c: removal.remove(c, queue.get(c, job.id)))
         shutil.rmtree(rules.job_dir(job.id))
         retention.apply(store, rules)
         keys = store.read(lambda c: c.execute(select(tables.service_state.c.key)).scalars().all())

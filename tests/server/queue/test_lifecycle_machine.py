@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from server.errors import InvalidTransition
 from server.executors.base import Slot
-from server.queue import queue
+from server.queue import queue, removal
 from server.queue.states import LIVE, TERMINAL, State, legal
 from server.store import tables
 from tests.support.world import World
@@ -90,7 +90,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule(job_id=consumes(jobs))
     def remove(self, job_id: str) -> None:
         try:
-            self.world.store.write(lambda connection: queue.remove(connection, queue.get(connection, job_id)))
+            self.world.store.write(lambda connection: removal.remove(connection, queue.get(connection, job_id)))
         except InvalidTransition:
             return
         self.submitted.remove(job_id)

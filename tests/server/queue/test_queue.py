@@ -8,7 +8,7 @@ from sqlalchemy import Connection, event, select
 from server.errors import InvalidTransition, NotFound, RevisionMismatch
 from server.executors.base import Slot
 from server.ids import new_id
-from server.queue import queue
+from server.queue import queue, removal
 from server.queue.queue import PRIORITY_STEP_MS
 from server.queue.states import Reason, State
 from server.store import journal, tables
@@ -330,12 +330,12 @@ class TestRemoving:
     def test_only_what_has_ended_is_removed(self, world: World, state: State) -> None:
         job_id = world.submit(state=state)
         with pytest.raises(InvalidTransition, match="only a job that has ended can be deleted"):
-            world.does(queue.remove, job_id)
+            world.does(removal.remove, job_id)
 
     def test_all_rows_go_with_the_job(self, world: World) -> None:
         job_id = world.submit(labels={"a": "b"})
         world.does(queue.cancel, job_id)
-        world.does(queue.remove, job_id)
+        world.does(removal.remove, job_id)
         assert history(world, job_id) == []
         with pytest.raises(NotFound):
             world.job(job_id)
@@ -345,7 +345,7 @@ class TestRemoving:
         claim(world, CPU)
         world.moves(job_id, State.FAILED)
         with pytest.raises(InvalidTransition, match="still has a process"):
-            world.does(queue.remove, job_id)
+            world.does(removal.remove, job_id)
 
 
 class TestDeadlines:

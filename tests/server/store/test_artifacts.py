@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import Connection, select
 
 from server.errors import NotFound, NotReady
-from server.queue import queue
+from server.queue import queue, removal
 from server.settings import Settings
 from server.store import artifacts, tables
 from server.store.store import Store
@@ -146,7 +146,7 @@ class TestBlobs:
         add_sample(store, job_id, 10)
 
         def remove(connection: Connection) -> None:
-            queue.remove(connection, queue.cancel(connection, queue.get(connection, job_id)))
+            removal.remove(connection, queue.cancel(connection, queue.get(connection, job_id)))
 
         store.write(remove)
         with pytest.raises(NotFound):

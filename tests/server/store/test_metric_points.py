@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
 
-from server.queue import queue
+from server.queue import queue, removal
 from server.store import tables
 from server.store.store import Store
 from tests.support.metrics import (
@@ -133,7 +133,7 @@ def test_deleting_a_job_deletes_its_numbers(store: Store) -> None:
     measure(store, job, {1: 1.0})
 
     def remove(connection: Connection) -> None:
-        queue.remove(connection, queue.cancel(connection, queue.get(connection, job["id"])))
+        removal.remove(connection, queue.cancel(connection, queue.get(connection, job["id"])))
 
     store.write(remove)
     for table in (tables.metric_points, tables.metric_blocks, tables.metric_summary):

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import Connection
 
 from server.errors import NotFound, TooManyStreams
-from server.queue import queue
+from server.queue import queue, removal
 from server.queue.states import State
 from server.store import journal
 from server.store.store import Store
@@ -514,7 +514,7 @@ def test_a_stream_ends_when_its_job_is_deleted_during_the_replay(store: Store) -
         end(store, job)
         async with stream(broker, job) as subscription:
             reader = await Reader(subscription).until(lambda r: bool(r.text))
-            store.write(lambda connection: queue.remove(connection, queue.get(connection, job)))
+            store.write(lambda connection: removal.remove(connection, queue.get(connection, job)))
             await reader.to_the_end()
         assert reader.messages == []
 
