@@ -24,6 +24,7 @@ from gan_mhe.comparison.compare import score_of
 from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
+from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import canonical_json, write_json
 from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.result import check_types, contradictions
@@ -172,6 +173,8 @@ def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
             raise ValueError("; ".join(wrong))
         if not missing:
             check_types(result)
+            if result["metric"] not in METRICS:
+                raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {result['metric']!r}")
         score_of("", config, result)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"result.json is not the result of a run: {error}") from None

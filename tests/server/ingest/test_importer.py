@@ -274,6 +274,7 @@ class TestRefusal:
         ("key", "value"),
         [
             ("metric", 5),
+            ("metric", "beauty"),
             ("protocol", ["x"]),
             ("fingerprints", {"fid": 7}),
             ("final", {"step": "x", "scores": {"fid": 1.0}}),
