@@ -53,7 +53,7 @@ class SpectralNorm(nn.Module):
 
     The method is that of PyTorch's own parametrization, which however copies weights in channels-last layout, cannot be
     traced by torch.compile, and follows autocast: on a CPU its iterations stay in float32 all the same, because
-    autocast has no matrix-vector products there (PyTorch 2.15), on a GPU it has.
+    autocast has no matrix-vector products there (PyTorch 2.15); its documentation lists them for CUDA.
     """
 
     _u: Tensor

@@ -3,7 +3,7 @@
     eager           operation by operation from Python; the reference in the tests
     compiled        the gradients of both networks, including gradient penalties, as compiled functions
     cuda_graph      the whole step, including the optimizers, captured once on the GPU and replayed with one launch
-    compiled_graph  the compiled step, captured: fewer kernels than `cuda_graph`, after a minute of compilation
+    compiled_graph  the compiled step, captured; not measured on a GPU
 
 All execute `Trainer._compute`, which has no arguments and no result: everything that changes from step to step is in
 tensors with fixed addresses. The set of due penalties changes the computation itself, so each set has its own graph.
