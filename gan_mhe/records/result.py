@@ -51,7 +51,7 @@ class RunResult:
     evaluations: int
     """Number of evaluations that `best` was chosen from."""
     real: Mapping[str, float] | None
-    """Scores of the real data, by metric; None if the run is not scored."""
+    """Scores of the real data, by metric; None unless the run is completed and scored."""
     train_seconds: float
     """Seconds of training, evaluation not counted."""
     message: str = ""
