@@ -127,7 +127,7 @@ class Comparison:
     fingerprint: str
     """Fingerprint of the metric under that protocol, equal in all runs."""
     rows: tuple[Row, ...]
-    """One row per variant, best mean first; variants of which seeds diverged follow, and those without scores come last."""
+    """One row per variant, best mean first; variants with diverged seeds follow, those without scores come last."""
     real: float | None
     """Score of the real data under the same protocol."""
     evaluations: int
