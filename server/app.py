@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
 from fastapi import Depends, FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -33,10 +32,7 @@ from server.http.routers import (
 )
 from server.http.security import Hardening
 from server.http.strictness import refuse_what_is_not_read
-from server.ingest import deletion, importer
 from server.service import Service
-
-_log = structlog.get_logger("server.start")
 
 DESCRIPTION = """
 Train GANs whose discriminators are regularized by Minimum Hyperspherical Energy (MHE) or by other methods, watch them
@@ -90,20 +86,11 @@ class Application(FastAPI):
         return document
 
 
-def _report_unknown_directories(service: Service) -> None:
-    """Log the directories of jobs that the database does not know; their files stay as they are."""
-    for name in deletion.unknown_directories(service.store, service.settings):
-        _log.warning("job_unknown", directory=f"jobs/{name}", advice="move its folder `run` to the inbox to import it")
-
-
 def create_app(service: Service) -> Application:
     """The application of one service."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        importer.recover(service.store, service.settings)
-        deletion.complete(service.store, service.settings)
-        _report_unknown_directories(service)
         service.start()
         try:
             yield

@@ -12,6 +12,7 @@ ServiceError                 root; has a stable `code`
 ├── QueueFull                too many jobs are queued                   queue_full
 ├── TooManyStreams           the key has too many open streams          too_many_streams
 ├── NotReady                 the resource does not exist yet or anymore not_ready
+├── DatabaseDamaged          a page of the database is damaged          database_damaged
 └── StartRefused             the service cannot start with its settings start_refused
 """
 
@@ -113,6 +114,18 @@ class NotReady(ServiceError):
     """The resource does not exist yet, or no longer."""
 
     code = "not_ready"
+
+
+class DatabaseDamaged(ServiceError):
+    """A page of the database cannot be read. what: where, in SQLite's words."""
+
+    code = "database_damaged"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"the database is damaged ({what}). The operator stops the service and runs `gan-mhe restore BACKUP`, or "
+            "`gan-mhe restore --salvage`, which keeps all that can be read; the files of the runs are not affected"
+        )
 
 
 class StartRefused(ServiceError):

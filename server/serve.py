@@ -15,7 +15,7 @@ from sqlalchemy.exc import DatabaseError
 
 from gan_mhe.errors import StorageError, nearest
 from gan_mhe.files import write_json
-from server import logs
+from server import logs, startup
 from server.app import create_app
 from server.errors import StartRefused
 from server.queue import admission
@@ -66,7 +66,7 @@ def _require_offers(settings: Settings) -> None:
 
 def _open(settings: Settings) -> Service:
     try:
-        return Service.open(settings)
+        return startup.open_service(settings)
     except DatabaseError as error:
         raise StartRefused(f"cannot use the database {settings.database}: {error.orig}") from error
     except (OSError, StorageError) as error:

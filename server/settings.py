@@ -101,6 +101,8 @@ class Settings(BaseSettings):
     """Sample grids kept of a finished job, evenly spaced, the first and the last included; 0 keeps all."""
     checkpoint_days: Annotated[float, Field(ge=0)] = 0
     """Days after a job's end when its checkpoints are deleted except the final and the best one; 0 keeps them."""
+    trash_days: Annotated[float, Field(ge=0)] = 7
+    """Days for which the files of a deleted job stay in the trash, unless the disk is short of space; 0 for none."""
     log_json: bool = False
     """Log as JSON instead of text."""
 
@@ -123,6 +125,16 @@ class Settings(BaseSettings):
     def inbox(self) -> Path:
         """Directory from which run directories are imported."""
         return self.data_dir / "inbox"
+
+    @property
+    def trash(self) -> Path:
+        """Directory of the files of deleted jobs."""
+        return self.data_dir / "trash"
+
+    @property
+    def keys_required(self) -> Path:
+        """A file whose existence says that this service has had an API key: it never again answers without one."""
+        return self.data_dir / "keys-required"
 
     @property
     def image_cache(self) -> Path:

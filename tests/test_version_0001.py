@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 from gan_mhe.comparison.compare import compare, read_score
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run import execute
+from server import startup
 from server.app import create_app
 from server.cli.app import app
-from server.service import Service
 from server.settings import Settings
 from tests.support.paths import ROOT
 
@@ -76,7 +76,7 @@ def client(tmp_path: Path) -> TestClient:
     connection.executescript((FIXTURES / "service.sql").read_text())
     connection.close()
     shutil.copytree(FIXTURES / "run", tmp_path / "jobs" / IMPORTED / "run")
-    return TestClient(create_app(Service.open(settings)), base_url="http://localhost")
+    return TestClient(create_app(startup.open_service(settings)), base_url="http://localhost")
 
 
 def test_its_database_is_migrated_with_all_jobs(client: TestClient) -> None:

@@ -11,7 +11,7 @@ from gan_mhe.cli.console import print_error
 from gan_mhe.cli.options import FAILURE, USAGE
 from gan_mhe.errors import ConfigError, GanMheError
 from gan_mhe.streams import Output, protected, reason_of
-from server.cli import compare, jobs, operator, study
+from server.cli import compare, jobs, operator, study, upkeep
 
 app = typer.Typer(
     help="Train GANs with hyperspherically regularized discriminators, and compare them fairly.",
@@ -33,10 +33,12 @@ for command in (
     runs.variants,
     operator.serve,
     *jobs.COMMANDS,
+    *upkeep.COMMANDS,
 ):
     app.command()(command)
 app.add_typer(scorer.scorer_app, name="scorer")
 app.add_typer(operator.keys_app, name="keys")
+app.add_typer(upkeep.trash_app, name="trash")
 
 
 def main() -> None:

@@ -43,7 +43,7 @@ def serve(
 ) -> None:
     """Run the service. Every setting can also be an environment variable, such as GAN_MHE_CPU_SLOTS."""
     output_is_optional()
-    settings = _settings(
+    settings = settings_of(
         host=host,
         port=port,
         data_dir=data_dir,
@@ -54,7 +54,7 @@ def serve(
     )
     from server import serve as service
 
-    with _service_errors():
+    with service_errors():
         service.serve(settings)
 
 
@@ -68,8 +68,9 @@ def create_key(
     """Create a key and print it. It cannot be shown again."""
     from server.store import keys
 
-    with _store(data_dir) as store:
+    with open_store(data_dir) as store:
         token = keys.create(store, name, project, scope)
+    settings_of(data_dir=data_dir).keys_required.touch(mode=0o600)
     print_error("save this key: it cannot be shown again")
     say(token)
 
@@ -80,7 +81,7 @@ def list_keys(data_dir: DataDir = None) -> None:
     from server.clock import rfc3339
     from server.store import keys
 
-    with _store(data_dir) as store:
+    with open_store(data_dir) as store:
         rows = keys.listing(store)
     cells = [
         (
@@ -101,12 +102,12 @@ def revoke_key(
     """Revoke a key immediately."""
     from server.store import keys
 
-    with _store(data_dir) as store:
+    with open_store(data_dir) as store:
         keys.revoke(store, prefix)
     say(f"{prefix} is revoked")
 
 
-def _settings(**options: Any) -> "Settings":
+def settings_of(**options: Any) -> "Settings":
     """Settings from options, environment and defaults, in this order of precedence. GanMheError names invalid ones."""
     from pydantic import ValidationError
     from pydantic_settings import SettingsError
@@ -126,7 +127,7 @@ def _settings(**options: Any) -> "Settings":
 
 
 @contextmanager
-def _service_errors() -> Iterator[None]:
+def service_errors() -> Iterator[None]:
     """Convert errors of the service to errors of the command."""
     from server.errors import ServiceError
 
@@ -137,19 +138,23 @@ def _service_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _store(data_dir: Path | None) -> "Iterator[Store]":
-    """Open the database of a service, which may be running."""
+def open_store(data_dir: Path | None) -> "Iterator[Store]":
+    """Open the database of a service, which may be running. An older schema is migrated only if it does not run."""
+    from server import data_directory, startup
     from server.store.store import Store
 
-    settings = _settings(data_dir=data_dir)
-    with _service_errors():
+    settings = settings_of(data_dir=data_dir)
+    with service_errors():
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise GanMheError(f"cannot write to the data directory {settings.data_dir}: {error.strerror}") from None
         store = Store(settings.database)
         try:
-            store.migrate()
+            startup.refuse_a_lost_database(store, settings)
+            if not store.is_current():
+                with data_directory.locked(settings.data_dir):
+                    store.migrate()
             yield store
         finally:
             store.close()

@@ -52,6 +52,7 @@ CODES: Mapping[str, tuple[int, str]] = {
     "body_too_large": (413, "The request body is too large"),
     "render_failed": (500, "The image could not be rendered"),
     "database_busy": (503, "The database is busy"),
+    "database_damaged": (503, "The database is damaged"),
     "not_serving": (503, "The service is not ready"),
     "internal_error": (500, "An unexpected error occurred in the service"),
 }

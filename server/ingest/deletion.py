@@ -1,41 +1,33 @@
-"""Deletes the files of jobs that a caller deleted, after their rows, and finds directories that no row names.
+"""Puts the files of deleted jobs into the trash, after their rows, and finds directories that no row names.
 
-A directory is deleted only if a caller deleted its job (`server.store.removals`). A missing row is no reason: the
+A directory leaves `jobs/` only if a caller deleted its job (`server.store.removals`). A missing row is no reason: the
 database may be damaged, older than the files, or lost.
 """
 
-import os
-import shutil
-from contextlib import suppress
 from functools import partial
 
 from sqlalchemy import select
 
 from gan_mhe.files import remove_temporaries
 from server.ids import is_id
+from server.ingest import trash
 from server.settings import Settings
 from server.store import removals, tables
 from server.store.store import Store
 
 
 def delete_files(store: Store, settings: Settings, job_id: str) -> None:
-    """Delete the directory of a deleted job, and take the job off the list of removals.
+    """Put the directory of a deleted job into the trash, and take the job off the list of removals.
 
-    The directory is renamed first, so that whoever lists `jobs/` sees it whole or not at all. Files that cannot be
-    deleted leave the job on the list, for the next start.
+    A directory that cannot be moved leaves the job on the list, for the next start.
     """
-    directory = settings.job_dir(job_id)
-    aside = directory.with_name(f".{job_id}.tmp")
-    with suppress(OSError):
-        os.replace(directory, aside)
-    shutil.rmtree(aside, ignore_errors=True)
-    if not aside.exists() and not directory.exists():
+    if trash.put(settings, job_id):
         store.write(partial(removals.done, job_id=job_id))
 
 
 def complete(store: Store, settings: Settings) -> None:
     """Complete the deletions that an earlier service was asked for and did not finish."""
-    remove_temporaries(settings.job_dir(""))  # directories that were put aside for deletion
+    remove_temporaries(settings.job_dir(""))  # what older versions put aside for deletion
     for job_id in store.read(removals.asked):
         delete_files(store, settings, job_id)
 

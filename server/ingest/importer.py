@@ -11,14 +11,15 @@ import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from gan_mhe.comparison.compare import score_of
 from gan_mhe.config.names import DATASETS
@@ -30,11 +31,12 @@ from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.result import check_types, contradictions
 from gan_mhe.records.run_dir import RunDir
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
+from server.executors.supervisor import SPEC
 from server.ingest.indexer import Indexer
 from server.queue import admission, queue
 from server.queue.states import Reason, State
 from server.settings import Settings
-from server.store import artifacts
+from server.store import artifacts, job_record, tables
 from server.store.rows import JobRow
 from server.store.store import Store
 
@@ -42,6 +44,7 @@ _log = structlog.get_logger("server.ingest")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARKER = "import.json"
 _MAX_MESSAGE = 300
+_RECOVERY_SECONDS = 60.0
 _RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol"})
 _UNFINISHED = "the imported run is not finished; resume the job to continue it"
 
@@ -59,7 +62,7 @@ def importable(settings: Settings) -> list[dict[str, Any]]:
 
 def _described(path: Path) -> dict[str, Any]:
     try:
-        config, result = _read(_entry(path.parent, path.name))
+        config, result = read_run(_entry(path.parent, path.name))
     except InvalidRequest as error:
         return {**dict.fromkeys(("variant", "seed", "total_steps", "status")), "name": path.name, "problem": str(error)}
     return {
@@ -85,17 +88,20 @@ def import_run(
     """
     source = _entry(settings.inbox, name)
     with ExitStack() as stack:
-        _lock(stack, source)
-        config, result = _read(source)
+        lock_run(stack, source)
+        config, result = read_run(source)
 
         def create(connection: Connection) -> JobRow:
-            job = _create(connection, _without_paths(config, settings), result, name, project, labels)
-            write_json(settings.job_dir(job["id"]) / _MARKER, {"name": name})
+            own = without_paths(config, settings)
+            new = admission.new_job(own, project, name=name, labels=dict(labels), origin="imported")
+            job = create_ended(connection, new, result)
+            job_record.write(settings, job)
+            mark(settings, job["id"], name)
             return job
 
         job = store.write(create)
         _move(source, artifacts.run_dir(settings, job["id"]).root)
-    _read_in(settings, indexer, job["id"])
+    read_in(store, settings, indexer, job["id"])
     return store.read(lambda connection: queue.get(connection, job["id"]))
 
 
@@ -103,10 +109,14 @@ def recover(store: Store, settings: Settings) -> None:
     """Complete the imports that a crash interrupted. For the start of the service, before jobs are scheduled.
 
     An import that cannot be completed is logged and tried again at the next start: it stops neither the others nor the
-    service.
+    service. After `_RECOVERY_SECONDS` the rest waits for the next start.
     """
     indexer = Indexer(store, settings)
+    deadline = time.monotonic() + _RECOVERY_SECONDS
     for marker in sorted(settings.job_dir("").glob(f"*/{_MARKER}")):
+        if time.monotonic() > deadline:
+            _log.warning("imports_wait_for_the_next_start", first=f"jobs/{marker.parent.name}")
+            return
         try:
             _complete(store, settings, indexer, marker)
         except Exception:  # whatever a file from outside can cause
@@ -126,7 +136,7 @@ def _complete(store: Store, settings: Settings, indexer: Indexer, marker: Path) 
     source = settings.inbox / json.loads(marker.read_bytes())["name"]
     if source.is_dir() and not target.exists():
         _move(source, target)
-    _read_in(settings, indexer, job_id)
+    read_in(store, settings, indexer, job_id)
 
 
 def _entry(inbox: Path, name: str) -> Path:
@@ -137,7 +147,7 @@ def _entry(inbox: Path, name: str) -> Path:
     path = inbox / name
     if not os.path.lexists(path):
         raise NotFound(f"there is no {name!r} in the inbox")
-    _check_entries(path)
+    check_entries(path)
     return path
 
 
@@ -145,7 +155,7 @@ def _refusal(path: Path, why: str) -> InvalidRequest:
     return InvalidRequest(FieldError("/name", "not_a_run", f"name: {path.name!r} cannot be imported: {why}"))
 
 
-def _read(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
+def read_run(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
     """Read a run's configuration, and its result if the run has ended. Raises InvalidRequest if it is no run."""
     run = RunDir(path)
     for file in (run.config, run.events):
@@ -188,7 +198,7 @@ def _check_inputs(run: RunDir, result: Mapping[str, Any] | None) -> None:
         raise ValueError(f"{key} is {stated} in result.json, but {recorded} in the run's own record")
 
 
-def _check_entries(path: Path) -> None:
+def check_entries(path: Path) -> None:
     """Raise InvalidRequest unless there are only directories and plain files; links could lead out of the inbox."""
     mode = path.lstat().st_mode
     if not stat.S_ISDIR(mode):
@@ -200,7 +210,7 @@ def _check_entries(path: Path) -> None:
                 raise _refusal(path, f"{entry!r} is neither a directory nor a plain file")
 
 
-def _lock(stack: ExitStack, source: Path) -> None:
+def lock_run(stack: ExitStack, source: Path) -> None:
     """Lock the run directory against trainers and other imports. Raises NotReady if another process has the lock."""
     try:
         stack.enter_context(RunDir(source).locked())
@@ -209,7 +219,7 @@ def _lock(stack: ExitStack, source: Path) -> None:
         raise NotReady(f"{source.name!r} cannot be imported now: {why}") from None
 
 
-def _without_paths(config: RunConfig, settings: Settings) -> RunConfig:
+def without_paths(config: RunConfig, settings: Settings) -> RunConfig:
     """Return the configuration with the operator's names in place of paths, or None where a path has no name."""
     root = _operator_name(config.data.root, settings.data_roots)
     if root is None and config.data.root is not None and DATASETS[config.data.name].needs_root:
@@ -228,21 +238,19 @@ def _operator_name(path: Path | None, known: Mapping[str, Path]) -> str | None:
     return next((name for name, offered in known.items() if offered.resolve() == path.resolve()), None)
 
 
-def _create(
-    connection: Connection,
-    config: RunConfig,
-    result: Mapping[str, Any] | None,
-    name: str,
-    project: str,
-    labels: Mapping[str, str],
-) -> JobRow:
-    new = admission.new_job(config, project, name=name, labels=dict(labels), origin="imported")
+def create_ended(connection: Connection, new: queue.NewJob, result: Mapping[str, Any] | None, **facts: Any) -> JobRow:
+    """Create the job of a run that was made elsewhere: succeeded, failed, or paused if the run has not ended.
+
+    result: None if it has not. facts: as for `queue.create`.
+    """
     if result is None:
-        return queue.create(connection, new, State.PAUSED, message=_UNFINISHED)
+        return queue.create(connection, new, State.PAUSED, message=_UNFINISHED, **facts)
     if result["status"] == "completed":
-        return queue.create(connection, new, State.SUCCEEDED, result=dict(result))
-    message, result = result.get("message"), dict(result)
-    return queue.create(connection, new, State.FAILED, reason=Reason.DIVERGED, message=message, result=result)
+        return queue.create(connection, new, State.SUCCEEDED, result=dict(result), **facts)
+    message = result.get("message")
+    return queue.create(
+        connection, new, State.FAILED, reason=Reason.DIVERGED, message=message, result=dict(result), **facts
+    )
 
 
 def _move(source: Path, target: Path) -> None:
@@ -265,7 +273,31 @@ def _move(source: Path, target: Path) -> None:
         raise StorageError(f"cannot move {source.name!r} out of the inbox: {error.strerror or error}") from error
 
 
-def _read_in(settings: Settings, indexer: Indexer, job_id: str) -> None:
-    """Read the run's events and console, and delete the marker: the import is complete."""
+def mark(settings: Settings, job_id: str, name: str) -> None:
+    """Note in a job's directory that the run `name` of the inbox is to be read, if it is there, as the job's."""
+    write_json(settings.job_dir(job_id) / _MARKER, {"name": name})
+
+
+def read_in(store: Store, settings: Settings, indexer: Indexer, job_id: str) -> None:
+    """Read the run's events and console, and delete the marker: the job is complete."""
     indexer.drain(job_id)
+    number, epoch = _highest(settings.job_dir(job_id) / "attempts")
+
+    def go_on_after(connection: Connection) -> None:
+        job = queue.get(connection, job_id)
+        values = {"attempts": max(number, job["attempts"]), "lease_epoch": max(epoch, job["lease_epoch"])}
+        connection.execute(update(tables.jobs).where(tables.jobs.c.id == job_id).values(values))
+
+    store.write(go_on_after)
     (settings.job_dir(job_id) / _MARKER).unlink(missing_ok=True)
+
+
+def _highest(attempts: Path) -> tuple[int, int]:
+    """The number of the newest attempt with a directory and the highest lease epoch: the next must have higher ones."""
+    numbers, epochs = [0], [0]
+    for path in attempts.glob("*"):
+        if path.name.isdecimal():
+            numbers.append(int(path.name))
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                epochs.append(int(json.loads((path / SPEC).read_bytes())["epoch"]))
+    return max(numbers), max(*numbers, *epochs)

@@ -50,13 +50,23 @@ class NewJob:
     start_deadline: int | None = None
 
 
-def create(connection: Connection, new: NewJob, state: State = State.QUEUED, **facts: Unpack[JobChanges]) -> JobRow:
-    """Create a job. It is queued, unless it was run elsewhere; then `state` and `facts` describe it."""
+def create(
+    connection: Connection,
+    new: NewJob,
+    state: State = State.QUEUED,
+    *,
+    job_id: str | None = None,
+    **facts: Unpack[JobChanges],
+) -> JobRow:
+    """Create a job. It is queued, unless it was run elsewhere; then `state` and `facts` describe it.
+
+    job_id: the id of a job that had one already, whose files are named by it.
+    """
     now = now_ms()
     values = {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
         "labels": dict(new.labels),
-        "id": new_id("job" if new.kind == TRAIN else "task"),
+        "id": job_id or new_id("job" if new.kind == TRAIN else "task"),
         "state": state,
         "rank": _rank(now, new.priority),
         "created_at": now,
@@ -104,6 +114,11 @@ def get(connection: Connection, job_id: str, project: str | None = None) -> JobR
     if row is None or (project is not None and row["project"] != project):
         raise NotFound(f"there is no {job_id!r}")
     return row
+
+
+def count(connection: Connection) -> int:
+    """Return how many jobs and tasks there are."""
+    return connection.execute(select(func.count()).select_from(_jobs)).scalar_one()
 
 
 def waiting(connection: Connection, project: str) -> int:

@@ -152,6 +152,7 @@ class JobChanges(TypedDict, total=False):
     events_offset: int
     events_seq: int
     console_offset: int
+    created_at: int
     queued_at: int | None
     started_at: int | None
     finished_at: int | None

@@ -2,7 +2,8 @@
 
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -10,10 +11,10 @@ import alembic.command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from sqlalchemy import Connection, inspect
 
 from server.crash_points import crash_point
-from server.errors import StartRefused
+from server.errors import DatabaseDamaged, StartRefused
 from server.store import sqlite
 from server.store.rows import JournalRow
 
@@ -37,11 +38,32 @@ class Store:
         self._readers = sqlite.reader_engine(path)
         self._listeners: list[Listener] = []
         self._durable: bool | None = None
+        self.damage: str | None = None
+        """What is damaged in the database file, once that was seen; nothing is written then."""
 
     def is_new(self) -> bool:
         """Whether the database has no schema yet: there was no file, or an empty one."""
-        with self._lock, self._writer.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision() is None
+        return self.revision() is None
+
+    def revision(self) -> str | None:
+        """The revision of the database's schema; None if it has none yet. Raises DatabaseDamaged."""
+        with self._seeing_damage(), self._lock, self._writer.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+
+    def is_current(self) -> bool:
+        """Whether the schema is this version's: there is nothing to migrate."""
+        return self.revision() == ScriptDirectory(str(_MIGRATIONS)).get_current_head()
+
+    def examine(self, seconds: float | None = None) -> bool:
+        """Look for damage in the whole database and keep the first in `damage`.
+
+        seconds: when to give up, None never. Returns whether the database was examined to its end. Thread-safe; others
+        read and write meanwhile.
+        """
+        with self._readers.connect() as connection:
+            fault, complete = sqlite.first_fault(connection.connection.dbapi_connection, seconds)
+        self.damage = self.damage or fault
+        return complete
 
     def migrate(self) -> None:
         """Migrate the schema to the current version in one transaction, after copying the database file.
@@ -52,8 +74,14 @@ class Store:
         with self._lock:
             with self._writer.connect() as connection:
                 current = MigrationContext.configure(connection).get_current_revision()
+                foreign = current is None and bool(inspect(connection).get_table_names())
             if current == script.get_current_head():
                 return
+            if foreign:
+                raise StartRefused(
+                    f"{self._path} has tables and no schema revision: expected the database of this service; "
+                    "it is another program's, or damaged. It was not changed"
+                )
             if current is not None:
                 self._check_known(script, current)
                 self._copy_before_migration(current)
@@ -87,9 +115,12 @@ class Store:
         """Run `work` in a transaction and commit it; roll back if it raises.
 
         name: the kind of write, for crash points. durable: the commit survives a power failure, not only a killed
-        process. What was read from a run's files does not need that, because it can be read again.
+        process. What was read from a run's files does not need that, because it can be read again. Raises
+        DatabaseDamaged, and writes nothing, once damage was seen.
         """
-        with self._lock, self._writer.connect() as connection:
+        if self.damage is not None:
+            raise DatabaseDamaged(self.damage)
+        with self._seeing_damage(), self._lock, self._writer.connect() as connection:
             self._set_durable(connection, durable)
             new_rows: list[JournalRow] = []
             connection.info[_NEW_ROWS] = new_rows
@@ -108,14 +139,35 @@ class Store:
             self._durable = durable
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """Run `work` on one snapshot of the database."""
-        with self._readers.connect() as connection, connection.begin():
+        """Run `work` on one snapshot of the database. Raises DatabaseDamaged if it meets a damaged page."""
+        with self._seeing_damage(), self._readers.connect() as connection, connection.begin():
             return work(connection)
+
+    @contextmanager
+    def _seeing_damage(self) -> Iterator[None]:
+        """Keep the damage that a query meets, and raise it as what it is."""
+        try:
+            yield
+        except Exception as error:
+            fault = sqlite.damage_in(error)
+            if fault is None:
+                raise
+            self.damage = self.damage or fault
+            raise DatabaseDamaged(self.damage) from error
 
     def tidy(self) -> None:
         """Free the disk space of the write-ahead log."""
         with self._lock, self._writer.connect() as connection:
             sqlite.truncate_log(connection.connection.dbapi_connection)
+
+    def broken_references(self) -> list[str]:
+        """The tables that have rows which refer to rows that do not exist."""
+        return self.read(sqlite.broken_references)
+
+    def copy_to(self, path: Path) -> None:
+        """Copy the database consistently, while others use it, to a file that does not exist yet."""
+        with self._seeing_damage(), self._lock, self._writer.connect() as connection:
+            sqlite.backup(connection.connection.dbapi_connection, path)
 
     def close(self) -> None:
         """Close all connections."""

@@ -17,17 +17,17 @@ from typing import Any, Protocol
 import structlog
 from sqlalchemy import Connection
 
-from gan_mhe.errors import ConfigError
+from gan_mhe.errors import ConfigError, StorageError
 from server.crash_points import crash_point
 from server.errors import InvalidTransition
 from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
-from server.ingest import retention
+from server.ingest import retention, trash
 from server.queue import queue, worker_request
 from server.queue.public_text import public_text
 from server.queue.queue import TRAIN, StopMode
 from server.queue.states import Reason, State
 from server.settings import Settings
-from server.store import artifacts, heartbeat, journal
+from server.store import artifacts, heartbeat, job_record, journal
 from server.store.rows import AttemptRow, JobRow
 from server.store.store import Store
 from server.supervision import endings, outcomes, stall_detection
@@ -111,6 +111,7 @@ class Scheduler:
             self._pause_running(live, shortage)
         if self._is_due("housekeeping", _HOUSEKEEPING_SECONDS):
             retention.apply(self._store, self._settings)
+            trash.empty_old(self._settings)
             self._store.tidy()
         self._last_round = self._clock()
         if errors:
@@ -253,8 +254,10 @@ class Scheduler:
             self._end(attempt, job, _NEVER_STARTED)
             return
         try:
-            handle = handle or self._executor.launch(self._spec(attempt, job))
-        except LaunchError as error:
+            if handle is None:
+                job_record.write(self._settings, job)
+                handle = self._executor.launch(self._spec(attempt, job))
+        except (LaunchError, StorageError) as error:
             self._end(attempt, job, ExitRecord(None, None, "launch_failed", str(error)))
             return
         except ConfigError as error:

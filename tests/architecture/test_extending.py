@@ -24,7 +24,7 @@ from gan_mhe.config.compose import parse
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run import execute
 from server.app import create_app
-from server.service import Service
+from server import startup
 from server.settings import Settings
 
 root = Path(sys.argv[1])
@@ -40,7 +40,7 @@ runs = [RunDir(root / variant) for variant in ("none", "norm_spread")]
 scalars = {name for event in runs[1].read_events() for name in getattr(event, "values", {})}
 table = compare([read_score(run) for run in runs], metric="mean_distance", reference="none")
 settings = Settings(data_dir=root / "service", port=0, cpu_slots=0, cuda_slots_per_device=0, disk_reserve_bytes=0)
-client = TestClient(create_app(Service.open(settings)), base_url="http://localhost")
+client = TestClient(create_app(startup.open_service(settings)), base_url="http://localhost")
 catalogue = {kind: [row["name"] for row in client.get(f"/v1/{kind}").json()["data"]]
              for kind in ("variants", "protocols", "data")}
 (root / "seen.json").write_text(json.dumps({

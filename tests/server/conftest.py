@@ -92,12 +92,12 @@ def make_world(
 @pytest.fixture
 def service(settings: Settings, migrated_database: Path, executor: FakeExecutor) -> Iterator["Service"]:
     """A service over the fake executor, not started: nothing is scheduled unless the test does so."""
-    from server.service import Service
+    from server import startup
 
     shutil.copyfile(migrated_database, settings.database)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "migrate", lambda self: None)  # to see that there is nothing to do takes a while
-        opened = Service.open(settings, executor=executor)
+        opened = startup.open_service(settings, executor=executor)
     yield opened
     opened.stop()
 

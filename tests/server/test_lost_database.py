@@ -1,15 +1,17 @@
 """Whatever happens to the database, the files of jobs stay: a start refuses or keeps them, and deletes none."""
 
-import hashlib
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import update
 
 from gan_mhe.config.run_config import RunConfig
+from server import startup
 from server.app import create_app
 from server.errors import StartRefused
 from server.ids import new_id
@@ -17,17 +19,17 @@ from server.queue import queue
 from server.queue.admission import new_job
 from server.service import Service
 from server.settings import Settings
-from server.store import tables
+from server.store import keys, tables
 from server.store.store import Store
 from tests.support.fake_executor import FakeExecutor
+from tests.support.kept import change_ids_in_index, hashes, overwrite_page
 
 Loss = Callable[[Path], None]
 
 
-def hashes(settings: Settings) -> dict[str, str]:
+def files(settings: Settings) -> dict[str, str]:
     """Content of every file below `jobs/`, by path."""
-    files = sorted(path for path in settings.job_dir("").rglob("*") if path.is_file())
-    return {str(path.relative_to(settings.data_dir)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return hashes(settings.job_dir(""))
 
 
 def add_job(store: Store, settings: Settings) -> str:
@@ -54,14 +56,12 @@ def before(store: Store, settings: Settings) -> dict[str, str]:
     write_files(settings, new_id("job"))
     store.tidy()
     store.close()
-    return hashes(settings)
+    return files(settings)
 
 
 def start(settings: Settings, executor: FakeExecutor) -> None:
     """Start a service as a server does, and stop it."""
-    from fastapi.testclient import TestClient
-
-    service = Service.open(settings, executor)
+    service = startup.open_service(settings, executor)
     try:
         with TestClient(create_app(service)):
             pass
@@ -92,7 +92,7 @@ def test_a_start_without_the_database_is_refused_and_says_how_to_go_on(
     for _ in range(2):  # the first refusal must not prepare a second start
         with pytest.raises(StartRefused, match=r"the files of 3 jobs and tasks.*missing or empty.*copy of the data"):
             start(settings, executor)
-    assert hashes(settings) == before
+    assert files(settings) == before
 
 
 def test_a_new_data_directory_needs_no_database(settings: Settings, executor: FakeExecutor) -> None:
@@ -105,27 +105,135 @@ def test_an_older_copy_of_the_database_deletes_none_of_the_files_that_are_newer(
 ) -> None:
     shutil.copyfile(migrated_database, settings.database)
     start(settings, executor)
-    assert hashes(settings) == before
+    assert files(settings) == before
 
 
-def test_a_database_that_lost_its_rows_deletes_no_files(
-    before: dict[str, str], settings: Settings, executor: FakeExecutor
-) -> None:
-    with sqlite3.connect(settings.database) as damaged:
+def lose_all_rows(database: Path) -> None:
+    with sqlite3.connect(database) as damaged:
         damaged.execute("delete from jobs")
     damaged.close()
+
+
+def cut(database: Path) -> None:
+    with open(database, "r+b") as file:
+        file.truncate(database.stat().st_size // 2)
+
+
+def fill_with_noise(database: Path) -> None:
+    database.write_bytes(b"no database at all, but text " * 1000)
+
+
+def write_with_a_newer_version(database: Path) -> None:
+    with sqlite3.connect(database) as newer:
+        newer.execute("update alembic_version set version_num = '9999'")
+    newer.close()
+
+
+def lose_the_revision(database: Path) -> None:
+    with sqlite3.connect(database) as damaged:
+        damaged.execute("drop table alembic_version")
+    damaged.close()
+
+
+def overwrite_the_jobs(database: Path) -> None:
+    overwrite_page(database, "jobs")
+
+
+def overwrite_the_header(database: Path) -> None:
+    with open(database, "r+b") as file:
+        file.write(b"\xff" * 100)
+
+
+LOSSES = (
+    remove,
+    empty,
+    replace_by_a_file_of_another_program,
+    lose_all_rows,
+    cut,
+    fill_with_noise,
+    write_with_a_newer_version,
+    lose_the_revision,
+    change_ids_in_index,
+    overwrite_the_jobs,
+    overwrite_the_header,
+)
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+def test_no_loss_of_the_database_costs_a_file(
+    before: dict[str, str], settings: Settings, executor: FakeExecutor, lose: Loss
+) -> None:
+    lose(settings.database)
+    for _ in range(2):
+        with suppress(StartRefused):
+            start(settings, executor)
+        assert files(settings) == before
+
+
+@pytest.mark.parametrize("damage", [change_ids_in_index, overwrite_the_jobs])
+def test_a_damaged_database_is_served_read_only_and_says_what_to_do(
+    before: dict[str, str], settings: Settings, executor: FakeExecutor, damage: Loss
+) -> None:
+    damage(settings.database)
+    content = settings.database.read_bytes()
+    service = startup.open_service(settings, executor)
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        for answer in (client.get("/readyz"), client.post("/v1/jobs", json={"preset": "digits_cnn"})):
+            assert answer.status_code == 503 and "gan-mhe restore BACKUP" in answer.json()["detail"]
+        assert client.get("/healthz").status_code == 200
+    assert settings.database.read_bytes() == content
+
+
+def test_damage_that_a_request_meets_is_said_and_stops_further_writes(
+    before: dict[str, str], settings: Settings, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overwrite_the_jobs(settings.database)
+    monkeypatch.setattr(Store, "examine", lambda self, seconds=None: True)  # too large to be examined at the start
+    service = startup.open_service(settings, executor)
+    monkeypatch.setattr(Service, "start", lambda self: None)
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        answer = client.get("/v1/jobs")
+        assert (answer.status_code, answer.json()["code"]) == (503, "database_damaged")
+        assert client.post("/v1/jobs", json={"preset": "digits_cnn"}).json()["code"] == "database_damaged"
+
+
+def test_keys_lost_with_the_database_never_open_the_service(
+    store: Store, settings: Settings, executor: FakeExecutor
+) -> None:
+    keys.create(store, "ann", "default", ["admin"])
+    store.close()
     start(settings, executor)
-    assert hashes(settings) == before
+    for part in ("", "-wal", "-shm"):
+        settings.database.with_name(settings.database.name + part).unlink(missing_ok=True)
+    service = startup.open_service(settings, executor)
+    with TestClient(create_app(service), base_url="http://localhost") as client:
+        assert client.get("/v1/jobs").status_code == 401
+
+
+def test_a_step_that_fails_stops_neither_the_others_nor_the_start(
+    before: dict[str, str],
+    settings: Settings,
+    executor: FakeExecutor,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a reader has a fault")
+
+    monkeypatch.setattr("server.ingest.importer.recover", fail)
+    start(settings, executor)
+    printed = capsys.readouterr().out
+    assert "step=complete_imports" in printed and "unknown_directories" in printed
 
 
 def test_an_imported_run_whose_row_is_gone_is_kept(
     before: dict[str, str], settings: Settings, executor: FakeExecutor
 ) -> None:
-    [unknown] = {path.split("/")[1] for path in before} - ids(settings)
+    [unknown] = {path.split("/")[0] for path in before} - ids(settings)
     (settings.job_dir(unknown) / "import.json").write_text('{"name": "old"}')
-    expected = hashes(settings)
+    expected = files(settings)
     start(settings, executor)
-    assert hashes(settings) == expected
+    assert files(settings) == expected
 
 
 def ids(settings: Settings) -> set[str]:

@@ -16,9 +16,9 @@ from typing import Any
 import httpx2
 import pytest
 
+from server import startup
 from server.errors import StartRefused
 from server.serve import GRACEFUL_SHUTDOWN_SECONDS, _listen, serve
-from server.service import Service
 from server.settings import Settings
 from server.store import keys
 from server.store.store import Store
@@ -126,7 +126,7 @@ def test_a_port_in_use_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_a_refused_start_releases_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refusal(monkeypatch, tmp_path, host="0.0.0.0")
-    Service.open(Settings(data_dir=tmp_path)).stop()
+    startup.open_service(Settings(data_dir=tmp_path)).stop()
 
 
 @pytest.mark.parametrize(

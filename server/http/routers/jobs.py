@@ -24,7 +24,7 @@ from server.queue.job_list import JobFilter, Order
 from server.queue.queue import StopMode
 from server.queue.states import State
 from server.service import Service
-from server.store import artifacts
+from server.store import artifacts, job_record
 from server.store.rows import CheckpointRow, ForkedFrom, JobRow
 
 router = APIRouter(prefix="/v1", tags=["jobs"])
@@ -200,6 +200,7 @@ def change_job(
         return row, show(connection, service, [row])[0]
 
     row, document = service.store.write(work)
+    job_record.refresh(service.settings, row)
     service.engine.wake()
     response.headers["ETag"] = _etag(row)
     return document

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy import text
 
 from gan_mhe.version import __version__
-from server.errors import FieldError
+from server.errors import DatabaseDamaged, FieldError
 from server.http import errors
 from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
 from server.queue import queue
@@ -129,6 +129,10 @@ def _failed_checks(service: Service) -> list[FieldError]:
     failed = []
     try:
         service.store.read(lambda connection: connection.execute(text("SELECT 1")))
+        if service.store.damage is not None:
+            raise DatabaseDamaged(service.store.damage)
+    except DatabaseDamaged as error:
+        failed.append(FieldError("/database", "database", f"database: {error}"))
     except Exception as error:
         failed.append(FieldError("/database", "database", f"database: cannot be read ({type(error).__name__})"))
     age = service.engine.heartbeat_age()

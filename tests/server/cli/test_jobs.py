@@ -17,9 +17,9 @@ import pytest
 import structlog
 import uvicorn
 
+from server import startup
 from server.cli.app import main
 from server.client import Client, Conflict, NotFound, Rejected, TaskFailed
-from server.service import Service
 from server.settings import Settings
 from tests.support.app import make_app
 from tests.support.paths import FAKE_WORKER
@@ -59,7 +59,7 @@ class Live:
             retry_backoff_seconds=0.05,
             disk_reserve_bytes=0,
         )
-        self.service = Service.open(settings)
+        self.service = startup.open_service(settings)
         config = uvicorn.Config(make_app(self.service), port=0, log_config=None, timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run)

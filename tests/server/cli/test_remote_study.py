@@ -19,9 +19,9 @@ from gan_mhe.files import sha256_file
 from gan_mhe.records.events import Evaluated, Finished, Progress, SampleGrid, Scalars, Started, effective
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.study.definition import Study, load, run_directory, scores
+from server import startup
 from server.cli import remote_study
 from server.client import Client, Job
-from server.service import Service
 from server.settings import Settings
 from tests.support.app import make_app
 from tests.support.paths import FAKE_WORKER
@@ -87,7 +87,7 @@ def client(settings: Settings, patch: pytest.MonkeyPatch) -> Iterator[Client]:
     patch.setenv("FAKE_WORKER_STEP_SECONDS", "0.001")
     # Otherwise its log would be part of the output.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    service = Service.open(settings)
+    service = startup.open_service(settings)
     service.start()
     inside = TestClient(make_app(service), base_url=URL)
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.files import sha256_bytes
+from server import startup
 from server.app import ROUTERS
 from server.clock import now_ms
 from server.ids import new_id
@@ -46,7 +47,9 @@ Names = Mapping[str, str]
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that schedules nothing, without GPUs, data folders or weight files."""
     data_dir = tmp_path_factory.mktemp("service") / "data"
-    opened = Service.open(Settings(data_dir=data_dir, cpu_slots=2, cuda_slots_per_device=0, disk_reserve_bytes=0))
+    opened = startup.open_service(
+        Settings(data_dir=data_dir, cpu_slots=2, cuda_slots_per_device=0, disk_reserve_bytes=0)
+    )
     yield opened
     opened.stop()
 

@@ -1,5 +1,6 @@
 """Jobs over HTTP: submitted, listed, changed, stopped, forked and deleted."""
 
+import errno
 import json
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, insert, update
 
 from gan_mhe.config import compose, documents
+from server import startup
 from server.clock import now_ms
 from server.ids import is_id, new_id
 from server.queue import queue
@@ -531,6 +533,7 @@ def test_only_an_ended_job_can_be_deleted_with_all_its_data(client: TestClient, 
     response = client.delete(f"/v1/jobs/{job_id}")
     assert (response.status_code, response.content) == (204, b"")
     assert list(directory.parent.iterdir()) == []
+    assert (service.settings.trash / job_id / "run").is_dir()
     problem(client.get(f"/v1/jobs/{job_id}"), 404, "not_found")
 
 
@@ -555,12 +558,12 @@ def test_an_interrupted_deletion_is_completed_at_the_next_start(client: TestClie
     service.store.write(lambda connection: removals.ask(connection, deleted))
     for name in (kept, deleted, f".{new_id('job')}.tmp", "not-a-job"):
         (jobs / name / "run").mkdir(parents=True)
-    with client:
-        assert {path.name for path in jobs.iterdir()} == {kept, "not-a-job"}
+    startup.mend(service.store, service.settings)
+    assert {path.name for path in jobs.iterdir()} == {kept, "not-a-job"}
     assert service.store.read(removals.asked) == []
 
 
-def test_files_of_jobs_that_the_database_does_not_know_are_kept_and_named_in_the_log(
+def test_files_of_jobs_that_the_database_does_not_know_are_kept_and_counted_in_the_log(
     client: TestClient, service: Service, capsys: pytest.CaptureFixture[str]
 ) -> None:
     unknown = [new_id("job"), new_id("task")]
@@ -568,26 +571,29 @@ def test_files_of_jobs_that_the_database_does_not_know_are_kept_and_named_in_the
         weights = service.settings.job_dir(name) / "run" / "checkpoints" / "weights"
         weights.parent.mkdir(parents=True)
         weights.write_bytes(b"trained")
-    with client:
-        printed = capsys.readouterr().out
+    startup.mend(service.store, service.settings)
+    printed = capsys.readouterr().out
     for name in unknown:
         assert (service.settings.job_dir(name) / "run" / "checkpoints" / "weights").read_bytes() == b"trained"
-        assert f"directory=jobs/{name}" in printed
+    assert "count=2" in printed and f"first=jobs/{unknown[0]}" in printed and "gan-mhe adopt" in printed
 
 
-def test_files_that_cannot_be_deleted_are_deleted_at_a_later_start(
+def test_files_that_cannot_be_moved_to_the_trash_are_moved_at_a_later_start(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
     job_id = submit(client)["id"]
     directory = service.settings.job_dir(job_id)
     (directory / "run").mkdir(parents=True)
     move(service, job_id, State.FAILED)
     with monkeypatch.context() as patch:
-        patch.setattr("server.ingest.deletion.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("server.ingest.trash.os.replace", refuse)
         assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
-    assert service.store.read(removals.asked) == [job_id]
-    with client:
-        assert list(directory.parent.iterdir()) == []
+    assert service.store.read(removals.asked) == [job_id] and directory.exists()
+    startup.mend(service.store, service.settings)
+    assert list(directory.parent.iterdir()) == [] and (service.settings.trash / job_id / "run").is_dir()
 
 
 def test_a_job_whose_configuration_cannot_be_read_does_not_fail_the_list(client: TestClient, service: Service) -> None:

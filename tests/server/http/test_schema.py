@@ -30,6 +30,7 @@ from sqlalchemy import Connection, update
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.files import sha256_bytes
+from server import startup
 from server.app import ROUTERS
 from server.clock import now_ms
 from server.http.errors import CODES
@@ -75,7 +76,7 @@ each_operation = pytest.mark.parametrize(("method", "path"), OPERATIONS)
 @pytest.fixture(scope="module")
 def schema(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The application's document; authorization is left to the tests."""
-    service = Service.open(Settings(data_dir=tmp_path_factory.mktemp("data")))
+    service = startup.open_service(Settings(data_dir=tmp_path_factory.mktemp("data")))
     document = make_app(service).openapi()
     service.stop()
     loaded = schemathesis.openapi.from_dict(document)

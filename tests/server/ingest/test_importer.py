@@ -191,7 +191,7 @@ class TestImport:
         job = take()
         assert job["step"] == 20
         assert not run.root.exists()
-        assert sorted(path.name for path in settings.job_dir(job["id"]).iterdir()) == ["run"]
+        assert sorted(path.name for path in settings.job_dir(job["id"]).iterdir()) == ["job.json", "run"]
 
 
 class TestPaths:

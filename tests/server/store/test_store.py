@@ -16,9 +16,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
 
+from server import data_directory, startup
 from server.errors import StartRefused
 from server.queue import queue
-from server.service import Service, _lock
 from server.settings import Settings
 from server.store import heartbeat, journal, tables
 from server.store import store as store_module
@@ -276,36 +276,36 @@ class TestJournal:
 
 class TestOneServer:
     def test_a_second_one_on_the_same_data_is_refused_and_told_who_is_there(self, tmp_path: Path) -> None:
-        held = _lock(tmp_path / "data")
+        held = data_directory.lock(tmp_path / "data")
         with pytest.raises(StartRefused, match=rf"in use by another server \(process {os.getpid()} on "):
-            _lock(tmp_path / "data")
+            data_directory.lock(tmp_path / "data")
         os.close(held)
-        os.close(_lock(tmp_path / "data"))
+        os.close(data_directory.lock(tmp_path / "data"))
 
     def test_the_lock_goes_with_a_killed_process(self, tmp_path: Path) -> None:
         program = (
-            "import pathlib, sys, time\nfrom server.service import _lock\n"
-            "_lock(pathlib.Path(sys.argv[1]))\nprint('taken', flush=True)\ntime.sleep(60)"
+            "import pathlib, sys, time\nfrom server.data_directory import lock\n"
+            "lock(pathlib.Path(sys.argv[1]))\nprint('taken', flush=True)\ntime.sleep(60)"
         )
         process = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
         with process:
             assert process.stdout is not None and process.stdout.readline() == b"taken\n"
             with pytest.raises(StartRefused, match=f"process {process.pid} on"):
-                _lock(tmp_path)
+                data_directory.lock(tmp_path)
             process.kill()
-        os.close(_lock(tmp_path))
+        os.close(data_directory.lock(tmp_path))
 
     def test_a_second_service_is_refused_while_the_first_is_open(self, settings: Settings) -> None:
-        first = Service.open(settings)
+        first = startup.open_service(settings)
         with pytest.raises(StartRefused, match="in use by another server"):
-            Service.open(settings)
+            startup.open_service(settings)
         first.stop()
-        Service.open(settings).stop()
+        startup.open_service(settings).stop()
 
     def test_a_service_refuses_a_database_that_another_machine_serves(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        Service.open(settings).stop()
+        startup.open_service(settings).stop()
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(heartbeat.socket, "gethostname", lambda: "elsewhere")
             elsewhere.setattr(heartbeat, "_boot_id", lambda: "another boot")
@@ -313,21 +313,21 @@ class TestOneServer:
             store.write(heartbeat.beat)
             store.close()
         with pytest.raises(StartRefused, match="in use by a server on elsewhere"):
-            Service.open(settings)
-        os.close(_lock(settings.data_dir))
+            startup.open_service(settings)
+        os.close(data_directory.lock(settings.data_dir))
 
     def test_a_service_that_cannot_bring_its_database_up_to_date_leaves_the_directory_free(
         self, store: Store, settings: Settings
     ) -> None:
         store.write(lambda connection: connection.execute(text("UPDATE alembic_version SET version_num = '9999'")))
         with pytest.raises(StartRefused, match="schema 9999"):
-            Service.open(settings)
-        os.close(_lock(settings.data_dir))
+            startup.open_service(settings)
+        os.close(data_directory.lock(settings.data_dir))
 
     def test_a_data_directory_that_cannot_be_made_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(StartRefused, match="cannot write to the data directory"):
-            _lock(tmp_path / "file" / "data")
+            data_directory.lock(tmp_path / "file" / "data")
 
     def test_two_stores_on_one_file_still_write_one_at_a_time(self, store: Store, settings: Settings) -> None:
         other = Store(settings.database)

@@ -1,0 +1,41 @@
+"""A thread that examines the database from time to time, so that damage is found before it spreads."""
+
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from server.store.store import Store
+
+INTERVAL_SECONDS = 6 * 3600.0
+_log = structlog.get_logger("server.upkeep")
+
+
+class IntegrityWatch:
+    """Examines the whole database every six hours. It reads beside others and blocks nobody."""
+
+    def __init__(self, store: Store, on_damage: Callable[[], None], *, interval: float = INTERVAL_SECONDS) -> None:
+        """on_damage: called once, in the thread of the watch. interval: seconds between examinations."""
+        self._store = store
+        self._on_damage = on_damage
+        self._interval = interval
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; call once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop without waiting for an examination that is under way."""
+        self._stopping.set()
+
+    def _run(self) -> None:
+        while self._store.damage is None and not self._stopping.wait(self._interval):
+            try:
+                self._store.examine()
+            except Exception:  # the disk may be out of reach for now
+                _log.exception("database_not_examined")
+        if self._store.damage is not None and not self._stopping.is_set():
+            _log.error("database_damaged", fault=self._store.damage)
+            self._on_damage()

@@ -1,0 +1,97 @@
+"""The files of deleted jobs stay for the stated time, come back when asked for, and go for good afterwards."""
+
+import json
+
+import pytest
+
+from server.errors import NotFound
+from server.ids import new_id
+from server.ingest import deletion, trash
+from server.settings import Settings
+from server.store import removals
+from server.store.store import Store
+from server.upkeep.adopt import Adoption, adopt
+from tests.support.kept import add_run, forget, hashes
+
+DAY_MS = 86_400_000
+
+
+def discard(store: Store, settings: Settings) -> str:
+    """A deleted job."""
+    job_id = add_run(store, settings, name="mine")
+    forget(store, job_id)
+    store.write(lambda connection: removals.ask(connection, job_id))
+    deletion.delete_files(store, settings, job_id)
+    return job_id
+
+
+def pass_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
+    now = trash.now_ms()
+    monkeypatch.setattr(trash, "now_ms", lambda: now + round(days * DAY_MS))
+
+
+def test_a_deleted_job_lies_in_the_trash_whole(store: Store, settings: Settings) -> None:
+    job_id = add_run(store, settings)
+    before = hashes(settings.job_dir(job_id))
+    assert trash.put(settings, job_id)
+    assert not settings.job_dir(job_id).exists() and hashes(settings.trash / job_id) == before
+    assert [each.job_id for each in trash.contents(settings)] == [job_id]
+
+
+def test_a_finished_deletion_is_taken_off_the_list(store: Store, settings: Settings) -> None:
+    discard(store, settings)
+    assert store.read(removals.asked) == []
+
+
+@pytest.mark.parametrize(("days", "kept"), [(6.9, True), (7.1, False)])
+def test_it_goes_for_good_after_the_stated_days_and_not_before(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, days: float, kept: bool
+) -> None:
+    job_id = discard(store, settings)
+    pass_days(monkeypatch, days)
+    trash.empty_old(settings)
+    assert (settings.trash / job_id).exists() is kept
+    assert (settings.trash / f"{job_id}.json").exists() is kept
+
+
+def test_without_a_note_of_the_time_the_days_count_from_now(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = discard(store, settings)
+    (settings.trash / f"{job_id}.json").unlink()
+    pass_days(monkeypatch, 100)
+    trash.empty_old(settings)
+    assert (settings.trash / job_id).exists()
+    noted = json.loads((settings.trash / f"{job_id}.json").read_text())["deleted_at"]
+    assert noted == trash.now_ms()
+
+
+def test_zero_days_keep_nothing(store: Store, settings: Settings) -> None:
+    rules = settings.model_copy(update={"trash_days": 0})
+    job_id = discard(store, rules)
+    assert not settings.job_dir(job_id).exists() and list(settings.trash.iterdir()) == []
+
+
+def test_what_is_taken_back_is_a_job_again(store: Store, settings: Settings) -> None:
+    job_id = discard(store, settings)
+    before = hashes(settings.trash / job_id)
+    trash.take_back(settings, job_id)
+    assert adopt(store, settings, [job_id]) == [Adoption(job_id, "succeeded", None)]
+    assert hashes(settings.job_dir(job_id)) == before and trash.contents(settings) == []
+
+
+@pytest.mark.parametrize("name", [new_id("job"), "..", "../jobs", "x"])
+def test_what_is_not_in_the_trash_is_refused_and_nothing_else_is_deleted(
+    store: Store, settings: Settings, name: str
+) -> None:
+    job_id = discard(store, settings)
+    with pytest.raises(NotFound, match="in the trash"):
+        trash.empty(settings, [job_id, name], why="asked")
+    with pytest.raises(NotFound, match="in the trash"):
+        trash.take_back(settings, name)
+    assert (settings.trash / job_id).exists()
+
+
+def test_a_deletion_whose_files_are_gone_already_is_finished(store: Store, settings: Settings) -> None:
+    assert trash.put(settings, new_id("job"))
+    assert trash.contents(settings) == []
