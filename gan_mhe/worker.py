@@ -25,7 +25,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gan_mhe.config import compose
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, MemoryLimitError, StorageError, is_out_of_memory
+from gan_mhe.errors import (
+    CheckpointError,
+    ConfigError,
+    GanMheError,
+    MemoryLimitError,
+    RunDirError,
+    StorageError,
+    is_out_of_memory,
+)
 from gan_mhe.files import atomic_write, sha256_bytes, write_json
 from gan_mhe.records.events import Event, describe
 from gan_mhe.records.run_dir import RunDir
@@ -320,9 +328,18 @@ def _classify(error: Exception, document: Mapping[str, Any]) -> tuple[str, str]:
             return cause.code, str(cause)
         if is_out_of_memory(cause):
             return "out_of_memory", f"out of memory{_batch_advice(document)}: {str(cause) or type(cause).__name__}"
+    if _is_of_the_disk(error):
+        return StorageError.code, str(error)
     if isinstance(error, GanMheError):
         return error.code, str(error)
     return "error", f"{type(error).__name__}: {error}"
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether an error that no one foresaw, or that of a run directory, only says that the disk fails."""
+    if isinstance(error, RunDirError):
+        return isinstance(error.__cause__, OSError)
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

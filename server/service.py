@@ -19,7 +19,8 @@ from server.settings import Settings
 from server.store import heartbeat
 from server.store.store import Store
 from server.streams.broker import Broker
-from server.supervision.scheduler import Engine, Scheduler
+from server.supervision.engine import Engine
+from server.supervision.scheduler import Scheduler
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
 BUSY_TIMEOUT_MS = 30_000
@@ -88,6 +89,20 @@ def backup(connection: Any, path: Path) -> None:
 def truncate_log(connection: Any) -> None:
     """Free the write-ahead log's disk space. connection: a DBAPI connection outside any transaction."""
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def is_full(error: DBAPIError) -> bool:
+    """Whether a statement failed because no disk space is left."""
+    return _code(error) == "SQLITE_FULL"
+
+
+def is_unwritable(error: DBAPIError) -> bool:
+    """Whether a statement failed because the database's files cannot be opened, read or written."""
+    return _code(error).startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR"))
+
+
+def _code(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
 
 
 def inserted_key(result: CursorResult[Any]) -> int:

@@ -510,7 +510,7 @@ def test_a_failed_job_is_retried_and_no_other(client: TestClient, service: Servi
 
 def test_the_engine_is_woken_by_every_change_of_jobs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[str] = []
-    monkeypatch.setattr("server.supervision.scheduler.Engine.wake", lambda _engine: woken.append(""))
+    monkeypatch.setattr("server.supervision.engine.Engine.wake", lambda _engine: woken.append(""))
     job_id = submit(client)["id"]
     client.patch(f"/v1/jobs/{job_id}", json={"priority": 1})
     client.post(f"/v1/jobs/{job_id}/cancel")

@@ -83,17 +83,6 @@ class TestStarting:
         world.tick(2)
         assert (world.state(task), world.state(training)) == (State.RUNNING, State.STARTING)
 
-    def test_a_job_that_cannot_be_launched_is_retried_and_then_failed(self, world: World) -> None:
-        world.executor.refuses = "no more processes"
-        job_id = world.submit()
-        for _ in range(6):
-            world.tick()
-            world.passes(60)
-        job = world.job(job_id)
-        assert (job["state"], job["reason"], job["attempts"]) == ("failed", "retries_exhausted", 6)
-        assert job["message"] == "retried 5 times; the last attempt failed with launch_failed: no more processes"
-        assert not any(row["live"] for row in world.attempts(job_id))
-
     def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: World) -> None:
         world.executor.refuses = "no more processes"
         job_id = world.submit()
@@ -225,12 +214,13 @@ class TestEnding:
         world.passes(1)
         assert world.executor.launched[world.runs(job_id)].wall_seconds == 0
 
-    def test_wall_time_is_zero_after_the_clock_was_set_back(self, world: World) -> None:
+    def test_without_a_record_the_wall_time_is_that_of_the_last_lease(self, world: World) -> None:
         job_id = world.submit()
-        world.runs(job_id)
-        world.passes(-3600)
-        world.ends(job_id, outcome=COMPLETED)
-        assert world.job(job_id)["wall_seconds_used"] == 0
+        attempt = world.runs(job_id)
+        world.passes(9)
+        world.executor.vanishes(attempt, seconds=7.5)
+        world.tick()
+        assert world.job(job_id)["wall_seconds_used"] == 7.5
 
     def test_nothing_is_written_when_the_transaction_fails(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         job_id = world.submit()
@@ -596,6 +586,19 @@ class TestRounds:
         assert [type(error) for error in raised.value.exceptions] == [KeyError]
         assert raised.value.exceptions[0].__notes__ == [f"job {bad}, attempt 1"]
         assert (world.state(good), world.state(waiting)) == (State.SUCCEEDED, State.STARTING)
+
+    def test_a_heartbeat_that_cannot_be_written_does_not_keep_attempts_from_ending(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = world.submit()
+        world.executor.exits(world.runs(job_id), outcome=COMPLETED)
+        world.passes(5)
+        before = world.scheduler.round_age()
+        monkeypatch.setattr(scheduler.heartbeat, "beat", lambda connection: 1 / 0)
+        with pytest.raises(ExceptionGroup):
+            world.tick()
+        assert world.state(job_id) is State.SUCCEEDED
+        assert world.scheduler.round_age() == before
 
     def test_a_simultaneous_request_of_a_user_takes_precedence(
         self, world: World, monkeypatch: pytest.MonkeyPatch
