@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+STEP_SECONDS = 2.0  # a smaller difference is drift
+
 
 def _boot_ns() -> int:
     return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
@@ -47,8 +49,14 @@ def wall_ms() -> int:
 
 
 def stepped_seconds() -> float:
-    """How far the wall clock was set forward (or back, negative) since this process started."""
-    return (_clock.wall_ms() - _clock.now_ms()) / 1000
+    """How far the wall clock was set forward (or back, negative) since this process started; 0 if it only drifted."""
+    stepped = (_clock.wall_ms() - _clock.now_ms()) / 1000
+    return stepped if abs(stepped) >= STEP_SECONDS else 0.0
+
+
+def from_wall(milliseconds: int) -> int:
+    """The time of a moment that somebody read from the wall clock."""
+    return milliseconds - round(1000 * stepped_seconds())
 
 
 def rfc3339(milliseconds: int) -> str:

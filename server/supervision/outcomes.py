@@ -125,7 +125,8 @@ def _decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
 
 def _failed(job: JobRow, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
     if code in _FINAL:
-        return _to(job, State.FAILED, record, _FINAL[code], message or code)
+        advice = "; a retry from the start sets the checkpoints aside" if code == "checkpoint_invalid" else ""
+        return _to(job, State.FAILED, record, _FINAL[code], f"{message or code}{advice}")
     if code == "disk_full" and job["state"] != State.CANCELLING:
         return _to(job, State.PAUSED, record, Reason.DISK_FULL, message or code)
     if code in _INFRASTRUCTURE:

@@ -6,9 +6,8 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 
 from gan_mhe.errors import StorageError
+from server.clock import STEP_SECONDS
 from server.store import sqlite
-
-_CLOCK_STEP_SECONDS = 2.0
 
 log = structlog.get_logger()
 
@@ -30,7 +29,7 @@ class Machine:
 
     def stepped(self, seconds: float) -> None:
         """Log that the wall clock was set. seconds: how far since the process started."""
-        if abs(seconds - self._stepped) >= _CLOCK_STEP_SECONDS:
+        if abs(seconds - self._stepped) >= STEP_SECONDS:
             self._stepped = seconds
             log.warning("clock_stepped", seconds=round(seconds, 1), consequence="a restart takes the new time")
 

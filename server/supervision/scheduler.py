@@ -351,8 +351,8 @@ class Scheduler:
         if attempt["slot"] not in slots:
             raise LaunchError(f"slot {attempt['slot']} no longer exists")
         made = self._store.read(lambda connection: artifacts.checkpoints(connection, job["id"]))
-        kept = any(checkpoint["status"] == "available" for checkpoint in made)
-        return worker_request.launch_spec(job, attempt, slots[attempt["slot"]], self._settings, has_checkpoint=kept)
+        statuses = [checkpoint["status"] for checkpoint in made]
+        return worker_request.launch_spec(job, attempt, slots[attempt["slot"]], self._settings, checkpoints=statuses)
 
     def _cancel_overdue(self) -> None:
         if not self._store.read(queue.overdue):

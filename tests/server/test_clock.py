@@ -25,6 +25,14 @@ class TestClock:
         elapsed[0] += 3_000_000
         assert (moved.now_ms(), moved.wall_ms()) == (5003, 7_205_000)
 
+    def test_a_moment_of_a_wall_clock_that_was_set_is_the_same_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        wall = [10_000_000_000_000]
+        monkeypatch.setattr(clock, "_clock", clock.Clock(lambda: wall[0], lambda: 0))
+        wall[0] += 1_000_000_000
+        assert clock.from_wall(10_000_000 + 60_000) == 10_060_000  # it drifted
+        wall[0] += 7_200_000_000_000
+        assert clock.from_wall(wall[0] // 1_000_000 + 60_000) == 10_060_000
+
     def test_a_process_starts_with_the_wall_clock(self) -> None:
         assert abs(clock.Clock().now_ms() - clock.wall_ms()) < 1000
 

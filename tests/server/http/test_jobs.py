@@ -16,7 +16,7 @@ from server.ids import is_id, new_id
 from server.queue import queue
 from server.queue.states import Reason, State
 from server.service import Service
-from server.store import removals, tables
+from server.store import artifacts, removals, tables
 from tests.support.fake_executor import FakeExecutor
 from tests.support.looped import looped
 
@@ -506,6 +506,29 @@ def test_a_failed_job_is_retried_and_no_other(client: TestClient, service: Servi
     problem(client.post(f"/v1/jobs/{job_id}/retry"), 409, "invalid_transition")
     move(service, job_id, State.FAILED, reason=Reason.ERROR)
     assert client.post(f"/v1/jobs/{job_id}/retry").json()["state"] == "queued"
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(None, "available"), ({}, "available"), ({"from": "checkpoint"}, "available"), ({"from": "start"}, "rejected")],
+)
+def test_a_retry_begins_at_the_last_checkpoint_or_at_the_start(
+    client: TestClient, service: Service, body: dict[str, str] | None, status: str
+) -> None:
+    job_id = submit(client)["id"]
+    add_checkpoint(service, job_id, 10)
+    move(service, job_id, State.FAILED, reason=Reason.CHECKPOINT_CORRUPT)
+    assert client.post(f"/v1/jobs/{job_id}/retry", json=body).json()["state"] == "queued"
+    (kept,) = service.store.read(lambda connection: artifacts.checkpoints(connection, job_id))
+    assert kept["status"] == status
+
+
+def test_a_retry_from_elsewhere_is_refused_with_the_field(client: TestClient) -> None:
+    job_id = submit(client)["id"]
+    refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"from": "step 3"}), 422, "invalid_request")
+    assert refused["errors"][0]["pointer"] == "/from"
+    refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"form": "start"}), 422, "invalid_request")
+    assert "did you mean 'from'" in refused["errors"][0]["message"]
 
 
 def test_the_engine_is_woken_by_every_change_of_jobs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
