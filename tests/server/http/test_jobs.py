@@ -1,6 +1,7 @@
 """Jobs over HTTP: submitted, listed, changed, stopped, forked and deleted."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, insert, update
 
 from gan_mhe.config import compose, documents
+from server import clock
 from server.clock import now_ms
 from server.ids import is_id, new_id
 from server.queue import queue
@@ -177,6 +179,17 @@ def test_a_deadline_is_stored(client: TestClient) -> None:
 def test_a_full_disk_refuses_jobs(client: TestClient, service: Service) -> None:
     service.settings = service.settings.model_copy(update={"disk_reserve_bytes": 2**62})
     problem(client.post("/v1/jobs", json=SHORT), 507, "insufficient_storage")
+
+
+def test_a_deadline_is_read_by_a_wall_clock_that_was_set(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_by = [timedelta()]
+    wall = clock.Clock(lambda: time.time_ns() + round(set_by[0].total_seconds()) * 10**9)
+    monkeypatch.setattr(clock, "_clock", wall)
+    for set_by[0] in (timedelta(hours=-2), timedelta(hours=2)):
+        shown = datetime.now(UTC) + set_by[0]
+        submit(client, start_deadline=(shown + timedelta(seconds=60)).isoformat())
+        late = {"preset": "debug_cpu", "start_deadline": (shown - timedelta(seconds=60)).isoformat()}
+        problem(client.post("/v1/jobs", json=late), 422, "invalid_request")
 
 
 def test_a_full_queue_rejects_jobs_with_a_retry_after(client: TestClient, service: Service) -> None:

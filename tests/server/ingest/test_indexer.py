@@ -930,6 +930,20 @@ def test_one_poll_takes_a_bounded_part_of_each_job(job: Job, reader: Indexer) ->
     assert job.row()["events_offset"] == job.run.events.stat().st_size
 
 
+def test_an_error_with_one_job_does_not_keep_the_others_from_being_read(
+    job: Job, reader: Indexer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Job(store, settings)
+    for each in (job, other):
+        each.says(started())
+    read = reader._read_events
+    monkeypatch.setattr(reader, "_read_events", lambda row: 1 / 0 if row["id"] == job.id else read(row))
+    with pytest.raises(ExceptionGroup) as raised:
+        reader.poll()
+    assert [error.__notes__ for error in raised.value.exceptions] == [[f"job {job.id}"]]
+    assert (job.row()["state"], other.row()["state"]) == ("starting", "running")
+
+
 def test_a_poll_passes_over_jobs_without_an_attempt(job: Job, reader: Indexer) -> None:
     job.says(started())
     job.store.write(lambda connection: connection.execute(update(tables.attempts).values(live=False)))

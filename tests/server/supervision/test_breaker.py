@@ -285,8 +285,9 @@ class TestQueue:
 
     def test_the_reason_shows_no_path(self, world: World) -> None:
         world.executor.refuses = f"[Errno 1] Operation not permitted: '{world.settings.job_dir('job_1')}'"
-        world.submit()
+        job_id = world.submit()
         for _ in range(4):
             world.tick()
             world.passes(1)
         assert world.scheduler.problem() == "[Errno 1] Operation not permitted: 'job_1'"
+        assert world.job(job_id)["message"] == "[Errno 1] Operation not permitted: 'job_1'"
