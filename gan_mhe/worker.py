@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,7 +26,15 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gan_mhe.config import compose
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import CheckpointError, ConfigError, GanMheError, MemoryLimitError, StorageError, is_out_of_memory
+from gan_mhe.errors import (
+    CheckpointError,
+    ConfigError,
+    GanMheError,
+    MemoryLimitError,
+    RunDirError,
+    StorageError,
+    is_out_of_memory,
+)
 from gan_mhe.files import atomic_write, sha256_bytes, write_json
 from gan_mhe.records.events import Event, describe
 from gan_mhe.records.run_dir import RunDir
@@ -63,13 +72,15 @@ class Fork(BaseModel):
 class TrainRequest(Request):
     """Start or resume a training run.
 
-    require_checkpoint: fail if no checkpoint is usable, instead of starting over. fork: start from another run's
-    checkpoint. memory_fraction: largest fraction of the GPU's memory that the process may allocate.
+    require_checkpoint: fail if no checkpoint is usable, instead of starting over. set_aside: rename the folder of the
+    run's checkpoints first, so that it starts over. fork: start from another run's checkpoint. memory_fraction: largest
+    fraction of the GPU's memory that the process may allocate.
     """
 
     kind: Literal["train"]
     config: dict[str, Any]
     require_checkpoint: bool = False
+    set_aside: bool = False
     fork: Fork | None = None
     memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
 
@@ -208,6 +219,8 @@ def _train(request: TrainRequest, sink: _ConsoleSink) -> Outcome:
 
         if request.memory_fraction is not None and torch.cuda.is_available():
             torch.cuda.set_per_process_memory_fraction(request.memory_fraction)
+        if request.set_aside:
+            _set_aside(run_dir)
         if request.fork is not None:
             _copy_checkpoint(request.fork, run_dir, config)
         if request.fork is not None or request.require_checkpoint:
@@ -215,6 +228,14 @@ def _train(request: TrainRequest, sink: _ConsoleSink) -> Outcome:
         result = execute(config, request.run_dir, sink, control)
     outcome: Literal["completed", "stopped"] = "stopped" if result.status == "stopped" else "completed"
     return Outcome(outcome, step=result.step, result=result.document())
+
+
+def _set_aside(run_dir: RunDir) -> None:
+    """Rename the folder of checkpoints, which nobody uses then; nothing is deleted."""
+    with run_dir.locked():
+        if run_dir.checkpoint_steps():
+            names = (run_dir.checkpoints.with_name(f"checkpoints.rejected-{number}") for number in count(1))
+            run_dir.checkpoints.rename(next(name for name in names if not name.exists()))
 
 
 def _copy_checkpoint(fork: Fork, run_dir: RunDir, config: RunConfig) -> None:
@@ -320,9 +341,18 @@ def _classify(error: Exception, document: Mapping[str, Any]) -> tuple[str, str]:
             return cause.code, str(cause)
         if is_out_of_memory(cause):
             return "out_of_memory", f"out of memory{_batch_advice(document)}: {str(cause) or type(cause).__name__}"
+    if _is_of_the_disk(error):
+        return StorageError.code, str(error)
     if isinstance(error, GanMheError):
         return error.code, str(error)
     return "error", f"{type(error).__name__}: {error}"
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether an error that no one foresaw, or that of a run directory, only says that the disk fails."""
+    if isinstance(error, RunDirError):
+        return isinstance(error.__cause__, OSError)
+    return isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EIO, errno.ESTALE)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

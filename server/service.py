@@ -12,7 +12,8 @@ from server.ingest.indexer import Indexer
 from server.settings import Settings
 from server.store.store import Store
 from server.streams.broker import Broker
-from server.supervision.scheduler import Engine, Scheduler
+from server.supervision.engine import Engine
+from server.supervision.scheduler import Scheduler
 from server.upkeep.integrity_watch import IntegrityWatch
 
 

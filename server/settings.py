@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     lease_ttl_seconds: Seconds = 15
     """Seconds without renewal after which an attempt's lease expires and the attempt is lost."""
     infrastructure_retries: Annotated[int, Field(ge=0)] = 5
-    """Retries of a job after its process was killed, lost, or could not be started."""
+    """Retries of a job after its process was killed or lost; a fault of the whole machine uses none."""
     program_retries: Annotated[int, Field(ge=0)] = 1
     """Retries of a job after an unexpected exception."""
     retry_backoff_seconds: Annotated[float, Field(ge=0)] = 1.0

@@ -12,7 +12,7 @@ import structlog
 from server import data_directory
 from server.errors import DatabaseDamaged, StartRefused
 from server.executors.base import Executor
-from server.ingest import deletion, importer, trash
+from server.ingest import deletion, importer
 from server.service import Service
 from server.settings import Settings
 from server.store import heartbeat, keys
@@ -106,9 +106,8 @@ def remember_keys(store: Store, settings: Settings) -> None:
 
 
 def complete_deletions(store: Store, settings: Settings) -> None:
-    """Finish the deletions that callers asked for, and empty the trash of what is old."""
+    """Finish the deletions that callers asked for."""
     deletion.complete(store, settings)
-    trash.empty_old(settings)
 
 
 def complete_imports(store: Store, settings: Settings) -> None:

@@ -21,7 +21,7 @@ from PIL import Image
 
 from gan_mhe import worker
 from gan_mhe.config.run_config import RunConfig
-from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, StorageError
+from gan_mhe.errors import DataError, DivergedError, MemoryLimitError, RunDirError, StorageError
 from gan_mhe.evaluation.evaluator import Evaluator
 from gan_mhe.files import canonical_json, sha256_bytes, sha256_file
 from gan_mhe.records import checkpoint
@@ -198,6 +198,26 @@ def test_a_run_that_lost_all_its_checkpoints_fails_instead_of_starting_over(
     assert run_dir.events.read_bytes() == events
 
 
+def test_a_run_that_is_to_start_over_keeps_its_checkpoints_aside(
+    execute: Execute, tiny: Configure, tmp_path: Path
+) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    execute(training(run_dir.root, tiny()))
+    saved = [run_dir.checkpoint(step).name for step in run_dir.checkpoint_steps()]
+    for number in (1, 2):
+        run_dir.result.unlink()
+        damage(run_dir, 12)
+        assert execute(training(run_dir.root, tiny(), set_aside=True)).outcome == "completed"
+        assert sorted(path.name for path in (run_dir.root / f"checkpoints.rejected-{number}").iterdir()) == saved
+    assert [event.step for event in run_dir.read_events() if isinstance(event, Started)] == [0, 0, 0]
+
+
+def test_a_new_run_has_nothing_to_set_aside(execute: Execute, tiny: Configure, tmp_path: Path) -> None:
+    run_dir = RunDir(tmp_path / "run")
+    assert execute(training(run_dir.root, tiny(), set_aside=True)).outcome == "completed"
+    assert not list(run_dir.root.glob("checkpoints.*"))
+
+
 def test_an_older_checkpoint_is_enough_to_go_on(execute: Execute, tiny: Configure, tmp_path: Path) -> None:
     run_dir = RunDir(tmp_path / "run")
     execute(training(run_dir.root, tiny()))
@@ -341,6 +361,12 @@ def score_without_memory() -> MemoryLimitError:
     return error
 
 
+def unwritable_run() -> RunDirError:
+    error = RunDirError("cannot write to run directory x: Permission denied")
+    error.__cause__ = PermissionError(errno.EACCES, "Permission denied")
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message", "step"),
     [
@@ -349,6 +375,10 @@ def score_without_memory() -> MemoryLimitError:
         (no_space(), "disk_full", "cannot write the checkpoint", None),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full", "Disk quota exceeded", None),
         (StorageError("cannot write x: Permission denied"), "storage_failed", "cannot write x", None),
+        (unwritable_run(), "storage_failed", "cannot write to run directory", None),
+        (RunDirError("the run directory is in use"), "run_dir_invalid", "in use", None),
+        (OSError(errno.EROFS, "Read-only file system"), "storage_failed", "Read-only file system", None),
+        (OSError(errno.ENOENT, "No such file or directory"), "error", "FileNotFoundError", None),
         (MemoryError(), "out_of_memory", "training.batch_size 4; 2 needs about half as much: MemoryError", None),
         (torch.OutOfMemoryError("CUDA out of memory"), "out_of_memory", "2 needs about half as much: CUDA", None),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out_of_memory", "training.batch_size 4", None),

@@ -171,9 +171,9 @@ class Client:
         """Queue a paused job again."""
         return self._act(job_id, "resume")
 
-    def retry(self, job_id: str) -> Job:
-        """Queue a failed job again; it resumes from its last checkpoint."""
-        return self._act(job_id, "retry")
+    def retry(self, job_id: str, *, begin: Literal["checkpoint", "start"] = "checkpoint") -> Job:
+        """Queue a failed job again; it resumes from its last checkpoint, or sets all aside and begins at the start."""
+        return self._act(job_id, "retry", None if begin == "checkpoint" else {"from": begin})
 
     def fork(self, job_id: str, **changes: Any) -> Job:
         """Create a job that starts from a checkpoint of another one. changes: fields of the request."""

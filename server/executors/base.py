@@ -70,14 +70,17 @@ class ExitRecord:
     """How an attempt ended, as its supervisor recorded it.
 
     cause: `exit` (ended by itself), `stop` (on request, or killed after the grace), `timeout` (wall-time limit),
-    `fenced` (the lease could not be renewed), `launch_failed`. outcome: the worker's result file, None if missing.
+    `fenced` (its files could not be written), `launch_failed`, `unwritable` (the scheduler's word for an attempt that
+    ended where no record can be written). outcome: the worker's result file, None if missing. seconds: how long the
+    attempt ran, on a monotonic clock.
     """
 
     exit_code: int | None
     signal: int | None
-    cause: Literal["exit", "stop", "timeout", "fenced", "launch_failed"]
+    cause: Literal["exit", "stop", "timeout", "fenced", "launch_failed", "unwritable"]
     message: str = ""
     outcome: Mapping[str, Any] | None = None
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ class Observation:
     """The state of an attempt. `exited` without a record: supervisor and worker disappeared without an exit record.
 
     lease_age_seconds: time since the supervisor last renewed the lease, on a clock unaffected by wall-clock changes.
+    seconds: without a record, how long the attempt is known to have run, from its start to its last lease.
     """
 
     attempt_id: str
     status: Literal["running", "exited", "unknown"]
     record: ExitRecord | None = None
     lease_age_seconds: float | None = None
+    seconds: float = 0.0
 
 
 class Executor(Protocol):
@@ -112,6 +117,9 @@ class Executor(Protocol):
 
     def find(self, directory: Path) -> Handle | None:
         """The handle of the attempt launched in `directory`, or None; used after an interrupted launch."""
+
+    def problem(self) -> str | None:
+        """Why no attempt at all can be started, None if nothing is known to speak against it."""
 
 
 class LaunchError(Exception):

@@ -6,6 +6,7 @@ attempts that an earlier one launched.
 
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -96,7 +97,7 @@ class LocalExecutor:
         if record is None and any(self._survivors(handle)):
             return Observation(attempt_id, "unknown", lease_age_seconds=_lease_age(directory))
         self._registered.discard(attempt_id)
-        return Observation(attempt_id, "exited", record)
+        return Observation(attempt_id, "exited", record, seconds=_seconds_to_last_lease(directory))
 
     def signal(self, handle: Handle, what: Signal) -> None:
         leader = _supervisor(handle)
@@ -122,6 +123,12 @@ class LocalExecutor:
             time.sleep(_POLL_SECONDS)
             handle = _handle(directory)
         return handle or _handle(directory)
+
+    def problem(self) -> str | None:
+        for program in (self._python, self._worker_command[0]):
+            if shutil.which(program) is None:
+                return f"the program {program!r} is missing or not executable"
+        return None
 
     def _write_spec(self, spec: LaunchSpec, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -241,12 +248,22 @@ def _lease_age(directory: Path) -> float | None:
     return None if lease is None else max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - lease["boottime"])
 
 
+def _seconds_to_last_lease(directory: Path) -> float:
+    """How long an attempt is known to have run: from the supervisor's start to the last lease, on the boot's clock."""
+    identity, lease = _read_json(directory / supervisor.SUPERVISOR), _read_json(directory / supervisor.LEASE)
+    if identity is None or lease is None or identity["boot_id"] != lease["boot_id"]:
+        return 0.0
+    seconds: float = lease["boottime"] - identity["start_time"] / os.sysconf("SC_CLK_TCK")
+    return max(0.0, seconds)
+
+
 def _exit_record(directory: Path) -> ExitRecord | None:
     record = _read_json(directory / supervisor.EXIT)
     if record is None:
         return None
     outcome = _read_json(directory / OUTCOME)
-    return ExitRecord(record["exit_code"], record["signal"], record["cause"], record["message"], outcome)
+    seconds = record.get("seconds", _seconds_to_last_lease(directory))  # supervisors of earlier versions record none
+    return ExitRecord(record["exit_code"], record["signal"], record["cause"], record["message"], outcome, seconds)
 
 
 def _read_json(path: Path) -> Mapping[str, Any] | None:

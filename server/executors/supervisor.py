@@ -80,11 +80,10 @@ class Supervisor:
         self._spec = spec
         self._directory = directory
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._started = _now()
+        self._started, self._began = _now(), time.monotonic()
         self._cause: Cause = "exit"
         self._allowed_seconds = 0.0  # from the request to stop to the kill
-        self._killed = False
-        self._received: list[int] = []
+        self._killed, self._received = False, list[int]()
         self._wake, self._console_end = -1, -1
         self._lease_due = self._renewed = time.monotonic()
         self._wall_at = self._repeat_at = self._kill_at = _NEVER
@@ -204,8 +203,7 @@ class Supervisor:
         now, ttl = time.monotonic(), self._spec["lease_ttl_seconds"]
         if now < self._lease_due:
             return
-        self._lease_due = now + ttl / 3
-        boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._lease_due, boottime = now + ttl / 3, time.clock_gettime(time.CLOCK_BOOTTIME)
         lease = {"epoch": self._spec["epoch"], "boottime": boottime, "boot_id": boot_id()}
         try:
             _write_json(self._directory / LEASE, lease, durable=False)
@@ -305,6 +303,7 @@ class Supervisor:
             "message": message,
             "started_at": self._started,
             "ended_at": _now(),
+            "seconds": round(time.monotonic() - self._began, 3),
             "cpu_seconds": used.ru_utime + used.ru_stime,
             "max_rss_bytes": used.ru_maxrss * 1024,
         }
@@ -317,6 +316,8 @@ class Supervisor:
             except OSError:
                 if time.monotonic() >= limit:
                     raise
+                if record["cause"] == "exit":  # the trainer could not write either: its end says nothing of the job
+                    record |= {"cause": "fenced", "message": f"{message}; its files could not be written"}
             self._renew_lease()
             time.sleep(0.1)
 

@@ -190,6 +190,16 @@ class StopJob(Body):
     """`graceful` saves a checkpoint first; `now` does not."""
 
 
+class RetryJob(Body):
+    """Where a retried job begins."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"from": "checkpoint"}]})
+
+    begin: Annotated[Literal["checkpoint", "start"], Field(alias="from")] = "checkpoint"
+    """`checkpoint` continues from the newest intact checkpoint; `start` sets all checkpoints aside and trains from
+    step 0, or from the fork's checkpoint."""
+
+
 class ForkJob(Body):
     """A new job that starts from a checkpoint of another job."""
 

@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 from gan_mhe.errors import ConfigError, GanMheError, ProtocolMismatchError, StorageError
 from server.errors import MAX_LISTED, FieldError, InvalidRequest, ServiceError
 from server.http import validation_errors
+from server.store import sqlite
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
@@ -234,7 +235,13 @@ def _methods(request: Request) -> set[str]:
 
 
 async def _database(request: Request, error: Exception) -> JSONResponse:
-    text = str(getattr(error, "orig", ""))
+    assert isinstance(error, OperationalError)
+    text = str(error.orig)
+    if sqlite.is_full(error):
+        return respond(request.scope, "insufficient_storage", "no disk space is left for the database")
+    if sqlite.is_unwritable(error):
+        _log.error("write failed", path=request.scope["path"], request_id=request_id(request.scope), error=text)
+        return respond(request.scope, "storage_failed", "the database cannot be written; the service's log has the id")
     if "locked" in text or "busy" in text:
         return respond(request.scope, "database_busy", "the database is locked by another process; try again")
     return unexpected(request.scope, error)

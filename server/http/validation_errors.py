@@ -62,4 +62,5 @@ def body_fields(route: Any) -> list[str]:
         return []
     annotation = route.body_field.field_info.annotation
     kinds = [kind for kind in (annotation, *get_args(annotation)) if isinstance(kind, type)]
-    return [name for kind in kinds if issubclass(kind, BaseModel) for name in kind.model_fields]
+    models = [kind for kind in kinds if issubclass(kind, BaseModel)]
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]

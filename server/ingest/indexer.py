@@ -31,11 +31,21 @@ class Indexer:
         self._unreadable: set[str] = set()
 
     def poll(self) -> None:
-        """Read the new lines and text of every job that has a live attempt, at most one chunk per job."""
+        """Read the new lines and text of every job that has a live attempt, at most one chunk per job.
+
+        An error with one job does not affect the others; all errors are raised together at the end.
+        """
+        errors = []
         for job in self._store.read(_followed):
-            self._read(job, self._read_events)
-            self._read(job, self._read_console)
+            try:
+                self._read(job, self._read_events)
+                self._read(job, self._read_console)
+            except Exception as error:
+                error.add_note(f"job {job['id']}")
+                errors.append(error)
         self._flooded = {key: at for key, at in self._flooded.items() if time.monotonic() - at < FLOOD_SECONDS}
+        if errors:
+            raise ExceptionGroup("some jobs could not be read", errors)
 
     def drain(self, job_id: str) -> None:
         """Read a job's files to their ends. Raises NotFound if there is no such job."""

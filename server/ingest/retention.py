@@ -15,7 +15,7 @@ from typing import TypedDict
 from sqlalchemy import Connection, and_, delete, func, select
 
 from gan_mhe.config.names import DEFAULT_TASK, TASKS
-from server.clock import now_ms
+from server.clock import now_ms, wall_ms
 from server.queue.states import TERMINAL
 from server.settings import Settings
 from server.store import artifacts, tables
@@ -24,6 +24,9 @@ from server.store.sqlite import upsert
 from server.store.store import Store
 
 _DAY_MS = 24 * 60 * 60 * 1000
+# Between two calls of `apply` no more than this counts, so that a clock that runs ahead deletes nothing at once.
+_MOST_AT_ONCE_MS = 10 * 60 * 1000
+_SEEN = "retention_time"  # key in service_state of the time up to which ages have been counted
 _PREFIX = "prune:"  # a job's id follows: the key in service_state of the list of its files to delete
 
 _jobs, _samples, _checkpoints, _summary, _state = (
@@ -51,7 +54,7 @@ def apply(store: Store, settings: Settings) -> None:
         for job_id, steps in grids.items():
             store.write(partial(_prune, job_id=job_id, steps=steps, prune=artifacts.prune_samples))
     if settings.checkpoint_days:
-        ended_before = now_ms() - round(settings.checkpoint_days * _DAY_MS)
+        ended_before = store.write(_count_time, durable=False) - round(settings.checkpoint_days * _DAY_MS)
         checkpoints = store.read(lambda connection: _old_checkpoints(connection, ended_before))
         for job_id, steps in checkpoints.items():
             store.write(partial(_prune, job_id=job_id, steps=steps, prune=artifacts.prune_checkpoints))
@@ -59,6 +62,15 @@ def apply(store: Store, settings: Settings) -> None:
         for path in paths:
             _delete(settings.job_dir(job_id) / path)
         store.write(partial(_clear_list, job_id=job_id))
+
+
+def _count_time(connection: Connection) -> int:
+    """The time up to which ages count: the earlier of both clocks, approached in bounded steps."""
+    now = min(now_ms(), wall_ms())
+    seen: int | None = connection.execute(select(_state.c.value).where(_state.c.key == _SEEN)).scalar()
+    counted = now if seen is None else min(now, seen + _MOST_AT_ONCE_MS)
+    upsert(connection, _state, [{"key": _SEEN, "value": counted}])
+    return counted
 
 
 def _surplus_grids(connection: Connection, keep: int) -> dict[str, list[int]]:

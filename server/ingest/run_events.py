@@ -156,7 +156,7 @@ class Ingest:
             elif entry.seq < expected:
                 self.problem(f"the run's journal goes back from line {expected} to {entry.seq}")
             self._seq = entry.seq + 1
-            self._apply(entry)
+            self._apply(entry._replace(time=self._own_time(entry.time)))
 
     def finish(self, next_offset: int) -> None:
         """Write the chunk's points, progress and problems, and the new position. next_offset: in bytes."""
@@ -193,6 +193,10 @@ class Ingest:
                 self._append("job.notice", {"step": step, "message": public_text(message, self._settings)})
             case Finished(step=step):  # 0 if it was refused before it could resume
                 self._changes["step"] = max(step, self._changes.get("step", self._job["step"]))
+
+    def _own_time(self, time: int) -> int:
+        """Return an event's time by the clock of this server: that of the worker may have been set meanwhile."""
+        return time if self._attempt is None else min(max(time, self._attempt["created_at"]), now_ms())
 
     def _started(self, event: Started, time: int) -> None:
         self._write_points()

@@ -16,7 +16,7 @@ import structlog
 
 from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
-from server.clock import now_ms
+from server.clock import now_ms, wall_ms
 from server.errors import NotFound
 from server.ids import is_id
 from server.settings import Settings
@@ -62,8 +62,16 @@ def contents(settings: Settings) -> list[Discarded]:
 
 def empty_old(settings: Settings) -> None:
     """Delete for good what has been in the trash for `trash_days`."""
-    limit = now_ms() - settings.trash_days * _DAY_MS
+    limit = min(now_ms(), wall_ms()) - settings.trash_days * _DAY_MS  # a clock set forward deletes nothing early
     empty(settings, [each.job_id for each in contents(settings) if each.deleted_at <= limit], why="old")
+
+
+def empty_oldest(settings: Settings) -> bool:
+    """Delete for good what has been in the trash for the longest time. Returns whether there was anything."""
+    found = contents(settings)
+    if found:
+        empty(settings, [found[0].job_id], why="the disk is short of space")
+    return bool(found)
 
 
 def empty(settings: Settings, job_ids: Sequence[str], *, why: str) -> None:

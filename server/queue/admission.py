@@ -29,7 +29,7 @@ from gan_mhe.config.sections import DataConfig, EvaluationConfig
 from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.files import default_cache_dir
-from server.clock import now_ms, rfc3339
+from server.clock import from_wall, now_ms, rfc3339
 from server.errors import FieldError, InsufficientStorage, InvalidRequest, QueueFull, pointer
 from server.executors.base import Executor
 from server.queue import queue
@@ -340,7 +340,7 @@ def check_room(connection: Connection, settings: Settings, project: str, jobs: i
 
 def check_deadline(start_deadline: int | None) -> None:
     """Raise InvalidRequest if the deadline, in milliseconds, has passed."""
-    if start_deadline is not None and start_deadline <= now_ms():
+    if start_deadline is not None and from_wall(start_deadline) <= now_ms():
         message = f"start_deadline: expected a time in the future, got {rfc3339(start_deadline)}"
         raise InvalidRequest(FieldError("/start_deadline", "past", message))
 

@@ -9,7 +9,7 @@ from server.settings import Settings
 
 _PART = r"[^\s/'\"`,;:=()\[\]{}<>|*]+"
 _QUOTED = re.compile(r"(['\"])~?/(?:[^'\"\n]*/)?([^'\"\n/]+)/?\1")
-_UNQUOTED = re.compile(rf"(?<![\w.:/~-])~?/(?:{_PART}/)*({_PART})")
+_UNQUOTED = re.compile(rf"(?<![\w./~-])~?/(?:{_PART}/)*({_PART})")
 
 
 def public_text(text: str, settings: Settings) -> str:
@@ -19,6 +19,7 @@ def public_text(text: str, settings: Settings) -> str:
     begin with the name that the settings give to their folder, those of the service with the setting that names it.
     Any other absolute path becomes the last of its parts.
     """
+    text = text.replace("file://", "")
     for path, name in sorted(_known(settings), key=lambda pair: len(pair[0]), reverse=True):
         end = r"(?![\w.-])" if path.startswith("/") else r"(?=/)"  # a relative path may be a word of the message
         text = re.sub(rf"(?<![\w./-]){re.escape(path)}{end}", name.replace("\\", r"\\"), text)

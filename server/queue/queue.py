@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, or_, select, update
 
 from server.clock import now_ms
 from server.errors import InvalidTransition, NotFound, RevisionMismatch, StaleWriter
@@ -22,6 +22,9 @@ StopMode = Literal["graceful", "now"]
 
 # One level of priority counts as much as waiting for this long, so that jobs of low priority cannot starve.
 PRIORITY_STEP_MS = 600_000
+
+# The longest delay before another try. What is due later than this was written by a clock that has been set back.
+LONGEST_DELAY_SECONDS = 60.0
 
 _jobs, _attempts, _labels = tables.jobs, tables.attempts, tables.job_labels
 TRAIN = "train"
@@ -170,7 +173,12 @@ def _times(job: JobRow, to: State) -> JobChanges:
     if to is State.RUNNING:
         return {"started_at": job["started_at"] or now}
     if to in TERMINAL:
-        return {"finished_at": now, "stop_mode": None, "stop_at": None, "eta_seconds": None}
+        return {
+            "finished_at": max(now, job["started_at"] or 0),
+            "stop_mode": None,
+            "stop_at": None,
+            "eta_seconds": None,
+        }
     if to is State.PAUSED:
         return {"stop_mode": None, "stop_at": None, "eta_seconds": None}
     return {}
@@ -223,12 +231,13 @@ def cancel_many(connection: Connection, jobs: Sequence[JobRow], mode: StopMode =
 
 def _cancel_idle(connection: Connection, job_ids: Sequence[str]) -> set[str]:
     """Cancel the queued and paused jobs, which have no process, and return their ids."""
+    now = now_ms()
     values = {
         "state": State.CANCELLED,
         "reason": Reason.USER,
         "message": None,
         "exit_code": None,
-        "finished_at": now_ms(),
+        "finished_at": case((_jobs.c.started_at > now, _jobs.c.started_at), else_=now),
         "eta_seconds": None,
         "revision": _jobs.c.revision + 1,
     }
@@ -326,9 +335,9 @@ def overdue(connection: Connection) -> list[JobRow]:
     return fetch_all(connection, select(_jobs).where(*late), JobRow)
 
 
-def any_due(connection: Connection) -> bool:
-    """Return whether any queued job may start now."""
-    query = select(_jobs.c.seq).where(_jobs.c.state == State.QUEUED, _is_due()).limit(1)
+def any_queued(connection: Connection, *, due: bool = False) -> bool:
+    """Return whether any job is queued. due: only those count that may start now."""
+    query = select(_jobs.c.seq).where(_jobs.c.state == State.QUEUED, *([_is_due()] if due else [])).limit(1)
     return connection.execute(query).first() is not None
 
 
@@ -401,4 +410,5 @@ def _first_waiting(slot: Slot) -> Select[Any]:
 
 
 def _is_due() -> ColumnElement[bool]:
-    return or_(_jobs.c.not_before.is_(None), _jobs.c.not_before <= now_ms())
+    now, at = now_ms(), _jobs.c.not_before
+    return or_(at.is_(None), at <= now, at > now + round(1000 * LONGEST_DELAY_SECONDS))

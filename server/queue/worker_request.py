@@ -3,7 +3,7 @@
 Job rows contain the operator's names for folders and files. Only this module turns the names into paths.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def attempt_dir(attempt: AttemptRow, settings: Settings) -> Path:
 
 
 def launch_spec(
-    job: JobRow, attempt: AttemptRow, slot: Slot, settings: Settings, *, has_checkpoint: bool
+    job: JobRow, attempt: AttemptRow, slot: Slot, settings: Settings, *, checkpoints: Collection[str]
 ) -> LaunchSpec:
     """Return everything that an executor needs to launch an attempt. Parameters and errors as for `worker_request`."""
     directory, limit = attempt_dir(attempt, settings), job["wall_seconds_limit"]
@@ -32,7 +32,7 @@ def launch_spec(
         number=attempt["number"],
         epoch=attempt["epoch"],
         slot=slot,
-        request=worker_request(job, settings, slot, directory, has_checkpoint=has_checkpoint),
+        request=worker_request(job, settings, slot, directory, checkpoints=checkpoints),
         directory=directory,
         console=settings.job_dir(job["id"]) / "console.log",
         grace_seconds=settings.grace_seconds,
@@ -42,20 +42,23 @@ def launch_spec(
 
 
 def worker_request(
-    job: JobRow, settings: Settings, slot: Slot, directory: Path, *, has_checkpoint: bool
+    job: JobRow, settings: Settings, slot: Slot, directory: Path, *, checkpoints: Collection[str]
 ) -> dict[str, Any]:
     """Return the request of an attempt that runs in `directory`. All paths are absolute.
 
-    has_checkpoint: the job has an available checkpoint; the worker then refuses to start from step 0. Raises
-    ConfigError if the operator no longer offers a folder or file that the job names.
+    checkpoints: the status of each of the job's checkpoints. With an available one the worker refuses to start from
+    step 0; if all are rejected it sets them aside. Raises ConfigError if the operator no longer offers a folder or file
+    that the job names.
     """
     if job["kind"] == TRAIN:
-        return _training(job, settings, slot, directory, has_checkpoint)
+        return _training(job, settings, slot, directory, checkpoints)
     return _task(job, settings, slot, directory)
 
 
-def _training(job: JobRow, settings: Settings, slot: Slot, directory: Path, has_checkpoint: bool) -> dict[str, Any]:
-    source = job["forked_from"]
+def _training(
+    job: JobRow, settings: Settings, slot: Slot, directory: Path, checkpoints: Collection[str]
+) -> dict[str, Any]:
+    source, has_checkpoint = job["forked_from"], "available" in checkpoints
     fork = None
     if source is not None and not has_checkpoint:
         fork = {
@@ -71,6 +74,7 @@ def _training(job: JobRow, settings: Settings, slot: Slot, directory: Path, has_
         "config": merge(job["request"], {**own, "evaluation": weights}),
         "outcome": _outcome(directory),
         "require_checkpoint": has_checkpoint,
+        "set_aside": not has_checkpoint and "rejected" in checkpoints,
         "fork": fork,
     }
 

@@ -177,6 +177,12 @@ def reject_checkpoint(connection: Connection, job_id: str, step: int) -> None:
     connection.execute(update(_checkpoints).where(*found).values(status=REJECTED))
 
 
+def reject_checkpoints(connection: Connection, job_id: str) -> None:
+    """Mark all checkpoints of a job that are available as rejected."""
+    found = (_checkpoints.c.job_id == job_id, _checkpoints.c.status == AVAILABLE)
+    connection.execute(update(_checkpoints).where(*found).values(status=REJECTED))
+
+
 def add_evaluation(connection: Connection, row: EvaluationRow) -> None:
     """Add scores; they replace those of the same step and purpose."""
     upsert(connection, _evaluations, [row])

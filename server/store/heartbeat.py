@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from sqlalchemy import Connection, select
 
-from server.clock import now_ms
+from server.clock import wall_ms
 from server.errors import StartRefused
 from server.store import tables
 from server.store.sqlite import upsert
@@ -29,7 +29,7 @@ class _Heartbeat(TypedDict):
 
 def beat(connection: Connection) -> None:
     """Record that this machine serves the database now."""
-    value: _Heartbeat = {"host": socket.gethostname(), "boot_id": _boot_id(), "time": now_ms()}
+    value: _Heartbeat = {"host": socket.gethostname(), "boot_id": _boot_id(), "time": wall_ms()}
     upsert(connection, _state, [{"key": _KEY, "value": value}])
 
 
@@ -38,7 +38,7 @@ def check(connection: Connection) -> None:
     value: _Heartbeat | None = connection.execute(select(_state.c.value).where(_state.c.key == _KEY)).scalar()
     if value is None or value["host"] == socket.gethostname() or value["boot_id"] == _boot_id():
         return
-    age_ms = abs(now_ms() - value["time"])
+    age_ms = abs(wall_ms() - value["time"])
     if age_ms < _FRESH_MS:
         raise StartRefused(
             f"the database is in use by a server on {value['host']}, last seen {age_ms / 1000:.0f} s ago; "

@@ -165,6 +165,20 @@ def truncate_log(connection: Any) -> None:
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
+def is_full(error: DBAPIError) -> bool:
+    """Whether a statement failed because no disk space is left."""
+    return _code(error) == "SQLITE_FULL"
+
+
+def is_unwritable(error: DBAPIError) -> bool:
+    """Whether a statement failed because the database's files cannot be opened, read or written."""
+    return _code(error).startswith(("SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR"))
+
+
+def _code(error: DBAPIError) -> str:
+    return str(getattr(error.orig, "sqlite_errorname", ""))
+
+
 def inserted_key(result: CursorResult[Any]) -> int:
     """Return the number that the database gave to an inserted row."""
     key = result.inserted_primary_key

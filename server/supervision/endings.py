@@ -18,29 +18,40 @@ from server.supervision.outcomes import Limits
 _attempts = tables.attempts
 
 
-def end(connection: Connection, attempt_id: str, record: ExitRecord | None, limits: Limits) -> JobRow:
+def end(
+    connection: Connection,
+    attempt_id: str,
+    record: ExitRecord | None,
+    limits: Limits,
+    *,
+    seconds: float,
+    charged: bool = True,
+    least_delay_seconds: float = 0.0,
+) -> JobRow:
     """End an attempt that no longer runs; returns the job as it is then.
 
-    All events of its run must have been read before. record: None if the attempt left no exit record.
+    All events of its run must have been read before. record: None if the attempt left no exit record. seconds: how long
+    it ran. charged: as for `outcomes.decide`. least_delay_seconds: minimum delay before another try.
     """
     attempt = queue.attempt(connection, attempt_id)
     job = queue.get(connection, attempt["job_id"])
-    decision = outcomes.decide(job, record, limits)
+    decision = outcomes.decide(job, record, limits, charged=charged)
     cause = {"reason": decision.reason, "message": decision.message}
-    ended_at = now_ms()
+    ended_at = max(now_ms(), attempt["started_at"] or 0)
     _update_attempt(connection, attempt, record, ended_at=ended_at, **cause)
     changes: dict[str, Any] = {
         **cause,
         "exit_code": decision.exit_code,
         "infrastructure_used": decision.infrastructure_used,
         "program_used": decision.program_used,
-        "wall_seconds_used": job["wall_seconds_used"] + _seconds(attempt, ended_at),
+        "wall_seconds_used": job["wall_seconds_used"] + seconds,
         "epoch": attempt["epoch"],
     }
     if decision.state is State.RECOVERING:
         if job["state"] != State.RECOVERING:
             job = queue.move(connection, job, State.RECOVERING, **changes)
-        return queue.requeue(connection, job, delay_seconds=decision.delay_seconds, **changes)
+        delay_seconds = max(decision.delay_seconds, least_delay_seconds)
+        return queue.requeue(connection, job, delay_seconds=delay_seconds, **changes)
     job = queue.move(connection, job, decision.state, result=decision.result, **changes)
     if decision.state is State.SUCCEEDED and job["kind"] == SAMPLE:
         _add_output_blob(connection, job, decision.result or {})
@@ -52,13 +63,6 @@ def _update_attempt(connection: Connection, attempt: AttemptRow, record: ExitRec
     if record is not None:
         values |= {"exit_code": record.exit_code, "signal": record.signal, "cause": record.cause}
     connection.execute(update(_attempts).where(_attempts.c.id == attempt["id"]).values(values))
-
-
-def _seconds(attempt: AttemptRow, ended_at: int) -> float:
-    """Seconds it ran by the wall clock, 0 if the clock was set back."""
-    if attempt["started_at"] is None:
-        return 0.0
-    return float(max(0, ended_at - attempt["started_at"])) / 1000
 
 
 def _add_output_blob(connection: Connection, job: JobRow, result: Mapping[str, Any]) -> None:

@@ -1,20 +1,21 @@
 """The consequences of an ended attempt for its job: a pure function, without clock, files or database.
 
 The worker's own outcome has precedence over how the process ended. Infrastructure faults and program faults have
-separate retry limits. A job that a user wants stopped is stopped instead of retried.
+separate retry limits; a fault that says nothing of the job uses neither, unless the caller says so. A job that a user
+wants stopped is stopped instead of retried.
 """
 
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from server.executors.base import ExitRecord
+from server.queue.queue import LONGEST_DELAY_SECONDS, TRAIN
 from server.queue.states import Reason, State
 from server.store.rows import JobRow
 
-LONGEST_DELAY_SECONDS = 60.0
 _MOST_DOUBLINGS = 30
 
 # Codes of gan_mhe.errors after which a retry would fail in the same way.
@@ -30,8 +31,10 @@ _FINAL: Mapping[str, Reason] = MappingProxyType(
         "protocol_mismatch": Reason.ERROR,
     }
 )
-# Codes of infrastructure faults.
-_INFRASTRUCTURE = frozenset({"storage_failed", "run_dir_invalid"})
+# Codes of infrastructure faults; the first says that the machine, and not the job, is at fault.
+_STORAGE = "storage_failed"
+_INFRASTRUCTURE = frozenset({_STORAGE, "run_dir_invalid"})
+_MACHINE_CAUSES = frozenset({"launch_failed", "fenced", "unwritable"})
 
 _STOPPED_AS: Mapping[State, State] = MappingProxyType({State.PAUSING: State.PAUSED, State.CANCELLING: State.CANCELLED})
 
@@ -67,8 +70,34 @@ class Decision:
     """Result of completed work."""
 
 
-def decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
-    """The decision for `job` after its attempt ended with `record`, or without any exit record (None)."""
+def machine_fault(job: JobRow, record: ExitRecord | None) -> str | None:
+    """The message of an end that says nothing of the job, but that this machine cannot run attempts; None otherwise."""
+    if record is None:
+        return None
+    outcome = record.outcome or {}
+    if outcome.get("outcome") in ("completed", "failed"):
+        return str(outcome.get("message")) if outcome.get("code") == _STORAGE else None
+    return (record.message or record.cause) if record.cause in _MACHINE_CAUSES or _never_began(job, record) else None
+
+
+def _never_began(job: JobRow, record: ExitRecord) -> bool:
+    """Whether the worker ended before its own code ran, which reports every error: its installation is incomplete."""
+    silent = record.cause == "exit" and bool(record.exit_code) and not (record.outcome or {}).get("outcome")
+    return silent and (job["state"] == State.STARTING or (job["kind"] != TRAIN and job["state"] == State.RUNNING))
+
+
+def decide(job: JobRow, record: ExitRecord | None, limits: Limits, *, charged: bool = True) -> Decision:
+    """The decision for `job` after its attempt ended with `record`, or without any exit record (None).
+
+    charged: False for a fault of the machine that uses no retry of the job.
+    """
+    if charged:
+        return _decide(job, record, limits)
+    decision = _decide(job, record, replace(limits, infrastructure=job["infrastructure_used"] + 1))
+    return replace(decision, infrastructure_used=job["infrastructure_used"])
+
+
+def _decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
     outcome = (record.outcome if record else None) or {}
     if outcome.get("outcome") == "completed":
         return _to(job, State.SUCCEEDED, record, result=outcome.get("result"))
@@ -84,14 +113,20 @@ def decide(job: JobRow, record: ExitRecord | None, limits: Limits) -> Decision:
     if record.cause == "launch_failed":
         message = record.message or "the attempt could not be started"
         return _infrastructure_fault(job, record, limits, Reason.LAUNCH_FAILED, message)
+    if record.cause == "unwritable":
+        return _infrastructure_fault(job, record, limits, Reason.WORKER_LOST, record.message)
     if record.signal is not None:
         return _infrastructure_fault(job, record, limits, Reason.WORKER_KILLED, _signal_message(record.signal))
-    return _program_fault(job, record, limits, f"the worker ended with exit code {record.exit_code} and no outcome")
+    silent = f"the worker ended with exit code {record.exit_code} and no outcome"
+    if _never_began(job, record):
+        return _infrastructure_fault(job, record, limits, Reason.LAUNCH_FAILED, silent)
+    return _program_fault(job, record, limits, silent)
 
 
 def _failed(job: JobRow, record: ExitRecord, limits: Limits, code: str, message: str) -> Decision:
     if code in _FINAL:
-        return _to(job, State.FAILED, record, _FINAL[code], message or code)
+        advice = "; a retry from the start sets the checkpoints aside" if code == "checkpoint_invalid" else ""
+        return _to(job, State.FAILED, record, _FINAL[code], f"{message or code}{advice}")
     if code == "disk_full" and job["state"] != State.CANCELLING:
         return _to(job, State.PAUSED, record, Reason.DISK_FULL, message or code)
     if code in _INFRASTRUCTURE:

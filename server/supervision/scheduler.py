@@ -6,7 +6,6 @@ rounds the scheduler only remembers since when a condition has held, and a resta
 
 import math
 import shutil
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -14,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import structlog
 from sqlalchemy import Connection
 
 from gan_mhe.errors import ConfigError, StorageError
+from server.clock import stepped_seconds
 from server.crash_points import crash_point
 from server.errors import InvalidTransition
 from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
@@ -25,16 +24,17 @@ from server.ingest import retention, trash
 from server.queue import queue, worker_request
 from server.queue.public_text import public_text
 from server.queue.queue import TRAIN, StopMode
-from server.queue.states import Reason, State
+from server.queue.states import TERMINAL, Reason, State
 from server.settings import Settings
 from server.store import artifacts, heartbeat, job_record, journal
 from server.store.rows import AttemptRow, JobRow
 from server.store.store import Store
-from server.supervision import endings, outcomes, stall_detection
+from server.supervision import endings, outcomes, reports, stall_detection
+from server.supervision.breaker import Breaker
+from server.supervision.machine import Machine
 
-_ROUND_SECONDS = 0.2
-_ERROR_ROUND_SECONDS = 1.0
 _HOUSEKEEPING_SECONDS = 60.0
+_CLOCK_IS_SET_SECONDS = 3600.0
 _DEADLINES_SECONDS = 1.0
 _STOP_NOW_SECONDS = 5.0
 _KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace, the scheduler this much later
@@ -42,8 +42,6 @@ _KILL_AGAIN_SECONDS = 5.0
 _MIB = 2**20
 
 _NEVER_STARTED = ExitRecord(None, None, "stop", "the attempt was not started", {"outcome": "stopped"})
-
-log = structlog.get_logger()
 
 
 class RunReader(Protocol):
@@ -62,12 +60,17 @@ class _Watch:
 
     silent_since: float | None = None
     signalled: dict[Signal, float] = field(default_factory=dict)
+    worked: bool = False
     journal_seq: int = -1
     last_event: float = 0.0
 
 
 class Scheduler:
-    """Moves jobs between states. clock: monotonic seconds; free_bytes: of the file system that holds a path."""
+    """Moves jobs between states.
+
+    machine: tries whether attempts can run here. clock: monotonic seconds; free_bytes: of the file system that holds a
+    path.
+    """
 
     def __init__(
         self,
@@ -76,6 +79,7 @@ class Scheduler:
         executor: Executor,
         indexer: RunReader,
         *,
+        machine: Machine | None = None,
         clock: Callable[[], float] = time.monotonic,
         free_bytes: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free,
     ) -> None:
@@ -88,8 +92,12 @@ class Scheduler:
         self._limits = outcomes.Limits(
             settings.infrastructure_retries, settings.program_retries, settings.retry_backoff_seconds
         )
+        self._machine = machine or Machine(settings, executor, clock)
+        self._breaker = Breaker(self._machine.problem, clock)
+        self._report = reports.Machine()
         self._watches: dict[str, _Watch] = {}
-        self._due: dict[str, float] = {}
+        # A machine may boot with a wrong clock: what is deleted for its age waits until that has been set.
+        self._due: dict[str, float] = {"_delete_old": clock() + _CLOCK_IS_SET_SECONDS}
         self._last_round = -math.inf
 
     def poll(self) -> None:
@@ -97,23 +105,25 @@ class Scheduler:
         self._indexer.poll()
 
     def tick(self) -> None:
-        """One round. An error with one job does not affect the others; all errors are raised together at the end."""
-        if self._is_due("heartbeat", heartbeat.INTERVAL_SECONDS):
-            self._store.write(heartbeat.beat, name="heartbeat", durable=False)
-        live = self._store.read(queue.live_attempts)
-        errors = self._for_each(self._supervise, live)
-        if self._is_due("deadlines", _DEADLINES_SECONDS):
-            self._cancel_overdue()
-        shortage = self._disk_shortage()
-        if shortage is None:
-            errors += self._for_each(self._start, self._claim())
-        else:
-            self._pause_running(live, shortage)
-        if self._is_due("housekeeping", _HOUSEKEEPING_SECONDS):
-            retention.apply(self._store, self._settings)
-            trash.empty_old(self._settings)
-            self._store.tidy()
-        self._last_round = self._clock()
+        """One round. An error in one part, or with one job, does not affect the others; all are raised at the end."""
+        parts: Sequence[Callable[[], list[Exception] | None]] = (
+            lambda: self._every(heartbeat.INTERVAL_SECONDS, self._beat),
+            self._supervise_all,
+            lambda: self._every(_DEADLINES_SECONDS, self._cancel_overdue),
+            self._start_waiting,
+            lambda: self._every(_HOUSEKEEPING_SECONDS, self._keep_house),
+            lambda: self._every(_HOUSEKEEPING_SECONDS, self._delete_old),
+        )
+        errors: list[Exception] = []
+        complete = True
+        for part in parts:
+            try:
+                errors += part() or ()
+            except Exception as error:
+                errors.append(error)
+                complete = False
+        if complete:
+            self._last_round = self._clock()
         if errors:
             raise ExceptionGroup("some jobs could not be handled", errors)
 
@@ -121,12 +131,46 @@ class Scheduler:
         """Seconds since the last complete round."""
         return self._clock() - self._last_round
 
-    def _is_due(self, task: str, every_seconds: float) -> bool:
+    def problem(self) -> str | None:
+        """Why this machine cannot start attempts, for clients; None if nothing speaks against it. Thread-safe."""
+        found = self._breaker.problem or self._machine.recent_problem()
+        return None if found is None else public_text(found, self._settings)
+
+    def _beat(self) -> None:
+        self._store.write(heartbeat.beat, name="heartbeat", durable=False)
+
+    def _supervise_all(self) -> list[Exception]:
+        return self._for_each(self._supervise, self._store.read(queue.live_attempts))
+
+    def _start_waiting(self) -> list[Exception]:
+        """Start attempts, as many as disk and machine allow; with too little disk space, empty the trash, or pause."""
+        shortage = self._disk_shortage()
+        if shortage is not None:
+            if not trash.empty_oldest(self._settings):
+                self._pause_running(shortage)
+            return []
+        allowance = self._breaker.allowance()
+        claimed = self._claim(allowance) if allowance != 0 else []
+        errors = self._for_each(self._start, claimed)
+        if allowance and not claimed and not self._store.read(queue.any_queued):
+            self._breaker.nothing_waits()
+        self._report.problem(self._breaker.problem)
+        return errors
+
+    def _keep_house(self) -> None:
+        self._report.stepped(stepped_seconds())
+        self._store.tidy()
+
+    def _delete_old(self) -> None:
+        retention.apply(self._store, self._settings)
+        trash.empty_old(self._settings)
+
+    def _every(self, seconds: float, task: Callable[[], None]) -> None:
+        """Do a task if that is due; a task that failed stays due."""
         now = self._clock()
-        if now < self._due.get(task, now):
-            return False
-        self._due[task] = now + every_seconds
-        return True
+        if now >= self._due.get(task.__name__, now):
+            task()
+            self._due[task.__name__] = now + seconds
 
     @staticmethod
     def _for_each(
@@ -149,11 +193,14 @@ class Scheduler:
             return
         seen = self._executor.observe(handle)
         watch = self._watches.setdefault(attempt["id"], _Watch())
+        if job["kind"] == TRAIN and job["state"] == State.RUNNING and not watch.worked:
+            watch.worked = True
+            self._breaker.worked(attempt["id"], job["id"])
         if seen.status == "exited":
-            self._end(attempt, job, seen.record)
+            self._end(attempt, job, seen.record, seen.seconds)
         elif job["state"] in (State.PAUSING, State.CANCELLING, State.RECOVERING):
             self._request_stop(handle, job, watch)
-        elif (silence := self._silence(seen, watch)) is not None:
+        elif (silence := self._silence(attempt, seen, watch)) is not None:
             self._abandon(attempt, job, "now", f"the supervisor has not responded for {silence:.0f} s")
         elif job["kind"] != TRAIN and job["state"] == State.STARTING:
             self._move(attempt, job, State.RUNNING)
@@ -161,14 +208,15 @@ class Scheduler:
             message = f"no progress for {silence:.0f} s at step {job['step']}"
             self._abandon(attempt, job, "graceful", message, {"step": job["step"], "seconds": silence})
 
-    def _silence(self, seen: Observation, watch: _Watch) -> float | None:
+    def _silence(self, attempt: AttemptRow, seen: Observation, watch: _Watch) -> float | None:
         """Seconds for which the supervisor has been lost, None while it is not.
 
         Counts from when this process first saw the lease overdue: until then, this process or the machine may have been
-        stopped.
+        stopped. The age of a lease that nobody can write says nothing; the supervisor then ends the attempt itself.
         """
         ttl, age, now = self._settings.lease_ttl_seconds, seen.lease_age_seconds, self._clock()
-        if seen.status == "running" and (age is None or age <= ttl):
+        overdue = seen.status != "running" or (age is not None and age > ttl)
+        if not overdue or (seen.status == "running" and self._unwritable(attempt)):
             watch.silent_since = None
             return None
         if watch.silent_since is None:
@@ -219,12 +267,45 @@ class Scheduler:
             watch.signalled["kill"] = now
             self._executor.signal(handle, "kill")
 
-    def _end(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None) -> None:
-        """Read the remaining events, then end the attempt and move its job, in one transaction."""
-        record = None if record is None else self._public(record)
+    def _unwritable(self, attempt: AttemptRow) -> str | None:
+        return self._machine.unwritable(worker_request.attempt_dir(attempt, self._settings))
+
+    def _end(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None, seconds: float = 0.0) -> None:
+        """Read the remaining events, then end the attempt and move its job, in one transaction.
+
+        seconds: how long it ran, if there is no record.
+        """
+        if record is None and (problem := self._unwritable(attempt)) is not None:
+            record = ExitRecord(None, None, "unwritable", f"no exit record: {problem}", seconds=seconds)
+        charged = self._judge(attempt, job, record)
+        public = None if record is None else self._public(record)
         self._indexer.drain(job["id"])
-        self._store.write(lambda connection: endings.end(connection, attempt["id"], record, self._limits))
+
+        def work(connection: Connection) -> JobRow:
+            ran = seconds if public is None else public.seconds
+            delay = 0.0 if charged else self._breaker.retry_seconds
+            return endings.end(
+                connection, attempt["id"], public, self._limits,
+                seconds=ran, charged=charged, least_delay_seconds=delay,
+            )  # fmt: skip
+
+        if self._store.write(work)["state"] in TERMINAL:
+            self._breaker.ended(attempt["id"], job["id"])
         self._watches.pop(attempt["id"], None)
+
+    def _judge(self, attempt: AttemptRow, job: JobRow, record: ExitRecord | None) -> bool:
+        """Tell the breaker what the end says of the machine; returns whether a fault is charged to the job."""
+        fault = outcomes.machine_fault(job, record)
+        if fault is not None:
+            return self._breaker.failed(attempt["id"], job["id"], fault)
+        outcome = {} if record is None else record.outcome or {}
+        if outcome.get("outcome") in ("completed", "failed") and outcome.get("code") not in (
+            "disk_full",
+            "config_invalid",
+        ):
+            self._breaker.worked(attempt["id"], job["id"])
+        self._breaker.ended(attempt["id"], job["id"])
+        return True
 
     def _public(self, record: ExitRecord) -> ExitRecord:
         """The record with messages that clients may read."""
@@ -233,13 +314,13 @@ class Scheduler:
             outcome = {**outcome, "message": public_text(outcome["message"], self._settings)}
         return replace(record, message=public_text(record.message, self._settings), outcome=outcome)
 
-    def _claim(self) -> list[tuple[AttemptRow, JobRow]]:
-        """New attempts of waiting jobs for the free slots."""
-        if not self._store.read(queue.any_due):
+    def _claim(self, most: int | None) -> list[tuple[AttemptRow, JobRow]]:
+        """New attempts of waiting jobs for the free slots, at most so many (None: for all)."""
+        if not self._store.read(lambda connection: queue.any_queued(connection, due=True)):
             return []
         taken = {attempt["slot"] for attempt, _ in self._store.read(queue.live_attempts)}
         free = [slot for slot in self._executor.inventory() if slot.available and slot.name not in taken]
-        slots = self._store.read(lambda connection: queue.wanted(connection, free))
+        slots = self._store.read(lambda connection: queue.wanted(connection, free))[:most]
         if not slots:
             return []
         name = self._executor.name
@@ -249,20 +330,21 @@ class Scheduler:
     def _start(self, attempt: AttemptRow, job: JobRow) -> None:
         """Launch an attempt, or adopt it if a server launched it and was killed before storing the handle."""
         job = self._store.read(lambda connection: queue.get(connection, job["id"]))
-        handle = self._executor.find(worker_request.attempt_dir(attempt, self._settings))
-        if handle is None and job["state"] != State.STARTING:  # a user changed the job first
-            self._end(attempt, job, _NEVER_STARTED)
-            return
+        self._breaker.started(attempt["id"])
         try:
-            if handle is None:
+            handle = self._executor.find(worker_request.attempt_dir(attempt, self._settings))
+            if handle is None and job["state"] == State.STARTING:
                 job_record.write(self._settings, job)
                 handle = self._executor.launch(self._spec(attempt, job))
-        except (LaunchError, StorageError) as error:
+        except (LaunchError, OSError, StorageError) as error:
             self._end(attempt, job, ExitRecord(None, None, "launch_failed", str(error)))
             return
         except ConfigError as error:
             outcome = {"outcome": "failed", "code": error.code, "message": str(error)}
             self._end(attempt, job, ExitRecord(None, None, "launch_failed", str(error), outcome))
+            return
+        if handle is None:  # a user changed the job first
+            self._end(attempt, job, _NEVER_STARTED)
             return
         crash_point("launch.after_start")
         known = handle
@@ -277,8 +359,8 @@ class Scheduler:
         if attempt["slot"] not in slots:
             raise LaunchError(f"slot {attempt['slot']} no longer exists")
         made = self._store.read(lambda connection: artifacts.checkpoints(connection, job["id"]))
-        kept = any(checkpoint["status"] == "available" for checkpoint in made)
-        return worker_request.launch_spec(job, attempt, slots[attempt["slot"]], self._settings, has_checkpoint=kept)
+        statuses = [checkpoint["status"] for checkpoint in made]
+        return worker_request.launch_spec(job, attempt, slots[attempt["slot"]], self._settings, checkpoints=statuses)
 
     def _cancel_overdue(self) -> None:
         if not self._store.read(queue.overdue):
@@ -297,8 +379,9 @@ class Scheduler:
             return None
         return f"{free // _MIB} MiB of disk space are free; the reserve is {reserve // _MIB} MiB"
 
-    def _pause_running(self, live: Sequence[tuple[AttemptRow, JobRow]], shortage: str) -> None:
+    def _pause_running(self, shortage: str) -> None:
         """Pause running training jobs: they save into the reserve. A user has to resume them."""
+        live = self._store.read(queue.live_attempts)
         running = [job for _, job in live if job["kind"] == TRAIN and job["state"] == State.RUNNING]
         if not running:
             return
@@ -309,47 +392,3 @@ class Scheduler:
                     queue.pause(connection, job, reason=Reason.DISK_FULL, message=shortage)
 
         self._store.write(work)
-
-
-class Engine:
-    """The one thread that reads events and schedules. An exception does not end it."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = scheduler
-        self._stopping = False
-        self._awake = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread; call once."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop after the current round."""
-        self._stopping = True
-        self._awake.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def wake(self) -> None:
-        """Start the next round immediately, after a request. Thread-safe."""
-        self._awake.set()
-
-    def heartbeat_age(self) -> float:
-        """Seconds since the last complete round, infinite before the first. Errors with single jobs do not count."""
-        return self._scheduler.round_age()
-
-    def _run(self) -> None:
-        while not self._stopping:
-            succeeded = [_try(work) for work in (self._scheduler.poll, self._scheduler.tick)]
-            self._awake.wait(_ROUND_SECONDS if all(succeeded) else _ERROR_ROUND_SECONDS)
-            self._awake.clear()
-
-
-def _try(work: Callable[[], None]) -> bool:
-    try:
-        work()
-    except Exception:
-        log.exception("scheduler round failed")
-        return False
-    return True

@@ -182,7 +182,7 @@ def test_every_command_is_documented(command: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_documents_name_only_commands_that_exist(page: Path) -> None:
-    known = set(commands(app)) | {"gan-mhe scorer", "gan-mhe keys"}
+    known = set(commands(app)) | {"gan-mhe scorer", "gan-mhe keys", "gan-mhe trash"}
     used = re.findall(r"(?:^|`)gan-mhe ([a-z]+)", text_of(page), flags=re.MULTILINE)
     assert {f"gan-mhe {command}" for command in used} - known == set()
 

@@ -126,3 +126,46 @@ def test_a_job_cancelled_while_queued_never_starts(server: Server) -> None:
             assert job["state"] == "cancelled" and "starting" not in server.states(job_id)
     server.wait_until(lambda: not server.processes())
     audit(server)
+
+
+def test_jobs_outlast_a_machine_that_cannot_start_them_and_go_on_by_themselves(server: Server) -> None:
+    server.start()
+    jobs, aside = server.data_dir / "jobs", server.data_dir / "aside"
+    first = server.submit(20)
+    server.wait_for(first, "succeeded")
+    jobs.rename(aside)
+    jobs.write_text("in the way")
+    ids = [server.submit(20, seed=seed) for seed in range(4)]
+
+    def unready() -> bool:
+        answer = server.request("GET", "/readyz")
+        suspended = server.request("GET", "/v1/system").json()["machine"]["problem"]
+        return answer.status_code == 503 and suspended is not None and "machine_failed" in server.output()
+
+    server.wait_until(unready)
+    assert {server.job(job_id)["state"] for job_id in ids} <= {"queued", "starting"}
+    assert str(server.data_dir) not in server.request("GET", "/readyz").text
+    jobs.unlink()
+    aside.rename(jobs)
+    for job_id in ids:
+        job = server.wait_for(job_id, "succeeded", "failed")
+        assert (job["state"], job["retry"]["used"]) == ("succeeded", {"infrastructure": 0, "program": 0})
+    server.wait_until(lambda: server.request("GET", "/readyz").status_code == 200)
+    audit(server)
+
+
+def test_a_running_job_whose_files_cannot_be_written_goes_on_by_itself_without_a_retry(server: Server) -> None:
+    server.start()
+    job_id = server.submit(200)
+    server.wait_for(job_id, "running", step=12)
+    _, trainer = server.pids(job_id)
+    jobs, aside = server.data_dir / "jobs", server.data_dir / "aside"
+    jobs.rename(aside)
+    jobs.write_text("in the way")
+    server.wait_until(lambda: trainer not in server.processes())
+    jobs.unlink()
+    aside.rename(jobs)
+    job = server.wait_for(job_id, "succeeded", "failed")
+    assert (job["state"], job["retry"]["used"]) == ("succeeded", {"infrastructure": 0, "program": 0})
+    assert job["attempt"]["resumed_from_step"] >= 10
+    audit(server)

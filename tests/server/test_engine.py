@@ -13,7 +13,9 @@ from structlog.testing import capture_logs
 from server.errors import StartRefused
 from server.queue.states import State
 from server.store import heartbeat, tables
-from server.supervision import scheduler
+from server.store.store import Store
+from server.supervision import engine as engines
+from server.supervision import reports
 from tests.support.world import World
 
 COMPLETED = {"outcome": "completed", "result": {}}
@@ -89,8 +91,8 @@ class Rounds:
 class TestEngine:
     def engine(self, rounds: Any, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> Any:
         for name, value in seconds.items():
-            monkeypatch.setattr(scheduler, name, value)
-        return scheduler.Engine(rounds)
+            monkeypatch.setattr(engines, name, value)
+        return engines.Engine(rounds)
 
     def wait(self, condition: Any) -> None:
         limit = time.monotonic() + 10
@@ -117,6 +119,40 @@ class TestEngine:
             self.wait(lambda: rounds.ticks >= 5)
             engine.stop()
         assert [(entry["log_level"], entry["event"]) for entry in logs] == [("error", "scheduler round failed")] * 3
+
+    def test_a_disk_that_cannot_be_written_is_logged_when_it_begins_and_when_it_ends(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rounds = Rounds()
+        raw = store._writer.raw_connection().dbapi_connection
+        raw.execute("PRAGMA max_page_count=1")  # it then takes the present size: the disk is full to the last byte
+        name = {"key": "", "value": "x" * 10**6}
+
+        def tick() -> None:
+            rounds.ticks += 1
+            if rounds.ticks == 4:
+                raw.execute("PRAGMA max_page_count=1000000")
+            store.write(
+                lambda connection: connection.execute(tables.service_state.insert(), {**name, "key": rounds.ticks})
+            )
+
+        rounds.tick = tick  # type: ignore[method-assign]
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _ERROR_ROUND_SECONDS=0.001)
+        with capture_logs() as logs:
+            engine.start()
+            self.wait(lambda: rounds.ticks >= 6)
+            engine.stop()
+        assert [(entry["event"], entry.get("error"), entry.get("failed_rounds")) for entry in logs] == [
+            ("storage_trouble_began", "database or disk is full", None),
+            ("storage_trouble_ended", None, 3),
+        ]
+
+    def test_an_error_of_the_program_beside_trouble_with_the_disk_is_logged_in_full(self) -> None:
+        both = ExceptionGroup("jobs", [OSError(30, "Read-only file system"), KeyError("x")])
+        with capture_logs() as logs:
+            reports.Rounds().ended([both])
+        assert [entry["event"] for entry in logs] == ["scheduler round failed", "storage_trouble_began"]
+        assert [type(error) for error in logs[0]["exc_info"].exceptions] == [KeyError]
 
     def test_an_error_in_reading_does_not_prevent_scheduling(self, monkeypatch: pytest.MonkeyPatch) -> None:
         rounds = Rounds()

@@ -11,7 +11,7 @@ class FakeExecutor:
     """Attempts that exist in memory only. They run until the test says `exits`, or something else about them.
 
     launched: every launch specification, by attempt, of the processes that were started. signals: what was sent, in
-    order. refuses: why launches fail, None when they do not.
+    order. refuses: why launches fail, None when they do not. misses: why no attempt can be started at all.
     """
 
     name = "fake"
@@ -21,6 +21,7 @@ class FakeExecutor:
         self.launched: dict[str, LaunchSpec] = {}
         self.signals: list[tuple[str, Signal]] = []
         self.refuses: str | None = None
+        self.misses: str | None = None
         self._seen: dict[str, Observation] = {}
 
     def inventory(self) -> Sequence[Slot]:
@@ -44,6 +45,9 @@ class FakeExecutor:
         found = [spec for spec in self.launched.values() if spec.directory == directory]
         return self._handle(found[0]) if found else None
 
+    def problem(self) -> str | None:
+        return self.misses
+
     @staticmethod
     def _handle(spec: LaunchSpec) -> Handle:
         return {"attempt_id": spec.attempt_id}
@@ -56,8 +60,8 @@ class FakeExecutor:
     def silent(self, attempt_id: str) -> None:
         self._seen[attempt_id] = Observation(attempt_id, "unknown")
 
-    def vanishes(self, attempt_id: str) -> None:
-        self._seen[attempt_id] = Observation(attempt_id, "exited")
+    def vanishes(self, attempt_id: str, *, seconds: float = 0.0) -> None:
+        self._seen[attempt_id] = Observation(attempt_id, "exited", seconds=seconds)
 
     def exits(
         self,
@@ -67,8 +71,9 @@ class FakeExecutor:
         signal: int | None = None,
         cause: Any = "exit",
         outcome: Mapping[str, Any] | None = None,
+        seconds: float = 0.0,
     ) -> None:
-        record = ExitRecord(exit_code, signal, cause, outcome=outcome)
+        record = ExitRecord(exit_code, signal, cause, outcome=outcome, seconds=seconds)
         self._seen[attempt_id] = Observation(attempt_id, "exited", record)
 
     def running(self) -> list[str]:

@@ -1,7 +1,7 @@
 """A scheduler in a world that a test moves: its executor, its clock and what its users ask for."""
 
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from server.settings import Settings
 from server.store import journal, sqlite, tables
 from server.store.rows import JobRow
 from server.store.store import Store
+from server.supervision.machine import Machine
 from server.supervision.scheduler import Scheduler
 from tests.support.fake_executor import FakeExecutor
 
@@ -43,39 +44,71 @@ class Reader:
         self.drained.append((job_id, live is not None))
 
 
+class ScriptedMachine(Machine):
+    """A machine that is broken as the test says. broken: why nothing can start; denied: directories to which nobody can
+    write; tried: how often it was asked."""
+
+    broken: str | None = None
+    tried = 0
+
+    def problem(self) -> str | None:
+        self.tried += 1
+        return self.broken
+
+    def unwritable(self, directory: Path) -> str | None:
+        return self.broken
+
+
 class World:
     """A scheduler between a store and a fake executor, and a time that passes only when the test says so.
 
-    `now` is in seconds and moves the wall clock and the monotonic one.
+    `now` is in seconds and moves the wall clock and the monotonic one; `stepped` is how far the wall clock was set.
     """
 
     def __init__(self, store: Store, settings: Settings, executor: FakeExecutor, patch: pytest.MonkeyPatch) -> None:
         self.store, self.settings, self.executor = store, settings, executor
         self.now = 1_700_000_000.0
         self.free_bytes = 10**12
-        patch.setattr(clock, "time", SimpleNamespace(time_ns=lambda: round(self.now * 1000) * 1_000_000))
+        self.stepped = 0.0
+        self._launched: dict[str, float] = {}
+        self._patch = patch
+        self.machine = ScriptedMachine(settings, executor)
         # No test here pulls the plug, and waiting for the disk would be most of its time.
         patch.setattr(sqlite, "set_durable", lambda connection, _: connection.execute("PRAGMA synchronous=OFF"))
         self.restart()
 
+    def _nanoseconds(self, stepped: float = 0.0) -> int:
+        return round((self.now + stepped) * 1000) * 1_000_000
+
     def restart(self) -> None:
-        """A new scheduler that knows only what is in the store."""
+        """A new scheduler that knows only what is in the store, and a clock that takes the wall clock as it is."""
+        fresh = clock.Clock(lambda: self._nanoseconds(self.stepped), self._nanoseconds)
+        self._patch.setattr(clock, "_clock", fresh)
         self.reader = Reader(self.store)
         self.scheduler = Scheduler(
             self.store,
             self.settings,
             self.executor,
             self.reader,
+            machine=self.machine,
             clock=lambda: self.now,
             free_bytes=lambda path: self.free_bytes,
         )
 
     def tick(self, rounds: int = 1) -> None:
         for _ in range(rounds):
-            self.scheduler.tick()
+            try:
+                self.scheduler.tick()
+            finally:
+                for attempt in self.executor.launched:
+                    self._launched.setdefault(attempt, self.now)
 
     def passes(self, seconds: float) -> None:
         self.now += seconds
+
+    def steps(self, seconds: float) -> None:
+        """Somebody sets the wall clock forward, or back."""
+        self.stepped += seconds
 
     def submit(self, kind: str = "train", state: State = State.QUEUED, **attributes: Any) -> str:
         request = RunConfig().document() if kind == "train" else dict(_TASKS[kind])
@@ -113,10 +146,13 @@ class World:
         return attempt
 
     def ends(self, job_id: str, **how: Any) -> State:
-        """End the job's attempt as `FakeExecutor.exits` is told; the job's state after the scheduler has seen it."""
+        """End the job's attempt as `FakeExecutor.exits` is told; the job's state after the scheduler has seen it.
+
+        Unless told otherwise, its supervisor has measured how long it ran.
+        """
         attempt = self.attempt(job_id)
         assert attempt is not None
-        self.executor.exits(attempt, **how)
+        self.executor.exits(attempt, **{"seconds": self.now - self._launched[attempt], **how})
         self.tick()
         return self.state(job_id)
 

@@ -11,9 +11,10 @@ from pydantic import BeforeValidator
 from sqlalchemy import Connection
 
 from gan_mhe.config.run_config import RunConfig
+from server.clock import from_wall
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady, RevisionMismatch, ServiceError
 from server.http import errors
-from server.http.bodies import BatchJobs, ChangeJob, ForkJob, Moment, StopJob, SubmitJob
+from server.http.bodies import BatchJobs, ChangeJob, ForkJob, Moment, RetryJob, StopJob, SubmitJob
 from server.http.dependencies import Answer, OnceDep, ReadJobs, ServiceDep, WriteJobs
 from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
 from server.http.schemas.jobs import BatchResult, DryRun, Job, digest
@@ -92,7 +93,8 @@ def submit_job(
 
     def work(connection: Connection) -> Answer:
         config = admission.resolve(operator, body.source())
-        admission.check_deadline(body.deadline_ms())
+        deadline = body.deadline_ms()
+        admission.check_deadline(deadline)
         admission.check_room(connection, service.settings, principal.project)
         new = admission.new_job(
             config,
@@ -101,7 +103,7 @@ def submit_job(
             labels=body.labels,
             priority=body.priority,
             wall_seconds_limit=body.wall_seconds_limit,
-            start_deadline=body.deadline_ms(),
+            start_deadline=None if deadline is None else from_wall(deadline),
         )
         return _created(connection, service, queue.create(connection, new))
 
@@ -230,7 +232,7 @@ def _delete_files(service: Service, job_ids: Sequence[str], background: Backgrou
 
 
 def _act(
-    job_id: str, change: Change, body: StopJob | None, principal: WriteJobs, service: Service, once: OnceDep
+    job_id: str, change: Change, body: StopJob | RetryJob | None, principal: WriteJobs, service: Service, once: OnceDep
 ) -> JSONResponse:
     def work(connection: Connection) -> Answer:
         row = change(connection, training_job(connection, job_id, principal.project))
@@ -264,9 +266,19 @@ def resume_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: Onc
 
 
 @router.post("/jobs/{job_id}/retry", response_model=Job, summary="Retry a failed job")
-def retry_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Retry a failed job from its last checkpoint, with all retries available again."""
-    return _act(job_id, queue.retry, None, principal, service, once)
+def retry_job(
+    job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: RetryJob | None = None
+) -> JSONResponse:
+    """Retry a failed job from its last checkpoint or from the start, with all retries available again."""
+    change = _start_over if body is not None and body.begin == "start" else queue.retry
+    return _act(job_id, change, body, principal, service, once)
+
+
+def _start_over(connection: Connection, row: JobRow) -> JobRow:
+    """Retry a job without its checkpoints; the worker sets rejected ones aside."""
+    queued = queue.retry(connection, row)
+    artifacts.reject_checkpoints(connection, row["id"])
+    return queued
 
 
 @router.post("/jobs/{job_id}/fork", status_code=201, response_model=Job, summary="Fork a job from a checkpoint")

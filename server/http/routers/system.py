@@ -31,6 +31,14 @@ class Disk(BaseModel):
     reserve_bytes: int = Field(description="With less free space, no job is accepted and running jobs are paused.")
 
 
+class Machine(BaseModel):
+    """Whether this machine can run attempts."""
+
+    problem: str | None = Field(
+        description="Why no attempt starts; null if nothing is wrong. Jobs wait in the queue and start by themselves."
+    )
+
+
 class System(BaseModel):
     """The service."""
 
@@ -39,6 +47,7 @@ class System(BaseModel):
     executor: str
     uptime_seconds: float
     disk: Disk
+    machine: Machine
     limits: dict[str, int]
     retention: dict[str, float] = Field(description="0 keeps everything.")
     allow_downloads: bool
@@ -88,6 +97,7 @@ def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> d
         "executor": service.executor.name,
         "uptime_seconds": round(time.monotonic() - request.app.state.started, 3),
         "disk": {"free_bytes": _free_bytes(service), "reserve_bytes": settings.disk_reserve_bytes},
+        "machine": {"problem": service.engine.problem()},
         "limits": {name: getattr(settings, name) for name in _LIMITS},
         "retention": {name: getattr(settings, name) for name in _RETENTION},
         "allow_downloads": settings.allow_downloads,
@@ -139,6 +149,8 @@ def _failed_checks(service: Service) -> list[FieldError]:
     if age >= MAX_HEARTBEAT_AGE_SECONDS:
         message = f"engine: expected a round within {MAX_HEARTBEAT_AGE_SECONDS:g} s, the last was {age:.1f} s ago"
         failed.append(FieldError("/engine", "engine", message))
+    if (problem := service.engine.problem()) is not None:
+        failed.append(FieldError("/machine", "machine", f"machine: no attempt can start: {problem}"))
     if _free_bytes(service) < service.settings.disk_reserve_bytes:
         failed.append(FieldError("/disk", "disk", "disk: less space is free than the reserve"))
     return failed

@@ -361,7 +361,45 @@ def test_a_process_with_the_same_pid_is_not_mistaken_for_the_attempt(specify: Sp
 def test_a_restart_of_the_machine_ends_every_attempt(specify: Specify) -> None:
     engine, spec = executor(), specify()
     handle = dict(engine.launch(spec)) | {"boot_id": "the boot before"}
-    assert engine.observe(handle) == Observation(spec.attempt_id, "exited")
+    seen = engine.observe(handle)
+    assert (seen.status, seen.record) == ("exited", None)
+
+
+def test_without_a_record_the_attempt_ran_from_its_start_to_its_last_lease(specify: Specify) -> None:
+    engine, spec = executor(), specify()
+    handle = engine.launch(spec)
+    ready(spec)
+    engine.signal(handle, "kill")
+    ended(engine, handle)
+    (spec.directory / "exit.json").unlink()
+    lease = json.loads((spec.directory / "lease.json").read_text())
+    started = handle["start_time"] / os.sysconf("SC_CLK_TCK")
+    (spec.directory / "lease.json").write_text(json.dumps(lease | {"boottime": started + 7.5}))
+    assert engine.observe(handle) == Observation(spec.attempt_id, "exited", seconds=pytest.approx(7.5))
+    (spec.directory / "lease.json").write_text(json.dumps(lease | {"boot_id": "the boot before"}))
+    assert engine.observe(handle).seconds == 0
+
+
+def test_a_record_of_an_earlier_version_is_read(specify: Specify) -> None:
+    engine, spec = executor(""), specify()
+    handle = engine.launch(spec)
+    ended(engine, handle)
+    record = json.loads((spec.directory / "exit.json").read_text())
+    assert record.pop("seconds") == engine.observe(handle).record.seconds  # type: ignore[union-attr]
+    (spec.directory / "exit.json").write_text(json.dumps(record))
+    read = engine.observe(handle).record
+    assert read is not None and (read.exit_code, read.cause) == (0, "exit") and 0 <= read.seconds < 10
+
+
+@pytest.mark.parametrize("missing", ["python", "worker_command"])
+def test_a_program_that_is_missing_or_not_executable_is_a_problem(tmp_path: Path, missing: str) -> None:
+    program = tmp_path / "python"
+    engine = executor((str(program),)) if missing == "worker_command" else executor(python=str(program))
+    for _ in range(2):
+        assert engine.problem() == f"the program {str(program)!r} is missing or not executable"
+        program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert engine.problem() is None
 
 
 def test_an_ended_supervisor_does_not_remain_a_zombie(specify: Specify) -> None:

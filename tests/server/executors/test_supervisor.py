@@ -144,6 +144,12 @@ def test_the_record_of_an_ended_trainer_has_its_exit_code_and_resource_use(start
     assert 50_000_000 < record["max_rss_bytes"] < 200_000_000
 
 
+def test_the_record_has_the_seconds_that_the_attempt_ran_on_a_monotonic_clock(start: Start) -> None:
+    began = time.monotonic()
+    record = start("import time; time.sleep(0.5)").record()
+    assert 0.5 <= record["seconds"] <= time.monotonic() - began
+
+
 def test_a_killed_trainer_is_recorded_within_two_seconds(start: Start) -> None:
     attempt = start()
     os.kill(attempt.trainer(), signal.SIGKILL)
@@ -332,6 +338,19 @@ def test_a_record_that_cannot_be_written_is_retried_in_reserved_space(start: Sta
     assert not (attempt.directory / "reserve").exists()
     (attempt.directory / "exit.json").rmdir()
     assert attempt.record()["signal"] == 9
+
+
+def test_a_trainer_that_ends_while_nothing_can_be_written_was_fenced(start: Start) -> None:
+    attempt = start(GRACEFUL + "while not asked: time.sleep(0.01)\nsys.exit(1)")
+    attempt.wait_for_output("ready")
+    (attempt.directory / "exit.json").mkdir()
+    os.kill(attempt.trainer(), signal.SIGTERM)
+    eventually(lambda: not (attempt.directory / "reserve").exists())
+    time.sleep(0.1)
+    (attempt.directory / "exit.json").rmdir()
+    record = attempt.record()
+    assert (record["exit_code"], record["cause"]) == (1, "fenced")
+    assert record["message"] == "ended with exit code 1; its files could not be written"
 
 
 def test_a_second_supervisor_for_the_same_attempt_exits_and_changes_nothing(start: Start) -> None:

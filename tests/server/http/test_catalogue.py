@@ -117,6 +117,43 @@ def test_a_full_disk_makes_the_service_unready(client: TestClient, service: Serv
     assert "/disk" in [error["pointer"] for error in client.get("/readyz").json()["errors"]]
 
 
+def test_a_machine_that_cannot_start_attempts_makes_the_service_unready(
+    client: TestClient, service: Service, executor: FakeExecutor
+) -> None:
+    executor.misses = f"the program '{service.settings.data_dir}/python' is missing"
+    (error,) = [each for each in client.get("/readyz").json()["errors"] if each["pointer"] != "/engine"]
+    expected = "the program 'GAN_MHE_DATA_DIR/python' is missing"
+    assert (error["pointer"], error["code"]) == ("/machine", "machine")
+    assert error["message"] == f"machine: no attempt can start: {expected}"
+    assert client.get("/v1/system").json()["machine"] == {"problem": expected}
+    assert client.post("/v1/jobs", json={"preset": "debug_cpu"}).status_code == 201
+
+
+def test_a_data_directory_that_cannot_be_written_makes_the_service_unready(
+    client: TestClient, service: Service
+) -> None:
+    service.settings.job_dir("").write_text("in the way")
+    assert "/machine" in [error["pointer"] for error in client.get("/readyz").json()["errors"]]
+
+
+def test_a_disk_that_is_full_to_the_last_byte_accepts_no_job_and_says_why(client: TestClient, service: Service) -> None:
+    raw = service.store._writer.raw_connection().dbapi_connection
+    raw.execute("PRAGMA max_page_count=1")  # it then takes the present size
+    answers = [client.post("/v1/jobs", json={"preset": "debug_cpu", "name": "x" * 100}) for _ in range(40)]
+    refused = answers[-1].json()
+    assert (refused["status"], refused["code"]) == (507, "insufficient_storage")
+    assert refused["detail"] == "no disk space is left for the database"
+    raw.execute("PRAGMA max_page_count=1000000")
+    assert client.post("/v1/jobs", json={"preset": "debug_cpu"}).status_code == 201
+
+
+def test_a_database_that_became_read_only_accepts_no_job_and_says_why(client: TestClient, service: Service) -> None:
+    raw = service.store._writer.raw_connection().dbapi_connection
+    raw.execute("PRAGMA query_only=ON")
+    refused = client.post("/v1/jobs", json={"preset": "debug_cpu"}).json()
+    assert (refused["status"], refused["code"]) == (507, "storage_failed")
+
+
 def test_a_lost_database_makes_the_service_unready(
     client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,13 +13,13 @@ from fastapi.testclient import TestClient
 from sqlalchemy import Connection, insert, update
 
 from gan_mhe.config import compose, documents
-from server import startup
+from server import clock, startup
 from server.clock import now_ms
 from server.ids import is_id, new_id
 from server.queue import queue
 from server.queue.states import Reason, State
 from server.service import Service
-from server.store import removals, tables
+from server.store import artifacts, removals, tables
 from tests.support.fake_executor import FakeExecutor
 from tests.support.looped import looped
 
@@ -179,6 +180,17 @@ def test_a_deadline_is_stored(client: TestClient) -> None:
 def test_a_full_disk_refuses_jobs(client: TestClient, service: Service) -> None:
     service.settings = service.settings.model_copy(update={"disk_reserve_bytes": 2**62})
     problem(client.post("/v1/jobs", json=SHORT), 507, "insufficient_storage")
+
+
+def test_a_deadline_is_read_by_a_wall_clock_that_was_set(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_by = [timedelta()]
+    wall = clock.Clock(lambda: time.time_ns() + round(set_by[0].total_seconds()) * 10**9)
+    monkeypatch.setattr(clock, "_clock", wall)
+    for set_by[0] in (timedelta(hours=-2), timedelta(hours=2)):
+        shown = datetime.now(UTC) + set_by[0]
+        submit(client, start_deadline=(shown + timedelta(seconds=60)).isoformat())
+        late = {"preset": "debug_cpu", "start_deadline": (shown - timedelta(seconds=60)).isoformat()}
+        problem(client.post("/v1/jobs", json=late), 422, "invalid_request")
 
 
 def test_a_full_queue_rejects_jobs_with_a_retry_after(client: TestClient, service: Service) -> None:
@@ -510,9 +522,32 @@ def test_a_failed_job_is_retried_and_no_other(client: TestClient, service: Servi
     assert client.post(f"/v1/jobs/{job_id}/retry").json()["state"] == "queued"
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(None, "available"), ({}, "available"), ({"from": "checkpoint"}, "available"), ({"from": "start"}, "rejected")],
+)
+def test_a_retry_begins_at_the_last_checkpoint_or_at_the_start(
+    client: TestClient, service: Service, body: dict[str, str] | None, status: str
+) -> None:
+    job_id = submit(client)["id"]
+    add_checkpoint(service, job_id, 10)
+    move(service, job_id, State.FAILED, reason=Reason.CHECKPOINT_CORRUPT)
+    assert client.post(f"/v1/jobs/{job_id}/retry", json=body).json()["state"] == "queued"
+    (kept,) = service.store.read(lambda connection: artifacts.checkpoints(connection, job_id))
+    assert kept["status"] == status
+
+
+def test_a_retry_from_elsewhere_is_refused_with_the_field(client: TestClient) -> None:
+    job_id = submit(client)["id"]
+    refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"from": "step 3"}), 422, "invalid_request")
+    assert refused["errors"][0]["pointer"] == "/from"
+    refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"form": "start"}), 422, "invalid_request")
+    assert "did you mean 'from'" in refused["errors"][0]["message"]
+
+
 def test_the_engine_is_woken_by_every_change_of_jobs(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     woken: list[str] = []
-    monkeypatch.setattr("server.supervision.scheduler.Engine.wake", lambda _engine: woken.append(""))
+    monkeypatch.setattr("server.supervision.engine.Engine.wake", lambda _engine: woken.append(""))
     job_id = submit(client)["id"]
     client.patch(f"/v1/jobs/{job_id}", json={"priority": 1})
     client.post(f"/v1/jobs/{job_id}/cancel")

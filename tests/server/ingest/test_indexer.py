@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,9 @@ from gan_mhe.records.events import (
 )
 from gan_mhe.records.recorder import Recorder
 from server import crash_points
+from server.clock import now_ms
 from server.executors.base import Slot
-from server.ingest import indexer, tail
+from server.ingest import indexer, run_events, tail
 from server.ingest.indexer import Indexer
 from server.queue import queue
 from server.queue.states import State
@@ -646,7 +647,7 @@ class TestPieces:
         assert contents(again) == reference
 
 
-class Undone(Exception):
+class Undone(BaseException):
     """Stands for whatever keeps a transaction from being committed."""
 
 
@@ -908,6 +909,18 @@ class TestDamage:
         assert whole.row()["state"] == "running"
 
 
+@pytest.mark.parametrize("step", [-7200.0, 7200.0])
+def test_a_worker_whose_wall_clock_was_set_began_between_its_claim_and_now(
+    job: Job, reader: Indexer, monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    said = datetime.now(UTC) + timedelta(seconds=step)
+    monkeypatch.setattr(run_events, "_milliseconds", lambda time: round(said.timestamp() * 1000))
+    job.says(started())
+    reader.poll()
+    (attempt,) = job.rows(tables.attempts)
+    assert attempt["created_at"] <= attempt["started_at"] <= now_ms()
+
+
 def test_one_poll_takes_a_bounded_part_of_each_job(job: Job, reader: Indexer) -> None:
     job.says(*(Notice(step, "x" * 1000) for step in range(600)))
     reader.poll()
@@ -915,6 +928,20 @@ def test_one_poll_takes_a_bounded_part_of_each_job(job: Job, reader: Indexer) ->
     reader.poll()
     reader.poll()
     assert job.row()["events_offset"] == job.run.events.stat().st_size
+
+
+def test_an_error_with_one_job_does_not_keep_the_others_from_being_read(
+    job: Job, reader: Indexer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = Job(store, settings)
+    for each in (job, other):
+        each.says(started())
+    read = reader._read_events
+    monkeypatch.setattr(reader, "_read_events", lambda row: 1 / 0 if row["id"] == job.id else read(row))
+    with pytest.raises(ExceptionGroup) as raised:
+        reader.poll()
+    assert [error.__notes__ for error in raised.value.exceptions] == [[f"job {job.id}"]]
+    assert (job.row()["state"], other.row()["state"]) == ("starting", "running")
 
 
 def test_a_poll_passes_over_jobs_without_an_attempt(job: Job, reader: Indexer) -> None:

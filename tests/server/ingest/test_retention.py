@@ -105,6 +105,48 @@ class TestGrids:
         retention.apply(store, rules)
         assert job.grids() == [0, 20]
 
+    def ahead(self, monkeypatch: pytest.MonkeyPatch, seconds: float, *clocks: str) -> None:
+        """Both clocks, or one, from now on."""
+        for name in clocks or ("now_ms", "wall_ms"):
+            monkeypatch.setattr(retention, name, lambda: now_ms() + round(seconds * 1000))
+
+    def test_a_clock_set_forward_by_a_year_deletes_nothing_at_once(
+        self, store: Store, configured: Configured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rules = configured(checkpoint_days=7)
+        job = Job(store, rules, days_ago=6.9).save(10, 20)
+        retention.apply(store, rules)
+        self.ahead(monkeypatch, 365 * 86400)
+        for _ in range(10):
+            retention.apply(store, rules)
+        assert job.checkpoints() == [10, 20]
+        for _ in range(10):
+            retention.apply(store, rules)
+        assert job.checkpoints() == [20]
+
+    @pytest.mark.parametrize("clock", ["now_ms", "wall_ms"])
+    def test_one_clock_that_runs_ahead_deletes_nothing(
+        self, store: Store, configured: Configured, monkeypatch: pytest.MonkeyPatch, clock: str
+    ) -> None:
+        rules = configured(checkpoint_days=7)
+        job = Job(store, rules, days_ago=6.9).save(10, 20)
+        self.ahead(monkeypatch, 86400, clock)
+        for _ in range(300):
+            retention.apply(store, rules)
+        assert job.checkpoints() == [10, 20]
+
+    def test_a_clock_set_back_only_delays(
+        self, store: Store, configured: Configured, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rules = configured(checkpoint_days=7)
+        retention.apply(store, rules)
+        job = Job(store, rules, days_ago=7.1).save(10, 20)
+        self.ahead(monkeypatch, -7200)
+        retention.apply(store, rules)
+        self.ahead(monkeypatch, 0)
+        retention.apply(store, rules)
+        assert job.checkpoints() == [20]
+
     def test_all_stay_without_a_rule(self, store: Store, configured: Configured) -> None:
         job = Job(store, configured()).draw(*range(50))
         retention.apply(store, configured())

@@ -26,8 +26,9 @@ def discard(store: Store, settings: Settings) -> str:
 
 
 def pass_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    now = trash.now_ms()
-    monkeypatch.setattr(trash, "now_ms", lambda: now + round(days * DAY_MS))
+    now = trash.now_ms() + round(days * DAY_MS)
+    monkeypatch.setattr(trash, "now_ms", lambda: now)
+    monkeypatch.setattr(trash, "wall_ms", lambda: now)
 
 
 def test_a_deleted_job_lies_in_the_trash_whole(store: Store, settings: Settings) -> None:
@@ -64,6 +65,25 @@ def test_without_a_note_of_the_time_the_days_count_from_now(
     assert (settings.trash / job_id).exists()
     noted = json.loads((settings.trash / f"{job_id}.json").read_text())["deleted_at"]
     assert noted == trash.now_ms()
+
+
+@pytest.mark.parametrize("stepped", ["now_ms", "wall_ms"])
+def test_a_clock_that_was_set_forward_deletes_nothing(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, stepped: str
+) -> None:
+    job_id = discard(store, settings)
+    later = trash.now_ms() + 365 * DAY_MS
+    monkeypatch.setattr(trash, stepped, lambda: later)
+    trash.empty_old(settings)
+    assert (settings.trash / job_id).exists()
+
+
+def test_a_disk_that_is_short_of_space_costs_the_oldest_first(store: Store, settings: Settings) -> None:
+    first, second = discard(store, settings), discard(store, settings)
+    (settings.trash / f"{first}.json").write_text('{"deleted_at": 1}')
+    assert trash.empty_oldest(settings)
+    assert [each.job_id for each in trash.contents(settings)] == [second]
+    assert trash.empty_oldest(settings) and not trash.empty_oldest(settings)
 
 
 def test_zero_days_keep_nothing(store: Store, settings: Settings) -> None:

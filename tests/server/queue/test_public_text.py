@@ -39,6 +39,8 @@ def offered(monkeypatch: pytest.MonkeyPatch) -> Settings:
         ("data.root: /nonexistent is not a folder", "data.root: nonexistent is not a folder"),
         ("cannot start ['/usr/bin/python3', '-m', 'x']", "cannot start ['python3', '-m', 'x']"),
         ("path=/a/b/c, (/d/e)", "path=c, (e)"),
+        ("PYTHONPATH:/srv/secret/lib:/opt/x/y, file:///srv/secret/z", "PYTHONPATH:lib:y, z"),
+        ("OSError:/srv/secret/x", "OSError:x"),
         ("12 images/s; see https://example.org/a/b and n/a", "12 images/s; see https://example.org/a/b and n/a"),
     ],
 )

@@ -16,8 +16,8 @@ class TestRequests:
         world.tick()
         return world.executor.launched[world.attempt(job_id)].request
 
-    def checkpoint(self, world: World, job_id: str, status: str = "available") -> None:
-        row = {"id": f"ckpt_{job_id}", "job_id": job_id, "step": 5, "attempt": 1, "sha256": "0", "path": "p",
+    def checkpoint(self, world: World, job_id: str, status: str = "available", step: int = 5) -> None:
+        row = {"id": f"ckpt_{job_id}_{step}", "job_id": job_id, "step": step, "attempt": 1, "sha256": "0", "path": "p",
                "size_bytes": 1, "status": status, "created_at": 0}  # fmt: skip
         world.store.write(lambda connection: connection.execute(tables.checkpoints.insert().values(row)))
 
@@ -32,6 +32,7 @@ class TestRequests:
             "outcome": str(directory / "attempts" / "1" / "outcome.json"),
             "config": expected,
             "require_checkpoint": False,
+            "set_aside": False,
             "fork": None,
         }
 
@@ -62,6 +63,18 @@ class TestRequests:
         job_id = world.submit()
         self.checkpoint(world, job_id, status)
         assert self.request(world, job_id)["require_checkpoint"] is required
+
+    @pytest.mark.parametrize(
+        ("statuses", "aside"),
+        [((), False), (("pruned",), False), (("rejected",), True), (("rejected", "available"), False)],
+    )
+    def test_checkpoints_that_were_all_rejected_are_set_aside(
+        self, world: World, statuses: tuple[str, ...], aside: bool
+    ) -> None:
+        job_id = world.submit()
+        for step, status in enumerate(statuses):
+            self.checkpoint(world, job_id, status, step)
+        assert self.request(world, job_id)["set_aside"] is aside
 
     def test_a_fork_begins_from_the_other_jobs_checkpoint_until_it_has_its_own(self, world: World) -> None:
         forked_from = {"job_id": "job_source", "checkpoint_id": "ckpt", "step": 7, "same_config": True}

@@ -26,15 +26,16 @@ def failed(code: str, message: str = "the worker's message") -> dict[str, Any]:
 def job(state: str = "running", **values: Any) -> dict[str, Any]:
     reason = {"pausing": "user", "cancelling": "user", "recovering": "worker_lost"}.get(state)
     message = "abandoned" if state == "recovering" else None
-    known = {"state": state, "reason": reason, "message": message, "infrastructure_used": 0, "program_used": 0}
-    return known | values
+    known = {"kind": "train", "state": state, "reason": reason, "message": message}
+    return {**known, "infrastructure_used": 0, "program_used": 0, **values}
 
 
 def record(cause: str = "exit", *, code: int | None = None, signal: int | None = None, outcome: Any = None) -> Any:
     return None if cause == LOST else ExitRecord(code, signal, cause, f"cause {cause}", outcome)  # type: ignore[arg-type]
 
 
-# How it ended; then the next state and reason of a job that was starting or running, pausing, recovering, cancelling.
+# How it ended; then the next state and reason of a job that was running, pausing, recovering, cancelling. A job that
+# was starting moves like a running one, unless a fifth entry says otherwise.
 FAULT = "recovering:{}, paused:user, recovering:worker_lost, cancelled:user"
 SAME = "{0}, {0}, {0}, {0}"
 TABLE = [
@@ -68,12 +69,13 @@ TABLE = [
     (record(code=1, outcome=failed("run_dir_invalid")), FAULT.format("worker_lost")),
     (record(code=1, outcome=failed("error")), FAULT.format("error")),
     (record(code=1, outcome=failed("a code of some later worker")), FAULT.format("error")),
-    (record(code=1), FAULT.format("error")),
+    (record(code=1), FAULT.format("error") + ", recovering:launch_failed"),
     (record(code=0), FAULT.format("error")),
-    (record(code=1, outcome={"something": "else"}), FAULT.format("error")),
+    (record(code=1, outcome={"something": "else"}), FAULT.format("error") + ", recovering:launch_failed"),
     (record(signal=9), FAULT.format("worker_killed")),
     (record(signal=11), FAULT.format("worker_killed")),
     (record("launch_failed"), FAULT.format("launch_failed")),
+    (record("unwritable"), FAULT.format("worker_lost")),
     (record(LOST), FAULT.format("worker_lost")),
 ]
 
@@ -81,8 +83,8 @@ TABLE = [
 def cases() -> Iterator[tuple[str, ExitRecord | None, str]]:
     """Every state in which an attempt can end, every end, and the state that follows."""
     for ended, row in TABLE:
-        running, pausing, recovering, cancelling = row.split(", ")
-        yield from zip(ENDABLE, repeat(ended), (running, running, pausing, recovering, cancelling))
+        running, pausing, recovering, cancelling, *starting = row.split(", ")
+        yield from zip(ENDABLE, repeat(ended), (*(starting or [running]), running, pausing, recovering, cancelling))
 
 
 @looped(("state", "ended", "expected"), cases())

@@ -8,6 +8,8 @@ from sqlalchemy import select
 from gan_mhe.config.run_config import RunConfig
 from server import crash_points
 from server.executors.base import Slot
+from server.ids import new_id
+from server.ingest import trash
 from server.queue import queue
 from server.queue.states import State
 from server.store import tables
@@ -82,17 +84,6 @@ class TestStarting:
         task, training = world.submit("sample"), world.submit()
         world.tick(2)
         assert (world.state(task), world.state(training)) == (State.RUNNING, State.STARTING)
-
-    def test_a_job_that_cannot_be_launched_is_retried_and_then_failed(self, world: World) -> None:
-        world.executor.refuses = "no more processes"
-        job_id = world.submit()
-        for _ in range(6):
-            world.tick()
-            world.passes(60)
-        job = world.job(job_id)
-        assert (job["state"], job["reason"], job["attempts"]) == ("failed", "retries_exhausted", 6)
-        assert job["message"] == "retried 5 times; the last attempt failed with launch_failed: no more processes"
-        assert not any(row["live"] for row in world.attempts(job_id))
 
     def test_a_launch_that_works_the_second_time_is_a_second_attempt(self, world: World) -> None:
         world.executor.refuses = "no more processes"
@@ -225,12 +216,13 @@ class TestEnding:
         world.passes(1)
         assert world.executor.launched[world.runs(job_id)].wall_seconds == 0
 
-    def test_wall_time_is_zero_after_the_clock_was_set_back(self, world: World) -> None:
+    def test_without_a_record_the_wall_time_is_that_of_the_last_lease(self, world: World) -> None:
         job_id = world.submit()
-        world.runs(job_id)
-        world.passes(-3600)
-        world.ends(job_id, outcome=COMPLETED)
-        assert world.job(job_id)["wall_seconds_used"] == 0
+        attempt = world.runs(job_id)
+        world.passes(9)
+        world.executor.vanishes(attempt, seconds=7.5)
+        world.tick()
+        assert world.job(job_id)["wall_seconds_used"] == 7.5
 
     def test_nothing_is_written_when_the_transaction_fails(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         job_id = world.submit()
@@ -597,6 +589,19 @@ class TestRounds:
         assert raised.value.exceptions[0].__notes__ == [f"job {bad}, attempt 1"]
         assert (world.state(good), world.state(waiting)) == (State.SUCCEEDED, State.STARTING)
 
+    def test_a_heartbeat_that_cannot_be_written_does_not_keep_attempts_from_ending(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = world.submit()
+        world.executor.exits(world.runs(job_id), outcome=COMPLETED)
+        world.passes(5)
+        before = world.scheduler.round_age()
+        monkeypatch.setattr(scheduler.heartbeat, "beat", lambda connection: 1 / 0)
+        with pytest.raises(ExceptionGroup):
+            world.tick()
+        assert world.state(job_id) is State.SUCCEEDED
+        assert world.scheduler.round_age() == before
+
     def test_a_simultaneous_request_of_a_user_takes_precedence(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -618,12 +623,38 @@ class TestRounds:
 
     def test_housekeeping_runs_every_minute(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
-        monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
         monkeypatch.setattr(world.store, "tidy", lambda: done.append("tidy"))
         for _ in range(61):
             world.tick()
             world.passes(1)
-        assert done == ["retention", "tidy"] * 2
+        assert done == ["tidy"] * 2
+
+    def test_nothing_is_deleted_for_its_age_in_the_first_hour_and_then_every_minute(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
+        monkeypatch.setattr(scheduler.trash, "empty_old", lambda settings: done.append("trash"))
+        world.passes(3599)
+        world.tick()
+        assert done == []
+        for _ in range(2):
+            world.passes(60)
+            world.tick()
+        assert done == ["retention", "trash"] * 2
+
+    def test_a_full_disk_costs_the_trash_before_it_pauses_a_job(self, world: World) -> None:
+        world.limited(disk_reserve_bytes=1000)
+        world.restart()
+        job_id, deleted = world.submit(), new_id("job")
+        world.runs(job_id)
+        (world.settings.job_dir(deleted) / "run").mkdir(parents=True)
+        trash.put(world.settings, deleted)
+        world.free_bytes = 999
+        world.tick()
+        assert (trash.contents(world.settings), world.state(job_id)) == ([], State.RUNNING)
+        world.tick()
+        assert world.state(job_id) is State.PAUSING
 
     def test_an_idle_round_writes_nothing(self, world: World) -> None:
         job_id = world.submit()
