@@ -18,13 +18,14 @@ from gan_mhe.files import write_json
 from server import logs
 from server.app import create_app
 from server.errors import StartRefused
+from server.http.connections import Limits, bounded
 from server.queue import admission
 from server.service import Service
 from server.settings import Settings
 from server.store import keys
 
 GRACEFUL_SHUTDOWN_SECONDS = 5
-# Connections in addition to event streams; more requests are answered with 503.
+# Requests in addition to event streams that are answered at a time; further ones get 503.
 _MAX_CONCURRENT_REQUESTS = 1000
 _OTHER_OPEN_FILES = 1024
 _BACKLOG = 2048
@@ -118,14 +119,17 @@ def _announce(path: Path, url: str) -> None:
 
 
 def _run(service: Service, listener: socket.socket, connections: int, announce: Callable[[], None]) -> None:
+    settings = service.settings
+    limits = Limits(settings.request_head_seconds, settings.request_body_seconds, settings.stall_seconds, connections)
     config = uvicorn.Config(
         create_app(service),
+        http=bounded(limits),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=connections,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
     )
     server = _Server(config, service, announce)

@@ -91,6 +91,13 @@ class Settings(BaseSettings):
     """Free disk space in bytes below which no job is accepted and running jobs are saved and paused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = _MIB
     """Maximum size of a request body in bytes."""
+    request_head_seconds: Seconds = 10
+    """Seconds from a connection, or the first byte of a further request, until the head of the request is complete."""
+    request_body_seconds: Seconds = 300
+    """Seconds from the head of a request until its body is complete."""
+    stall_seconds: Seconds = 30
+    """Seconds without a byte of a request body, or without the client taking a byte of an answer, that end a
+    connection."""
     max_matrix_cells: Annotated[int, Field(ge=1)] = 1000
     """Maximum number of jobs in an experiment."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 20_000

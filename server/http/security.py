@@ -15,8 +15,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http import errors
+from server.http.connections import CROWDED
 from server.settings import Settings
 
+HEALTH = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 ALWAYS_ALLOWED_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -34,7 +36,11 @@ _ORIGIN = re.compile(r"https?://(.+)")
 
 
 class Hardening:
-    """ASGI middleware: request ids, Host and Origin checks, the limit on declared body sizes, security headers."""
+    """ASGI middleware: request ids, refusals of requests that nothing else needs to see, security headers.
+
+    Refused are wrong hosts and origins, bodies that say they are too large, and, except for health checks, whatever
+    comes while too many requests are being answered.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -71,6 +77,9 @@ class Hardening:
                 await errors.unexpected(scope, error)(scope, receive, send_hardened)
 
     def _rejection(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        if scope["state"].get(CROWDED) and scope["path"] not in HEALTH:
+            detail = "the service answers as many requests as it can at a time; try again"
+            return errors.respond(scope, "overloaded", detail, headers={"Connection": "close"})
         authority = _host(headers)
         if authority is None or authority[0] not in self._hosts:
             return errors.respond(

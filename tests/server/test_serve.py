@@ -165,6 +165,13 @@ def test_a_signal_ends_the_server_and_removes_the_announcement(tmp_path: Path, h
     assert (line["path"], line["status"], line["request_id"]) == ("/v1/variants", 200, "seen")
 
 
+def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+    with running(tmp_path, request_head_seconds=0.2) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=DEADLINE) as connection:
+            assert connection.recv(100) == b""
+
+
 MAIN = "from server.cli.app import main; main()"
 LOST_OUTPUT = {
     "full": "import os; os.dup2(os.open('/dev/full', os.O_WRONLY), 1)",

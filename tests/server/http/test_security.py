@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from gan_mhe.errors import StorageError
 from server.clock import now_ms
 from server.http.auth import Scope
+from server.http.connections import CROWDED
 from server.ids import new_id
 from server.queue import queue
 from server.service import Service
@@ -295,6 +296,27 @@ def test_only_allowed_hosts_are_accepted(service: Service, portal: BlockingPorta
 def test_two_host_headers_are_rejected(client: TestClient) -> None:
     response = client.get("/healthz", headers=[("Host", "localhost"), ("Host", "localhost")])
     refused(response, 403, "host_not_allowed")
+
+
+# Many requests at a time.
+
+
+@pytest.fixture
+def crowded(client: TestClient) -> TestClient:
+    """A client whose requests come while the service answers as many as it can."""
+    client.app_state[CROWDED] = True
+    return client
+
+
+def test_a_request_beyond_the_limit_is_refused_and_may_come_again(crowded: TestClient) -> None:
+    response = crowded.get("/v1/jobs")
+    refused(response, 503, "overloaded")
+    assert response.headers["retry-after"] and response.headers["connection"] == "close"
+
+
+def test_health_is_answered_beyond_the_limit(crowded: TestClient) -> None:
+    assert crowded.get("/healthz").status_code == 200
+    assert crowded.get("/readyz").json()["code"] == "not_serving"  # nothing is scheduled in this test
 
 
 # Every answer.
