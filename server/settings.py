@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 selects a free one."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names that clients may use besides the service's own address and localhost."""
+    """Host names that clients may use besides the service's own address and localhost; they always need a key."""
 
     cpu_slots: Annotated[int, Field(ge=0)] = max(1, (os.cpu_count() or 2) // 2)
     """Concurrent training jobs on the CPU; 0 to train on GPUs only."""
@@ -114,12 +114,7 @@ class Settings(BaseSettings):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def database(self) -> Path:
@@ -139,6 +134,16 @@ class Settings(BaseSettings):
     def job_dir(self, job_id: str) -> Path:
         """Directory of one job."""
         return self.data_dir / "jobs" / job_id
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address, without brackets, means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_variables(environment: Mapping[str, str]) -> None:

@@ -10,6 +10,7 @@ from fastapi import Security
 from fastapi.requests import Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
+from server.http import security
 from server.http.errors import Forbidden, Unauthenticated
 from server.settings import Settings
 from server.store import keys
@@ -40,12 +41,21 @@ class Principal:
 ANONYMOUS = Principal("anonymous", keys.DEFAULT_PROJECT, frozenset(keys.SCOPES))
 
 
-def authenticate(store: Store, settings: Settings, token: str | None) -> Principal:
-    """The caller with this token. Raises Unauthenticated if the token is invalid, or missing although required."""
+def authenticate(store: Store, settings: Settings, token: str | None, *, sign_of_proxy: str | None) -> Principal:
+    """The caller with this token. Raises Unauthenticated if the token is invalid, or missing although required.
+
+    sign_of_proxy: what shows that the request was not made on this machine, as `security.sign_of_proxy` finds it.
+    """
     if token is None:
-        if settings.is_loopback and not store.read(keys.exist):
-            return ANONYMOUS
-        raise Unauthenticated("expected the header Authorization: Bearer gk_<prefix>_<secret>")
+        if not settings.is_loopback or store.read(keys.exist):
+            raise Unauthenticated("expected the header Authorization: Bearer gk_<prefix>_<secret>")
+        if sign_of_proxy is not None:
+            raise Unauthenticated(
+                f"without a key the service answers only requests made on its own machine, and this one has "
+                f"{sign_of_proxy}, as behind a proxy; expected an API key, which the operator creates with "
+                "`gan-mhe keys create`"
+            )
+        return ANONYMOUS
     key = store.read(lambda connection: keys.verify(connection, token))
     if key is None:
         raise Unauthenticated("the API key is unknown or revoked")
@@ -53,18 +63,17 @@ def authenticate(store: Store, settings: Settings, token: str | None) -> Princip
 
 
 class Scope:
-    """A dependency that returns the Principal if it has the scope; raises the problems 401 and 403 otherwise.
+    """A dependency that returns the Principal if it has the scope; raises the problems 401 and 403 otherwise."""
 
-    `None` requires a valid key without any particular scope.
-    """
-
-    def __init__(self, name: str | None) -> None:
-        assert name is None or name in keys.SCOPES
+    def __init__(self, name: str) -> None:
+        assert name in keys.SCOPES
         self.name = name
 
     def __call__(self, request: Request, credentials: Credentials) -> Principal:
         service = request.app.state.service
-        principal = authenticate(service.store, service.settings, credentials.credentials if credentials else None)
-        if self.name is not None and not principal.may(self.name):
+        token = credentials.credentials if credentials else None
+        sign = security.sign_of_proxy(request.headers)
+        principal = authenticate(service.store, service.settings, token, sign_of_proxy=sign)
+        if not principal.may(self.name):
             raise Forbidden(f"this requires the scope {self.name}; the key has {', '.join(sorted(principal.scopes))}")
         return principal

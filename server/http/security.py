@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http import errors
 from server.http.connections import CROWDED
-from server.settings import Settings
+from server.settings import Settings, is_loopback
 
 HEALTH = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -30,6 +30,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
+_FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 _ORIGIN = re.compile(r"https?://(.+)")
@@ -94,6 +95,20 @@ class Hardening:
             detail = f"expected at most {self._max_body_bytes} bytes (GAN_MHE_MAX_BODY_BYTES), got {length}"
             return errors.respond(scope, "body_too_large", detail, headers={"Connection": "close"})
         return None
+
+
+def sign_of_proxy(headers: Headers) -> str | None:
+    """What shows that a proxy has passed a request on, as words for a message; None if nothing does.
+
+    A proxy that adds no header and sends its own idea of the Host cannot be told from a program on this machine.
+    """
+    added = next((name for name in headers if name in _FORWARDING or name.startswith("x-forwarded-")), None)
+    if added is not None:
+        return f"the header {added.title()}"
+    authority = _host(headers)
+    if authority is not None and not is_loopback(authority[0].strip("[]")):
+        return f"the Host {authority[0]}"
+    return None
 
 
 def _lower(names: Iterable[str]) -> Iterable[str]:

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from gan_mhe.version import __version__
 from server.errors import FieldError
 from server.http import errors
-from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
+from server.http.dependencies import Admin, ReadJobs, ServiceDep
 from server.queue import queue
 from server.service import Service
 
@@ -145,6 +145,6 @@ def _free_bytes(service: Service) -> int:
 
 
 @router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
-def metrics(request: Request, _principal: AnyKey) -> Response:
-    """Metrics for Prometheus."""
+def metrics(request: Request, _principal: Admin) -> Response:
+    """Metrics for Prometheus. They count the jobs of all projects."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)
