@@ -101,9 +101,11 @@ class Settings(BaseSettings):
     max_matrix_cells: Annotated[int, Field(ge=1)] = 1000
     """Maximum number of jobs in an experiment."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 20_000
-    """Maximum number of queued jobs per project."""
+    """Maximum number of queued jobs per project, for keys without a limit of their own."""
+    max_priority: Annotated[int, Field(ge=-10, le=10)] = 10
+    """Highest priority of a job, for keys without a limit of their own."""
     max_streams_per_key: Annotated[int, Field(ge=1)] = 2000
-    """Maximum number of open event streams per API key."""
+    """Maximum number of open event streams per API key, for keys without a limit of their own."""
     samples_per_job: Annotated[int, Field(ge=0)] = 0
     """Sample grids kept of a finished job, evenly spaced, the first and the last included; 0 keeps all."""
     checkpoint_days: Annotated[float, Field(ge=0)] = 0

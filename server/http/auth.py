@@ -14,6 +14,7 @@ from server.http import security
 from server.http.errors import Forbidden, Unauthenticated
 from server.settings import Settings
 from server.store import keys
+from server.store.rows import KeyRow
 from server.store.store import Store
 
 _bearer = HTTPBearer(
@@ -27,18 +28,23 @@ Credentials = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 
 @dataclass(frozen=True)
 class Principal:
-    """The caller. owner: the key's prefix, or `anonymous`; project: the project whose jobs it can access."""
+    """The caller.
+
+    owner: the key's prefix, or `anonymous`. project: the project whose jobs it can access. settings: the operator's,
+    with the key's own limits in place of theirs.
+    """
 
     owner: str
     project: str
     scopes: frozenset[str]
+    settings: Settings
 
     def may(self, scope: str) -> bool:
         """Whether it has the scope; `admin` includes all scopes."""
         return scope in self.scopes or "admin" in self.scopes
 
 
-ANONYMOUS = Principal("anonymous", keys.DEFAULT_PROJECT, frozenset(keys.SCOPES))
+_ANONYMOUS = "anonymous"
 
 
 def authenticate(store: Store, settings: Settings, token: str | None, *, sign_of_proxy: str | None) -> Principal:
@@ -55,11 +61,21 @@ def authenticate(store: Store, settings: Settings, token: str | None, *, sign_of
                 f"{sign_of_proxy}, as behind a proxy; expected an API key, which the operator creates with "
                 "`gan-mhe keys create`"
             )
-        return ANONYMOUS
+        return Principal(_ANONYMOUS, keys.DEFAULT_PROJECT, frozenset(keys.SCOPES), settings)
     key = store.read(lambda connection: keys.verify(connection, token))
     if key is None:
         raise Unauthenticated("the API key is unknown or revoked")
-    return Principal(key["prefix"], key["project"], frozenset(key["scopes"]))
+    return Principal(key["prefix"], key["project"], frozenset(key["scopes"]), _with_limits(settings, key))
+
+
+def _with_limits(settings: Settings, key: KeyRow) -> Settings:
+    own = {
+        "max_priority": key["max_priority"],
+        "max_queued_jobs": key["max_queued_jobs"],
+        "max_streams_per_key": key["max_streams"],
+    }
+    limits = {name: value for name, value in own.items() if value is not None}
+    return settings.model_copy(update=limits) if limits else settings
 
 
 class Scope:

@@ -90,7 +90,8 @@ class Broker:
         hub = self._hub()
         if hub.streams[owner] >= limit:
             raise TooManyStreams(
-                f"expected at most {limit} open streams with this key (GAN_MHE_MAX_STREAMS_PER_KEY); {limit} are open"
+                f"expected at most {limit} open streams with this key (GAN_MHE_MAX_STREAMS_PER_KEY, or the key's own "
+                f"limit); {limit} are open"
             )
         reader = asyncio.Event()
         hub.streams[owner] += 1

@@ -121,7 +121,7 @@ async def draw_samples(
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
         parameters = body.model_dump(mode="json")
-        return _answer(tasks.sample(connection, service.settings, checkpoint, principal.project, parameters))
+        return _answer(tasks.sample(connection, principal.settings, checkpoint, principal.project, parameters))
 
     return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
 
@@ -142,7 +142,7 @@ async def score_checkpoint(
     prefer: Prefer = None,
 ) -> Response:
     """Score a checkpoint with new latents, under its job's protocol or another."""
-    operator = Operator(service.settings, service.executor)
+    operator = Operator(principal.settings, service.executor)
 
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)

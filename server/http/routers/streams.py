@@ -87,6 +87,6 @@ async def _stream(
     service: Service, principal: Principal, job_ids: list[str], numbering: Numbering, after: int | None
 ) -> Response:
     subscription = await service.broker.open(
-        job_ids, numbering, after=after, owner=principal.owner, limit=service.settings.max_streams_per_key
+        job_ids, numbering, after=after, owner=principal.owner, limit=principal.settings.max_streams_per_key
     )
     return Response(status_code=204) if subscription is None else EventStream(subscription)

@@ -20,7 +20,7 @@ from server.service import Service
 router = APIRouter(tags=["system"])
 
 MAX_HEARTBEAT_AGE_SECONDS = 10.0
-_LIMITS = ("max_body_bytes", "max_matrix_cells", "max_queued_jobs", "max_streams_per_key")
+_LIMITS = ("max_body_bytes", "max_matrix_cells", "max_queued_jobs", "max_priority", "max_streams_per_key")
 _RETENTION = ("samples_per_job", "checkpoint_days")
 
 
@@ -39,7 +39,7 @@ class System(BaseModel):
     executor: str
     uptime_seconds: float
     disk: Disk
-    limits: dict[str, int]
+    limits: dict[str, int] = Field(description="With those of your key in place of the operator's.")
     retention: dict[str, float] = Field(description="0 keeps everything.")
     allow_downloads: bool
 
@@ -80,7 +80,7 @@ class Ready(BaseModel):
 
 
 @router.get("/v1/system", response_model=System, summary="Show limits, retention and disk space")
-def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+def get_system(request: Request, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
     """Show version, limits, retention and free disk space."""
     settings = service.settings
     return {
@@ -88,7 +88,7 @@ def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> d
         "executor": service.executor.name,
         "uptime_seconds": round(time.monotonic() - request.app.state.started, 3),
         "disk": {"free_bytes": _free_bytes(service), "reserve_bytes": settings.disk_reserve_bytes},
-        "limits": {name: getattr(settings, name) for name in _LIMITS},
+        "limits": {name: getattr(principal.settings, name) for name in _LIMITS},
         "retention": {name: getattr(settings, name) for name in _RETENTION},
         "allow_downloads": settings.allow_downloads,
     }
