@@ -1,6 +1,7 @@
 """Authentication and authorization. Every route of /v1 depends on one `Scope`.
 
-Keys are verified at each request with one indexed read, so that a revocation takes effect immediately.
+Keys are verified at each request with one indexed read, so that a revocation takes effect immediately. An answer that
+takes long asks `holds` again.
 """
 
 from dataclasses import dataclass
@@ -66,6 +67,17 @@ def authenticate(store: Store, settings: Settings, token: str | None, *, sign_of
     if key is None:
         raise Unauthenticated("the API key is unknown or revoked")
     return Principal(key["prefix"], key["project"], frozenset(key["scopes"]), _with_limits(settings, key))
+
+
+def holds(store: Store, principal: Principal, scope: str) -> bool:
+    """Whether a caller that had the scope when its request came still has it: its key was not revoked or changed.
+
+    A caller without a key had it while there was no key at all.
+    """
+    if principal.owner == _ANONYMOUS:
+        return not store.read(keys.exist)
+    key = store.read(lambda connection: keys.usable(connection, principal.owner))
+    return key is not None and key["project"] == principal.project and bool({scope, "admin"} & {*key["scopes"]})
 
 
 def _with_limits(settings: Settings, key: KeyRow) -> Settings:

@@ -100,7 +100,7 @@ class Hardening:
 def sign_of_proxy(headers: Headers) -> str | None:
     """What shows that a proxy has passed a request on, as words for a message; None if nothing does.
 
-    A proxy that adds no header and sends its own idea of the Host cannot be told from a program on this machine.
+    A proxy that adds no header and sends its own idea of the Host looks like a program on this machine.
     """
     added = next((name for name in headers if name in _FORWARDING or name.startswith("x-forwarded-")), None)
     if added is not None:

@@ -115,7 +115,10 @@ def listing(store: Store) -> list[ListedKeyRow]:
 
 
 def revoke(store: Store, prefix: str) -> None:
-    """Revoke a key from the next request on; revoking it again changes nothing. Raises NotFound if there is none."""
+    """Revoke a key from the next request on; its open streams end at their next ping.
+
+    Revoking it again changes nothing. Raises NotFound if there is none.
+    """
 
     def work(connection: Connection) -> None:
         if connection.execute(select(_keys.c.prefix).where(_keys.c.prefix == prefix)).first() is None:
@@ -136,6 +139,12 @@ def verify(connection: Connection, token: str) -> KeyRow | None:
     stored = "" if row is None else row["secret_sha256"]
     if not hmac.compare_digest(stored, sha256_bytes(secret.encode())):
         return None
+    return None if row is None or row["revoked_at"] is not None else row
+
+
+def usable(connection: Connection, prefix: str) -> KeyRow | None:
+    """Return the key with this prefix, or None if there is none or it is revoked."""
+    row = fetch_one(connection, select(_keys).where(_keys.c.prefix == prefix), KeyRow)
     return None if row is None or row["revoked_at"] is not None else row
 
 
