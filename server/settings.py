@@ -110,6 +110,9 @@ class Settings(BaseSettings):
     """Sample grids kept of a finished job, evenly spaced, the first and the last included; 0 keeps all."""
     checkpoint_days: Annotated[float, Field(ge=0)] = 0
     """Days after a job's end when its checkpoints are deleted except the final and the best one; 0 keeps them."""
+    private_files: bool = True
+    """Whether only the user of the service can read what it and its workers write. Otherwise the umask of the process
+    decides, and the data directory keeps its mode, such as one with access for a group."""
     log_json: bool = False
     """Log as JSON instead of text."""
 

@@ -5,7 +5,7 @@ Commands import what they need when they run, so that `--help` responds quickly 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -161,10 +161,11 @@ def _service_errors() -> Iterator[None]:
 @contextmanager
 def _store(data_dir: Path | None) -> "Iterator[Store]":
     """Open the database of a service, which may be running."""
+    from server.private import private_files
     from server.store.store import Store
 
     settings = _settings(data_dir=data_dir)
-    with _service_errors():
+    with _service_errors(), private_files() if settings.private_files else nullcontext():
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
