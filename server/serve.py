@@ -6,7 +6,7 @@ import resource
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +18,15 @@ from gan_mhe.files import write_json
 from server import logs, startup
 from server.app import create_app
 from server.errors import StartRefused
+from server.http.connections import Limits, bounded
+from server.private import close_to_others, private_files
 from server.queue import admission
 from server.service import Service
 from server.settings import Settings
 from server.store import keys
 
 GRACEFUL_SHUTDOWN_SECONDS = 5
-# Connections in addition to event streams; more requests are answered with 503.
+# Requests in addition to event streams that are answered at a time; further ones get 503.
 _MAX_CONCURRENT_REQUESTS = 1000
 _OTHER_OPEN_FILES = 1024
 _BACKLOG = 2048
@@ -35,6 +37,11 @@ def serve(settings: Settings) -> None:
     """Serve until a signal requests shutdown. Raises StartRefused if the service cannot start, or not safely."""
     _require_offers(settings)
     logs.configure(settings.log_json)
+    with private_files() if settings.private_files else nullcontext():
+        _serve(settings)
+
+
+def _serve(settings: Settings) -> None:
     service = _open(settings)
     announced = settings.data_dir / "server.json"
     try:
@@ -43,7 +50,7 @@ def serve(settings: Settings) -> None:
             connections = settings.max_streams_per_key + _MAX_CONCURRENT_REQUESTS
             _allow_open_files(connections + _OTHER_OPEN_FILES)
             url = _url(settings.host, listener.getsockname()[1])
-            _run(service, listener, connections, lambda: _announce(announced, url))
+            _run(service, listener, connections, lambda: _announce(settings, announced, url))
     finally:
         announced.unlink(missing_ok=True)
         service.stop()
@@ -111,21 +118,26 @@ def _url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _announce(path: Path, url: str) -> None:
+def _announce(settings: Settings, path: Path, url: str) -> None:
     write_json(path, {"url": url, "pid": os.getpid()})
     sys.stdout.write(f"{url}/docs\n")
     sys.stdout.flush()
+    if settings.private_files:
+        close_to_others(settings.data_dir)  # not earlier: it logs, and the first line is the address
 
 
 def _run(service: Service, listener: socket.socket, connections: int, announce: Callable[[], None]) -> None:
+    settings = service.settings
+    limits = Limits(settings.request_head_seconds, settings.request_body_seconds, settings.stall_seconds, connections)
     config = uvicorn.Config(
         create_app(service),
+        http=bounded(limits),
+        ws="none",
         lifespan="on",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=connections,
         timeout_graceful_shutdown=GRACEFUL_SHUTDOWN_SECONDS,
     )
     server = _Server(config, service, announce)

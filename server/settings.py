@@ -49,7 +49,7 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """Port to listen on; 0 selects a free one."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names that clients may use besides the service's own address and localhost."""
+    """Host names that clients may use besides the service's own address and localhost; they always need a key."""
 
     cpu_slots: Annotated[int, Field(ge=0)] = max(1, (os.cpu_count() or 2) // 2)
     """Concurrent training jobs on the CPU; 0 to train on GPUs only."""
@@ -91,30 +91,37 @@ class Settings(BaseSettings):
     """Free disk space in bytes below which no job is accepted and running jobs are saved and paused."""
     max_body_bytes: Annotated[int, Field(ge=1024)] = _MIB
     """Maximum size of a request body in bytes."""
+    request_head_seconds: Seconds = 10
+    """Seconds from a connection, or the first byte of a further request, until the head of the request is complete."""
+    request_body_seconds: Seconds = 300
+    """Seconds from the head of a request until its body is complete."""
+    stall_seconds: Seconds = 30
+    """Seconds without a byte of a request body, or without the client taking a byte of an answer, that end a
+    connection."""
     max_matrix_cells: Annotated[int, Field(ge=1)] = 1000
     """Maximum number of jobs in an experiment."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 20_000
-    """Maximum number of queued jobs per project."""
+    """Maximum number of queued jobs per project, for keys without a limit of their own."""
+    max_priority: Annotated[int, Field(ge=-10, le=10)] = 10
+    """Highest priority of a job, for keys without a limit of their own."""
     max_streams_per_key: Annotated[int, Field(ge=1)] = 2000
-    """Maximum number of open event streams per API key."""
+    """Maximum number of open event streams per API key, for keys without a limit of their own."""
     samples_per_job: Annotated[int, Field(ge=0)] = 0
     """Sample grids kept of a finished job, evenly spaced, the first and the last included; 0 keeps all."""
     checkpoint_days: Annotated[float, Field(ge=0)] = 0
     """Days after a job's end when its checkpoints are deleted except the final and the best one; 0 keeps them."""
     trash_days: Annotated[float, Field(ge=0)] = 7
     """Days for which the files of a deleted job stay in the trash, unless the disk is short of space; 0 for none."""
+    private_files: bool = True
+    """Whether only the user of the service can read what it and its workers write. Otherwise the umask of the process
+    decides, and the data directory keeps its mode, such as one with access for a group."""
     log_json: bool = False
     """Log as JSON instead of text."""
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
     @property
     def database(self) -> Path:
@@ -144,6 +151,16 @@ class Settings(BaseSettings):
     def job_dir(self, job_id: str) -> Path:
         """Directory of one job."""
         return self.data_dir / "jobs" / job_id
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or an address, without brackets, means this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def check_variables(environment: Mapping[str, str]) -> None:

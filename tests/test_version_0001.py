@@ -1,9 +1,10 @@
 """What the version before the folders left behind: a run directory with a checkpoint, and a service's database.
 
 `tests/fixtures/version_0001` was written by revision feb8a2b: `run/` by `gan-mhe train` with tiny networks on digits,
-`service.sql` by a service that imported that run and had nine more jobs.
+`service.sql` by a service that imported that run and had nine more jobs. A key is added to it.
 """
 
+import hashlib
 import json
 import shutil
 import sqlite3
@@ -74,9 +75,14 @@ def client(tmp_path: Path) -> TestClient:
     settings = Settings(data_dir=tmp_path, port=0, cpu_slots=0, cuda_slots_per_device=0, disk_reserve_bytes=0)
     connection = sqlite3.connect(settings.database)
     connection.executescript((FIXTURES / "service.sql").read_text())
+    secret = hashlib.sha256(b"A" * 43).hexdigest()
+    values = ("abcdefghijkl", secret, "an old key", "default", '["jobs:read"]', 1, None)
+    connection.execute("INSERT INTO api_keys VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+    connection.commit()
     connection.close()
     shutil.copytree(FIXTURES / "run", tmp_path / "jobs" / IMPORTED / "run")
-    return TestClient(create_app(startup.open_service(settings)), base_url="http://localhost")
+    key = {"Authorization": f"Bearer gk_abcdefghijkl_{'A' * 43}"}
+    return TestClient(create_app(startup.open_service(settings)), base_url="http://localhost", headers=key)
 
 
 def test_its_database_is_migrated_with_all_jobs(client: TestClient) -> None:
@@ -84,6 +90,21 @@ def test_its_database_is_migrated_with_all_jobs(client: TestClient) -> None:
     states = sorted(job["state"] for job in jobs)
     assert states == sorted(["succeeded", "cancelled", *["queued"] * 7])
     assert {job["origin"] for job in jobs} >= {"imported", "forked"}
+
+
+def test_its_keys_keep_their_project_and_scopes_and_have_no_limits_of_their_own(client: TestClient) -> None:
+    limits = client.get("/v1/system").json()["limits"]
+    defaults = Settings.model_fields
+    assert {name: limits[name] for name in ("max_priority", "max_queued_jobs", "max_streams_per_key")} == {
+        name: defaults[name].default for name in ("max_priority", "max_queued_jobs", "max_streams_per_key")
+    }
+    assert client.post("/v1/jobs", json={"preset": "debug_cpu"}).status_code == 403
+
+
+def test_a_copy_of_it_is_kept(client: TestClient, tmp_path: Path) -> None:
+    copy = sqlite3.connect(tmp_path / "service.sqlite3.before-0001")
+    assert copy.execute("SELECT count(*) FROM jobs").fetchone() == (10,)
+    copy.close()
 
 
 def test_its_metrics_and_scores_are_answered(client: TestClient) -> None:

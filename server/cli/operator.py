@@ -5,7 +5,7 @@ Commands import what they need when they run, so that `--help` responds quickly 
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ from gan_mhe.streams import output_is_optional
 
 if TYPE_CHECKING:
     from server.settings import Settings
+    from server.store.rows import ListedKeyRow
     from server.store.store import Store
 
 keys_app = typer.Typer(help="Manage the API keys of a service on this machine.", no_args_is_help=True)
@@ -63,14 +64,24 @@ def create_key(
     name: Annotated[str, typer.Argument(help="Owner or purpose of the key.")],
     scope: Annotated[list[str], typer.Option(help="jobs:read, jobs:write, samples:read, artifacts:read or admin.")],
     project: Annotated[str, typer.Option(help="Project whose jobs the key can access.")] = "default",
+    max_priority: Annotated[
+        int | None, typer.Option(help="Highest priority of its jobs; default GAN_MHE_MAX_PRIORITY.")
+    ] = None,
+    max_queued_jobs: Annotated[
+        int | None,
+        typer.Option(help="Waiting jobs of the project, at which it adds none; default GAN_MHE_MAX_QUEUED_JOBS."),
+    ] = None,
+    max_streams: Annotated[
+        int | None, typer.Option(help="Event streams open at a time; default GAN_MHE_MAX_STREAMS_PER_KEY.")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Create a key and print it. It cannot be shown again."""
     from server.store import keys
 
     with open_store(data_dir) as store:
-        token = keys.create(store, name, project, scope)
-    settings_of(data_dir=data_dir).keys_required.touch(mode=0o600)
+        token = keys.create(store, name, project, scope, keys.KeyLimits(max_priority, max_queued_jobs, max_streams))
+        settings_of(data_dir=data_dir).keys_required.touch(mode=0o600)
     print_error("save this key: it cannot be shown again")
     say(token)
 
@@ -88,11 +99,22 @@ def list_keys(data_dir: DataDir = None) -> None:
             *(str(row[name]) for name in ("prefix", "name", "project")),
             " ".join(row["scopes"]),
             rfc3339(row["created_at"])[:10],
+            _limits(row),
             "" if row["revoked_at"] is None else f"revoked {rfc3339(row['revoked_at'])[:10]}",
         )
         for row in rows
     ]
-    print_columns(("prefix", "name", "project", "scopes", "created", ""), cells)
+    print_columns(("prefix", "name", "project", "scopes", "created", "limits", ""), cells)
+
+
+def _limits(row: "ListedKeyRow") -> str:
+    """The limits that a key has of its own, as the options that set them."""
+    limits = (
+        ("priority", row["max_priority"]),
+        ("queued-jobs", row["max_queued_jobs"]),
+        ("streams", row["max_streams"]),
+    )
+    return " ".join(f"{name}={value}" for name, value in limits if value is not None)
 
 
 @keys_app.command("revoke")
@@ -137,6 +159,13 @@ def service_errors() -> Iterator[None]:
         raise GanMheError(str(error)) from None
 
 
+def files_of(settings: "Settings") -> AbstractContextManager[None]:
+    """Create files meanwhile as the service does: for its user alone, unless the settings say otherwise."""
+    from server.private import private_files
+
+    return private_files() if settings.private_files else nullcontext()
+
+
 @contextmanager
 def open_store(data_dir: Path | None) -> "Iterator[Store]":
     """Open the database of a service, which may be running. An older schema is migrated only if it does not run."""
@@ -144,7 +173,7 @@ def open_store(data_dir: Path | None) -> "Iterator[Store]":
     from server.store.store import Store
 
     settings = settings_of(data_dir=data_dir)
-    with service_errors():
+    with service_errors(), files_of(settings):
         try:
             settings.data_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:

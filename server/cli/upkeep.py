@@ -9,7 +9,7 @@ import typer
 from gan_mhe.cli.console import print_columns, print_error, say
 from gan_mhe.cli.options import FAILURE, possible
 from gan_mhe.errors import GanMheError
-from server.cli.operator import DataDir, open_store, service_errors, settings_of
+from server.cli.operator import DataDir, files_of, open_store, service_errors, settings_of
 
 if TYPE_CHECKING:
     from server.upkeep.adopt import Adoption
@@ -26,8 +26,9 @@ def backup(
     """Copy the database and the files of all jobs of a service, which may be running."""
     from server.upkeep.backup import back_up
 
-    with service_errors():
-        made = back_up(settings_of(data_dir=data_dir), target)
+    settings = settings_of(data_dir=data_dir)
+    with service_errors(), files_of(settings):
+        made = back_up(settings, target)
     say(f"{made.jobs} jobs, {made.files} files, {made.size_bytes / _MIB:.1f} MiB are in {target}")
 
 
@@ -52,7 +53,7 @@ def restore(
     if (source is not None) + salvage + from_runs != 1:
         raise typer.BadParameter("expected one of BACKUP, --salvage and --from-runs")
     settings = settings_of(data_dir=data_dir)
-    with service_errors():
+    with service_errors(), files_of(settings):
         if source is not None:
             done = ways.from_backup(settings, source)
         else:

@@ -10,9 +10,10 @@ from typing import Any, Self
 import httpx2
 
 from server.client.connection import Connection, Interrupted, Params, wait_seconds
-from server.client.errors import Unreachable
+from server.client.errors import NotAuthorized, Unreachable
 
 _END = "stream.end"
+_CLOSED = "stream.closed"
 _SILENCE_SECONDS = 60.0  # the service sends something every 15 seconds
 _RETRY_SECONDS = 1.0  # between attempts, unless the service sets another delay
 _FIRST_CONTACT_SECONDS = 3.0
@@ -46,7 +47,7 @@ def follow(
     """The events after an id (None: all), until all the jobs have ended.
 
     Reconnects as often as needed. Raises Unreachable if the service was away for `patience_seconds`, or could not be
-    reached at the start.
+    reached at the start, NotAuthorized if the key was revoked while it followed.
     """
     position = _Position(after)
     while True:
@@ -58,6 +59,9 @@ def follow(
                 for message in source:
                     if message.event == _END:
                         return
+                    if message.event == _CLOSED:
+                        reason = json.loads(message.data)
+                        raise NotAuthorized(reason["detail"], code=reason["code"])
                     event = position.advance(message)
                     if event is not None:
                         yield event

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from gan_mhe import text
 from server.queue.admission import Source
+from server.store.keys import MOST_PRIORITY
 
 MAX_BATCH = 500
 _MAX_DEPTH = 12
@@ -72,7 +73,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_json)
 LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9._/-]{1,63}$")]
 LabelValue = Annotated[str, Field(max_length=200), AfterValidator(_json), AfterValidator(text.without_controls)]
 Labels = Annotated[dict[LabelKey, LabelValue], Field(max_length=64, json_schema_extra={"additionalProperties": False})]
-Priority = Annotated[int, Field(ge=-10, le=10)]
+Priority = Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)]
 Overrides = Annotated[dict[Key, Json], AfterValidator(_limited), Field(max_length=200)]
 
 

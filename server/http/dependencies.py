@@ -30,7 +30,6 @@ from server.store.idempotency import Answer
 __all__ = [
     "Admin",
     "Answer",
-    "AnyKey",
     "OnceDep",
     "Principal",
     "ReadArtifacts",
@@ -48,7 +47,6 @@ def _service(request: Request) -> Service:
 
 ServiceDep = Annotated[Service, Depends(_service)]
 
-AnyKey = Annotated[Principal, Depends(Scope(None))]
 ReadJobs = Annotated[Principal, Depends(Scope("jobs:read"))]
 WriteJobs = Annotated[Principal, Depends(Scope("jobs:write"))]
 ReadSamples = Annotated[Principal, Depends(Scope("samples:read"))]

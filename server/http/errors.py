@@ -54,10 +54,11 @@ CODES: Mapping[str, tuple[int, str]] = {
     "render_failed": (500, "The image could not be rendered"),
     "database_busy": (503, "The database is busy"),
     "database_damaged": (503, "The database is damaged"),
+    "overloaded": (503, "Too many requests at a time"),
     "not_serving": (503, "The service is not ready"),
     "internal_error": (500, "An unexpected error occurred in the service"),
 }
-_RETRY = frozenset({"idempotency_in_progress", "queue_full", "too_many_streams", "database_busy"})
+_RETRY = frozenset({"idempotency_in_progress", "queue_full", "too_many_streams", "database_busy", "overloaded"})
 _BY_STATUS = {413: "body_too_large", 404: "not_found", 416: "range_not_satisfiable"}
 
 

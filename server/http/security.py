@@ -15,8 +15,10 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http import errors
-from server.settings import Settings
+from server.http.connections import CROWDED
+from server.settings import Settings, is_loopback
 
+HEALTH = frozenset({"/healthz", "/readyz"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 ALWAYS_ALLOWED_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 
@@ -28,13 +30,18 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 
+_FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 _AUTHORITY = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 _ORIGIN = re.compile(r"https?://(.+)")
 
 
 class Hardening:
-    """ASGI middleware: request ids, Host and Origin checks, the limit on declared body sizes, security headers."""
+    """ASGI middleware: request ids, refusals of requests that nothing else needs to see, security headers.
+
+    Refused are wrong hosts and origins, bodies that say they are too large, and, except for health checks, whatever
+    comes while too many requests are being answered.
+    """
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self._app = app
@@ -71,6 +78,9 @@ class Hardening:
                 await errors.unexpected(scope, error)(scope, receive, send_hardened)
 
     def _rejection(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        if scope["state"].get(CROWDED) and scope["path"] not in HEALTH:
+            detail = "the service answers as many requests as it can at a time; try again"
+            return errors.respond(scope, "overloaded", detail, headers={"Connection": "close"})
         authority = _host(headers)
         if authority is None or authority[0] not in self._hosts:
             return errors.respond(
@@ -85,6 +95,20 @@ class Hardening:
             detail = f"expected at most {self._max_body_bytes} bytes (GAN_MHE_MAX_BODY_BYTES), got {length}"
             return errors.respond(scope, "body_too_large", detail, headers={"Connection": "close"})
         return None
+
+
+def sign_of_proxy(headers: Headers) -> str | None:
+    """What shows that a proxy has passed a request on, as words for a message; None if nothing does.
+
+    A proxy that adds no header and sends its own idea of the Host looks like a program on this machine.
+    """
+    added = next((name for name in headers if name in _FORWARDING or name.startswith("x-forwarded-")), None)
+    if added is not None:
+        return f"the header {added.title()}"
+    authority = _host(headers)
+    if authority is not None and not is_loopback(authority[0].strip("[]")):
+        return f"the Host {authority[0]}"
+    return None
 
 
 def _lower(names: Iterable[str]) -> Iterable[str]:

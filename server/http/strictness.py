@@ -1,4 +1,6 @@
-"""What the framework would pass over in silence: unknown or repeated query parameters, repeated keys of a body."""
+"""What the framework would pass over in silence: unknown or repeated query parameters, repeated keys of a body, and
+encodings other than UTF-8.
+"""
 
 import json
 import reprlib
@@ -19,7 +21,7 @@ async def refuse_what_is_not_read(request: Request) -> None:
     """Check a request, as a dependency of every route.
 
     Raises InvalidRequest, which names the query parameters that the route does not have or that are given more than
-    once without being lists, and the keys that an object in the body has more than once.
+    once without being lists, a body in UTF-16 or UTF-32, and the keys that an object in the body has more than once.
     """
     route = request.scope["route"]
     problems = list(_query_errors(request, route))
@@ -52,6 +54,8 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _body_errors(body: bytes) -> list[FieldError]:
+    if b"\0" in body:  # JSON in UTF-8 has none; the parser would guess UTF-16 or UTF-32
+        return [FieldError("", "json_invalid", "body: expected JSON encoded in UTF-8, got zero bytes, as in UTF-16")]
     repeated: list[str] = []
 
     def note(pairs: list[tuple[str, Any]]) -> None:

@@ -330,12 +330,25 @@ def check_room(connection: Connection, settings: Settings, project: str, jobs: i
             f"{free // 2**20} MiB of disk are free, but {settings.disk_reserve_bytes // 2**20} MiB are reserved; "
             "delete jobs or free disk space, or let the operator lower GAN_MHE_DISK_RESERVE_BYTES"
         )
+    check_queue(connection, settings, project, jobs)
+
+
+def check_queue(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:
+    """Raise QueueFull if too many jobs of the project would wait."""
     waiting = queue.waiting(connection, project)
     if waiting + jobs > settings.max_queued_jobs:
         raise QueueFull(
             f"{waiting} jobs of the project are waiting and the request adds {jobs}; "
-            f"expected at most {settings.max_queued_jobs} in total (GAN_MHE_MAX_QUEUED_JOBS)"
+            f"expected at most {settings.max_queued_jobs} in total (GAN_MHE_MAX_QUEUED_JOBS, or the key's own limit)"
         )
+
+
+def check_priority(settings: Settings, priority: int) -> None:
+    """Raise InvalidRequest if the priority is above the limit."""
+    most = settings.max_priority
+    if priority > most:
+        message = f"priority: expected at most {most} (GAN_MHE_MAX_PRIORITY, or the key's own limit), got {priority}"
+        raise InvalidRequest(FieldError("/priority", "above_limit", message))
 
 
 def check_deadline(start_deadline: int | None) -> None:

@@ -68,7 +68,9 @@ def of_jobs(connection: Connection, job_ids: Sequence[str], *, after: int, limit
     return fetch_all(connection, query.order_by(_journal.c.seq).limit(limit), JournalRow)
 
 
-def tail(connection: Connection, job_ids: Sequence[str], *, limit: int) -> list[JournalRow]:
-    """Return the newest rows of several jobs, oldest first."""
-    query = select(_journal).where(_journal.c.job_id.in_(job_ids)).order_by(_journal.c.seq.desc()).limit(limit)
-    return fetch_all(connection, query, JournalRow)[::-1]
+def tail(connection: Connection, job_ids: Sequence[str], *, limit: int, before: int | None = None) -> list[JournalRow]:
+    """Return the newest rows of several jobs, oldest first. before: the `seq` that all are below; None: any."""
+    query = select(_journal).where(_journal.c.job_id.in_(job_ids))
+    if before is not None:
+        query = query.where(_journal.c.seq < before)
+    return fetch_all(connection, query.order_by(_journal.c.seq.desc()).limit(limit), JournalRow)[::-1]

@@ -7,6 +7,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from sqlalchemy import Connection, select, update
 
@@ -20,20 +21,37 @@ from server.store.store import Store
 
 SCOPES = ("jobs:read", "jobs:write", "samples:read", "artifacts:read", "admin")
 DEFAULT_PROJECT = "default"
+MOST_PRIORITY = 10
+"""The highest priority of a job; the lowest is its negative."""
 
 _keys = tables.api_keys
 _TOKEN = re.compile(r"gk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")
 _PROJECT = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789"
 _MAX_NAME = 100
+_MOST_COUNT = 2**31 - 1
 
 
-def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
+@dataclass(frozen=True)
+class KeyLimits:
+    """Limits of one key in place of the operator's settings; None: the setting holds.
+
+    max_priority: of the jobs that it submits or changes, -10 to 10. max_queued_jobs: waiting jobs of its project, at
+    which it can add none, at least 1. max_streams: event streams open at a time, at least 1.
+    """
+
+    max_priority: int | None = None
+    max_queued_jobs: int | None = None
+    max_streams: int | None = None
+
+
+def create(store: Store, name: str, project: str, scopes: Sequence[str], limits: KeyLimits | None = None) -> str:
     """Create a key and return its token, which cannot be shown again.
 
-    Spaces around the name are removed. Raises InvalidRequest for an unknown scope or an invalid name or project.
+    Spaces around the name are removed. Raises InvalidRequest for an unknown scope or an invalid name, project or limit.
     """
-    _check(name, project, scopes)
+    limits = limits or KeyLimits()
+    _check(name, project, scopes, limits)
     prefix = "".join(secrets.choice(_ALPHABET) for _ in range(12))
     secret = secrets.token_urlsafe(32)
     values = {
@@ -43,12 +61,13 @@ def create(store: Store, name: str, project: str, scopes: Sequence[str]) -> str:
         "project": project,
         "scopes": sorted(set(scopes)),
         "created_at": now_ms(),
+        **asdict(limits),
     }
     store.write(lambda connection: connection.execute(_keys.insert().values(values)))
     return f"gk_{prefix}_{secret}"
 
 
-def _check(name: str, project: str, scopes: Sequence[str]) -> None:
+def _check(name: str, project: str, scopes: Sequence[str], limits: KeyLimits) -> None:
     errors = [
         FieldError("/scopes", "unknown_scope", f"unknown scope {scope!r}; expected some of {', '.join(SCOPES)}")
         for scope in scopes
@@ -60,8 +79,22 @@ def _check(name: str, project: str, scopes: Sequence[str]) -> None:
     if not _PROJECT.fullmatch(project):
         expected = "1 to 64 lower-case letters, digits, '-' and '_', beginning with a letter or digit"
         errors.append(FieldError("/project", "project", f"project: expected {expected}, got {project!r}"))
+    errors += _limit_errors(limits)
     if errors:
         raise InvalidRequest(*errors)
+
+
+def _limit_errors(limits: KeyLimits) -> list[FieldError]:
+    errors = []
+    priority = limits.max_priority
+    if priority is not None and not -MOST_PRIORITY <= priority <= MOST_PRIORITY:
+        expected = f"{-MOST_PRIORITY} to {MOST_PRIORITY}"
+        errors.append(FieldError("/max_priority", "out_of_range", f"max_priority: expected {expected}, got {priority}"))
+    for name, count in (("max_queued_jobs", limits.max_queued_jobs), ("max_streams", limits.max_streams)):
+        if count is not None and not 1 <= count <= _MOST_COUNT:
+            message = f"{name}: expected 1 to {_MOST_COUNT}, got {count}"
+            errors.append(FieldError(f"/{name}", "out_of_range", message))
+    return errors
 
 
 def _name_errors(name: str) -> list[FieldError]:
@@ -82,7 +115,10 @@ def listing(store: Store) -> list[ListedKeyRow]:
 
 
 def revoke(store: Store, prefix: str) -> None:
-    """Revoke a key from the next request on; revoking it again changes nothing. Raises NotFound if there is none."""
+    """Revoke a key from the next request on; its open streams end at their next ping.
+
+    Revoking it again changes nothing. Raises NotFound if there is none.
+    """
 
     def work(connection: Connection) -> None:
         if connection.execute(select(_keys.c.prefix).where(_keys.c.prefix == prefix)).first() is None:
@@ -103,6 +139,12 @@ def verify(connection: Connection, token: str) -> KeyRow | None:
     stored = "" if row is None else row["secret_sha256"]
     if not hmac.compare_digest(stored, sha256_bytes(secret.encode())):
         return None
+    return None if row is None or row["revoked_at"] is not None else row
+
+
+def usable(connection: Connection, prefix: str) -> KeyRow | None:
+    """Return the key with this prefix, or None if there is none or it is revoked."""
+    row = fetch_one(connection, select(_keys).where(_keys.c.prefix == prefix), KeyRow)
     return None if row is None or row["revoked_at"] is not None else row
 
 

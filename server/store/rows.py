@@ -35,7 +35,7 @@ class FileRow(TypedDict):
 
 
 class ListedKeyRow(TypedDict):
-    """An API key without its secret."""
+    """An API key without its secret. max_priority, max_queued_jobs, max_streams: its limits; None: the settings'."""
 
     prefix: str
     name: str
@@ -43,6 +43,9 @@ class ListedKeyRow(TypedDict):
     scopes: Sequence[str]
     created_at: int
     revoked_at: int | None
+    max_priority: int | None
+    max_queued_jobs: int | None
+    max_streams: int | None
 
 
 class KeyRow(ListedKeyRow):

@@ -59,6 +59,10 @@ api_keys = Table(
     Column("scopes", JSON, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("revoked_at", BigInteger),
+    # Limits of this key in place of the operator's settings; none if the settings hold.
+    Column("max_priority", Integer),
+    Column("max_queued_jobs", Integer),
+    Column("max_streams", Integer),
 )
 
 experiments = Table(

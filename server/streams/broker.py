@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -20,18 +20,24 @@ from server.errors import TooManyStreams
 from server.store.rows import JournalRow
 from server.store.store import Store
 from server.streams.channels import Channel, Hub, Numbering, encode
+from server.streams.permits import Permit
 
 _RETRY_MS = (1000, 5000)
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _PING = b": ping\n\n"
 _RESTARTING = b"event: server.restarting\ndata: {}\n\n"
+_REASON = b'{"code":"unauthenticated","detail":"the API key was revoked, or a key is required now"}'
+_CLOSED = b"event: stream.closed\ndata: %b\n\n" % _REASON
 
 
 class Broker:
     """Distributes journal rows from the threads that commit them to the streams of every event loop."""
 
     def __init__(self, store: Store, *, ping_seconds: float = 15.0, stall_seconds: float = 30.0) -> None:
-        """ping_seconds: interval of keep-alive comments. stall_seconds: time a reader has to accept a message."""
+        """ping_seconds: interval of keep-alive comments, and of questions whether keys still hold.
+
+        stall_seconds: time a reader has to accept a message.
+        """
         self._store = store
         self._ping_seconds = ping_seconds
         self.stall_seconds = stall_seconds
@@ -80,17 +86,26 @@ class Broker:
             return self._hubs[loop]
 
     async def open(
-        self, job_ids: Sequence[str], numbering: Numbering, *, after: int | None, owner: str, limit: int
+        self,
+        job_ids: Sequence[str],
+        numbering: Numbering,
+        *,
+        after: int | None,
+        owner: str,
+        limit: int,
+        holds: Callable[[], bool] = lambda: True,
     ) -> "Subscription | None":
         """A stream of the rows after `after` (None: all), or None if all jobs have ended and no row follows.
 
+        holds: whether `owner` may still read, asked in a thread at every ping; one that may not gets `stream.closed`.
         An id beyond the newest row means the newest row. Raises TooManyStreams if `owner` already has `limit` open
         streams, NotFound if a job does not exist. The caller closes the subscription.
         """
         hub = self._hub()
         if hub.streams[owner] >= limit:
             raise TooManyStreams(
-                f"expected at most {limit} open streams with this key (GAN_MHE_MAX_STREAMS_PER_KEY); {limit} are open"
+                f"expected at most {limit} open streams with this key (GAN_MHE_MAX_STREAMS_PER_KEY, or the key's own "
+                f"limit); {limit} are open"
             )
         reader = asyncio.Event()
         hub.streams[owner] += 1
@@ -99,7 +114,7 @@ class Broker:
         except BaseException:
             hub.streams[owner] -= 1
             raise
-        subscription = Subscription(self, hub, channel, reader, owner)
+        subscription = Subscription(self, hub, channel, Permit(owner, holds, wake=reader))
         try:
             await subscription.begin(after or 0)
         except BaseException:
@@ -128,13 +143,14 @@ class Broker:
 class Subscription:
     """An open stream."""
 
-    def __init__(self, broker: Broker, hub: Hub, channel: Channel, reader: asyncio.Event, owner: str) -> None:
+    def __init__(self, broker: Broker, hub: Hub, channel: Channel, permit: Permit) -> None:
         self.broker = broker
         self._hub = hub
         self._channel = channel
-        self._reader = reader
-        self._owner = owner
+        self._permit = permit
+        self._reader = permit.wake
         self._position = 0
+        hub.permits.open.add(permit)
         self._open = True
 
     async def begin(self, after: int) -> None:
@@ -152,12 +168,13 @@ class Subscription:
         if self._open:
             self._open = False
             self._hub.leave(self._channel, self._reader)
-            self._hub.streams[self._owner] -= 1
+            self._hub.streams[self._permit.owner] -= 1
+            self._hub.permits.open.discard(self._permit)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The bytes to send, from the first id to the end event."""
+        """The bytes to send, from the first id to the last event."""
         yield b"id: %d\nretry: %d\n\n" % (self._position, random.randint(*_RETRY_MS))
-        while not self.broker.closing:
+        while not self._must_end():
             self._reader.clear()
             if self._position < self._channel.newest:
                 page = await self._hub.page(self._channel, self._position)
@@ -165,7 +182,7 @@ class Subscription:
                     return
                 for piece in page.pieces():
                     yield piece
-                    if self.broker.closing:
+                    if self._must_end():
                         break
                 self._position = page.ids[-1]
             elif self.is_finished():
@@ -173,9 +190,12 @@ class Subscription:
                 return
             else:
                 await self._reader.wait()
-                if self._position == self._channel.newest and not self.broker.closing:
+                if self._position == self._channel.newest and not self._must_end():
                     yield _PING
-        yield _RESTARTING
+        yield _RESTARTING if self.broker.closing else _CLOSED
+
+    def _must_end(self) -> bool:
+        return self.broker.closing or self._permit.lost
 
     def _end_event(self) -> bytes:
         states: Mapping[str, str] = self._channel.states

@@ -22,6 +22,7 @@ from server.serve import GRACEFUL_SHUTDOWN_SECONDS, _listen, serve
 from server.settings import Settings
 from server.store import keys
 from server.store.store import Store
+from tests.support.paths import FAKE_WORKER
 
 SERVE = """
 import sys
@@ -163,6 +164,71 @@ def test_a_signal_ends_the_server_and_removes_the_announcement(tmp_path: Path, h
     assert not (tmp_path / "server.json").exists()
     [line] = [json.loads(line) for line in out.splitlines()]
     assert (line["path"], line["status"], line["request_id"]) == ("/v1/variants", 200, "seen")
+
+
+def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+    with running(tmp_path, request_head_seconds=0.2) as server:
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address, timeout=DEADLINE) as connection:
+            assert connection.recv(100) == b""
+
+
+def work(server: Server) -> None:
+    """Run a job to its end, so that there is a file of every kind."""
+    overrides = {"training.steps": 20, "sampling.every_steps": 10, "checkpoint.every_steps": 10}
+    body = {"preset": "digits_cnn", "overrides": {**overrides, "training.report_every_steps": 5}}
+    job = httpx2.post(f"{server.url}/v1/jobs", json=body).json()["id"]
+    deadline = time.monotonic() + DEADLINE
+    while httpx2.get(f"{server.url}/v1/jobs/{job}").json()["state"] != "succeeded":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    [sample, *_] = httpx2.get(f"{server.url}/v1/jobs/{job}/samples").json()["data"]
+    path = f"/v1/jobs/{job}/samples/{sample['step']}/thumbnail?width=64"
+    assert httpx2.get(server.url + path, timeout=DEADLINE).status_code == 200
+
+
+@pytest.fixture
+def usual_umask() -> Iterator[None]:
+    """The umask under which most programs run."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_only_the_user_of_the_service_can_read_its_files(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    command = json.dumps([sys.executable, str(FAKE_WORKER)])
+    with running(data_dir, cpu_slots=1, worker_command=command) as server:
+        assert server.process.stdout is not None
+        closed = json.loads(server.process.stdout.readline())
+        work(server)
+        modes = {path: path.stat().st_mode & 0o777 for path in (data_dir, *data_dir.rglob("*"))}
+    wrong = {str(path): oct(mode) for path, mode in modes.items() if mode != (0o700 if path.is_dir() else 0o600)}
+    assert wrong == {}
+    names = {path.name for path in modes}
+    kinds = {
+        "service.sqlite3",
+        "service.sqlite3-wal",
+        "service.sqlite3-shm",
+        "cursor.key",
+        "server.json",
+        "server.lock",
+    }
+    assert kinds | {"console.log", "tensors.safetensors", "events.jsonl", "samples", "derived"} <= names
+    expected = ("data_directory_closed_to_others", str(data_dir), "0755")
+    assert (closed["event"], closed["directory"], closed["mode"]) == expected
+
+
+@pytest.mark.usefixtures("usual_umask")
+def test_an_operator_can_leave_the_files_to_a_group(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    data_dir.chmod(0o750)
+    with running(data_dir, private_files="false"):
+        modes = [path.stat().st_mode & 0o777 for path in (data_dir, data_dir / "service.sqlite3")]
+    assert modes == [0o750, 0o644]
 
 
 MAIN = "from server.cli.app import main; main()"

@@ -12,8 +12,10 @@ from fastapi.requests import Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection
 
+from server.http.auth import holds
 from server.http.dependencies import Answer, OnceDep, Principal, ReadArtifacts, ReadJobs, ServiceDep, WriteJobs
 from server.http.downloads import REVALIDATE, content_etag, send_file
+from server.http.errors import Unauthenticated
 from server.http.schemas.checkpoints import Checkpoint, DrawSamples, ScoreCheckpoint
 from server.http.schemas.pages import Slice
 from server.http.schemas.tasks import Task
@@ -121,9 +123,9 @@ async def draw_samples(
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
         parameters = body.model_dump(mode="json")
-        return _answer(tasks.sample(connection, service.settings, checkpoint, principal.project, parameters))
+        return _answer(tasks.sample(connection, principal.settings, checkpoint, principal.project, parameters))
 
-    return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
+    return await _in_time(service, principal, await run_in_threadpool(once, principal, body, work), prefer)
 
 
 @router.post(
@@ -142,14 +144,14 @@ async def score_checkpoint(
     prefer: Prefer = None,
 ) -> Response:
     """Score a checkpoint with new latents, under its job's protocol or another."""
-    operator = Operator(service.settings, service.executor)
+    operator = Operator(principal.settings, service.executor)
 
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
         changes = body.model_dump(mode="json", exclude_none=True)
         return _answer(tasks.score(connection, operator, checkpoint, principal.project, changes))
 
-    return await _in_time(service, await run_in_threadpool(once, principal, body, work), prefer)
+    return await _in_time(service, principal, await run_in_threadpool(once, principal, body, work), prefer)
 
 
 def _answer(task: JobRow) -> Answer:
@@ -157,13 +159,18 @@ def _answer(task: JobRow) -> Answer:
     return Answer(status, Task.of(task).model_dump(mode="json"), {"Location": f"/v1/tasks/{task['id']}"})
 
 
-async def _in_time(service: Service, response: JSONResponse, prefer: str | None) -> Response:
-    """The response, or the task at its end if the client waits and the task ends in time."""
+async def _in_time(service: Service, principal: Principal, response: JSONResponse, prefer: str | None) -> Response:
+    """The response, or the task at its end if the client waits and the task ends in time.
+
+    Raises Unauthenticated if the client's key was revoked while it waited.
+    """
     wait = _WAIT.search(prefer or "")
     if wait is None or response.status_code != 202:
         return response
     task_id = response.headers["Location"].rsplit("/", 1)[1]
     await service.broker.wait_until_ended(task_id, min(float(wait[1]), _MAX_WAIT_SECONDS))
+    if not await run_in_threadpool(holds, service.store, principal, "jobs:write"):
+        raise Unauthenticated("the API key was revoked, or a key is required now")
     task = await run_in_threadpool(service.store.read, lambda connection: queue.get(connection, task_id))
     if task["state"] not in TERMINAL:
         return response

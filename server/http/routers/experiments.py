@@ -29,10 +29,11 @@ def create_experiment(body: SubmitExperiment, principal: WriteJobs, service: Ser
     before = once.kept(principal, body)
     if before is not None:
         return before
+    admission.check_priority(principal.settings, body.priority)
     plan = experiments.plan(Operator(service.settings, service.executor), body.source(), body.matrix)
 
     def work(connection: Connection) -> Answer:
-        admission.check_room(connection, service.settings, principal.project, len(plan.cells))
+        admission.check_room(connection, principal.settings, principal.project, len(plan.cells))
         row = experiments.create(
             connection,
             plan,

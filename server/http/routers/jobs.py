@@ -15,7 +15,7 @@ from server.clock import from_wall
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady, RevisionMismatch, ServiceError
 from server.http import errors
 from server.http.bodies import BatchJobs, ChangeJob, ForkJob, Moment, RetryJob, StopJob, SubmitJob
-from server.http.dependencies import Answer, OnceDep, ReadJobs, ServiceDep, WriteJobs
+from server.http.dependencies import Answer, OnceDep, Principal, ReadJobs, ServiceDep, WriteJobs
 from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
 from server.http.schemas.jobs import BatchResult, DryRun, Job, digest
 from server.ingest import deletion
@@ -89,13 +89,15 @@ def submit_job(
     """
     operator = Operator(service.settings, service.executor)
     if dry_run:
+        admission.check_priority(principal.settings, body.priority)
         return JSONResponse(_dry_run(admission.resolve(operator, body.source())))
 
     def work(connection: Connection) -> Answer:
+        admission.check_priority(principal.settings, body.priority)
         config = admission.resolve(operator, body.source())
         deadline = body.deadline_ms()
         admission.check_deadline(deadline)
-        admission.check_room(connection, service.settings, principal.project)
+        admission.check_room(connection, principal.settings, principal.project)
         new = admission.new_job(
             config,
             principal.project,
@@ -195,6 +197,8 @@ def change_job(
 ) -> dict[str, Any]:
     """Change a job's name, labels or priority."""
     changes = body.model_dump(exclude_unset=True)
+    if "priority" in changes:
+        admission.check_priority(principal.settings, body.priority)
 
     def work(connection: Connection) -> tuple[JobRow, dict[str, Any]]:
         row = training_job(connection, job_id, principal.project)
@@ -241,6 +245,16 @@ def _act(
     return once(principal, body, work)
 
 
+def _with_room(principal: Principal, change: Change) -> Change:
+    """The change of a job to a waiting one, refused if the caller may have no more of them."""
+
+    def work(connection: Connection, row: JobRow) -> JobRow:
+        admission.check_queue(connection, principal.settings, principal.project)
+        return change(connection, row)
+
+    return work
+
+
 @router.post("/jobs/{job_id}/cancel", response_model=Job, summary="Cancel a job")
 def cancel_job(
     job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep, body: StopJob | None = None
@@ -262,7 +276,7 @@ def pause_job(
 @router.post("/jobs/{job_id}/resume", response_model=Job, summary="Resume a paused job")
 def resume_job(job_id: str, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
     """Queue a paused job again."""
-    return _act(job_id, queue.resume, None, principal, service, once)
+    return _act(job_id, _with_room(principal, queue.resume), None, principal, service, once)
 
 
 @router.post("/jobs/{job_id}/retry", response_model=Job, summary="Retry a failed job")
@@ -271,7 +285,7 @@ def retry_job(
 ) -> JSONResponse:
     """Retry a failed job from its last checkpoint or from the start, with all retries available again."""
     change = _start_over if body is not None and body.begin == "start" else queue.retry
-    return _act(job_id, change, body, principal, service, once)
+    return _act(job_id, _with_room(principal, change), body, principal, service, once)
 
 
 def _start_over(connection: Connection, row: JobRow) -> JobRow:
@@ -283,20 +297,23 @@ def _start_over(connection: Connection, row: JobRow) -> JobRow:
 
 @router.post("/jobs/{job_id}/fork", status_code=201, response_model=Job, summary="Fork a job from a checkpoint")
 def fork_job(job_id: str, body: ForkJob, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
-    """Start a new job from a checkpoint of this one, optionally with changes of the configuration."""
+    """Start a new job from a checkpoint of this one, optionally with changes of the configuration.
+
+    It has the priority of this job, or the caller's highest if that is lower.
+    """
     operator = Operator(service.settings, service.executor)
 
     def work(connection: Connection) -> Answer:
         row = training_job(connection, job_id, principal.project)
         checkpoint = _checkpoint(connection, row, body)
         config = admission.resolve(operator, Source(ancestor=row["request"], overrides=body.overrides))
-        admission.check_room(connection, service.settings, principal.project)
+        admission.check_room(connection, principal.settings, principal.project)
         new = admission.new_job(
             config,
             principal.project,
             name=body.name,
             labels=body.labels,
-            priority=row["priority"],
+            priority=min(row["priority"], principal.settings.max_priority),
             origin="forked",
             forked_from=_forked_from(row, checkpoint, config),
         )
@@ -355,6 +372,8 @@ def change_jobs(
     def one(connection: Connection, job_id: str) -> dict[str, Any]:
         try:
             row = training_job(connection, job_id, principal.project)
+            if body.action in ("resume", "retry"):
+                admission.check_queue(connection, principal.settings, principal.project)
             state = _ACTIONS[body.action](connection, row, body.mode)
         except ServiceError as error:
             return {"id": job_id, "ok": False, "state": None, "problem": errors.as_problem(request.scope, error)}

@@ -1,5 +1,6 @@
 """Live event streams of jobs."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query
@@ -9,6 +10,7 @@ from pydantic import BeforeValidator, Field
 from sqlalchemy import Connection
 
 from server.errors import FieldError, InvalidRequest
+from server.http.auth import holds
 from server.http.dependencies import Principal, ReadJobs, ServiceDep
 from server.http.selection import MAX_IDS, Selection
 from server.queue import queue
@@ -24,13 +26,17 @@ _MESSAGE = {
     "type": "object",
     "properties": {
         "id": {"type": "string", "description": "The value for `Last-Event-ID`."},
-        "event": {"type": "string", "description": "The event's type, or `stream.end`, or `server.restarting`."},
+        "event": {
+            "type": "string",
+            "description": "The event's type, or `stream.end`, `stream.closed` or `server.restarting`.",
+        },
         "data": {"type": "string", "description": "JSON; for events as in `GET /v1/jobs/{job_id}/events`."},
     },
 }
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "Server-sent events: the jobs' events, `stream.end` and `server.restarting`.",
+        "description": "Server-sent events: the jobs' events, then `stream.end`, `server.restarting`, or, within 15 s "
+        "of a revocation of the key, `stream.closed`. Reconnect, except after `stream.end` and `stream.closed`.",
         "content": {"text/event-stream": {"itemSchema": _MESSAGE}},
     },
     204: {"description": "All jobs have ended and no event follows the last id; do not reconnect."},
@@ -87,6 +93,11 @@ async def _stream(
     service: Service, principal: Principal, job_ids: list[str], numbering: Numbering, after: int | None
 ) -> Response:
     subscription = await service.broker.open(
-        job_ids, numbering, after=after, owner=principal.owner, limit=service.settings.max_streams_per_key
+        job_ids,
+        numbering,
+        after=after,
+        owner=principal.owner,
+        limit=principal.settings.max_streams_per_key,
+        holds=partial(holds, service.store, principal, "jobs:read"),
     )
     return Response(status_code=204) if subscription is None else EventStream(subscription)

@@ -13,14 +13,14 @@ from sqlalchemy import text
 from gan_mhe.version import __version__
 from server.errors import DatabaseDamaged, FieldError
 from server.http import errors
-from server.http.dependencies import AnyKey, ReadJobs, ServiceDep
+from server.http.dependencies import Admin, ReadJobs, ServiceDep
 from server.queue import queue
 from server.service import Service
 
 router = APIRouter(tags=["system"])
 
 MAX_HEARTBEAT_AGE_SECONDS = 10.0
-_LIMITS = ("max_body_bytes", "max_matrix_cells", "max_queued_jobs", "max_streams_per_key")
+_LIMITS = ("max_body_bytes", "max_matrix_cells", "max_queued_jobs", "max_priority", "max_streams_per_key")
 _RETENTION = ("samples_per_job", "checkpoint_days")
 
 
@@ -48,7 +48,7 @@ class System(BaseModel):
     uptime_seconds: float
     disk: Disk
     machine: Machine
-    limits: dict[str, int]
+    limits: dict[str, int] = Field(description="With those of your key in place of the operator's.")
     retention: dict[str, float] = Field(description="0 keeps everything.")
     allow_downloads: bool
 
@@ -89,7 +89,7 @@ class Ready(BaseModel):
 
 
 @router.get("/v1/system", response_model=System, summary="Show limits, retention and disk space")
-def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
+def get_system(request: Request, principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
     """Show version, limits, retention and free disk space."""
     settings = service.settings
     return {
@@ -98,7 +98,7 @@ def get_system(request: Request, _principal: ReadJobs, service: ServiceDep) -> d
         "uptime_seconds": round(time.monotonic() - request.app.state.started, 3),
         "disk": {"free_bytes": _free_bytes(service), "reserve_bytes": settings.disk_reserve_bytes},
         "machine": {"problem": service.engine.problem()},
-        "limits": {name: getattr(settings, name) for name in _LIMITS},
+        "limits": {name: getattr(principal.settings, name) for name in _LIMITS},
         "retention": {name: getattr(settings, name) for name in _RETENTION},
         "allow_downloads": settings.allow_downloads,
     }
@@ -161,6 +161,6 @@ def _free_bytes(service: Service) -> int:
 
 
 @router.get("/metrics", response_class=Response, summary="Metrics for Prometheus")
-def metrics(request: Request, _principal: AnyKey) -> Response:
-    """Metrics for Prometheus."""
+def metrics(request: Request, _principal: Admin) -> Response:
+    """Metrics for Prometheus. They count the jobs of all projects."""
     return Response(generate_latest(request.app.state.metrics.registry), media_type=CONTENT_TYPE_LATEST)

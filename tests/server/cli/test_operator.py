@@ -65,12 +65,32 @@ def test_a_revoked_key_is_listed_as_such(gan_mhe: Command) -> None:
     assert re.search(rf"{prefix} +x +lab +admin +\S+ +revoked \d{{4}}", gan_mhe("keys", "list", "--data-dir", "d")[1])
 
 
+def test_a_database_made_for_a_key_is_private(gan_mhe: Command, tmp_path: Path) -> None:
+    gan_mhe("keys", "create", "x", "--scope", "admin")
+    made = [tmp_path / "gan-mhe-data", tmp_path / "gan-mhe-data" / "service.sqlite3"]
+    assert [path.stat().st_mode & 0o777 for path in made] == [0o700, 0o600]
+
+
+def test_a_key_is_listed_with_the_limits_that_it_was_given(gan_mhe: Command) -> None:
+    limits = ("--max-priority", "-2", "--max-queued-jobs", "30", "--max-streams", "4")
+    assert gan_mhe("keys", "create", "x", "--scope", "admin", *limits)[0] == 0
+    assert re.search(r"\d +priority=-2 queued-jobs=30 streams=4 *$", gan_mhe("keys", "list")[1], re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (("create", "x", "--scope", "jobs"), "error: unknown scope 'jobs'; expected some of jobs:read, "),
         (("create", " ", "--scope", "admin"), "error: name: expected more than spaces, got ' '"),
         (("create", "x", "--scope", "admin", "--project", "A"), "error: project: expected 1 to 64 lower-case letters"),
+        (
+            ("create", "x", "--scope", "admin", "--max-priority", "11"),
+            "error: max_priority: expected -10 to 10, got 11",
+        ),
+        (
+            ("create", "x", "--scope", "admin", "--max-streams", "0"),
+            "error: max_streams: expected 1 to 2147483647, got",
+        ),
         (("revoke", "nothing"), "error: there is no key 'nothing'"),
         (("list", "--data-dir", "file/x"), "error: cannot write to the data directory file/x: Not a directory"),
     ],

@@ -429,6 +429,15 @@ class TestStreams:
         assert ids(script.client().stream(JOB, after=7)) == [8]
         assert script.requests[0].headers["Last-Event-ID"] == "7"
 
+    def test_a_revoked_key_ends_the_stream_with_an_error_and_without_another_attempt(self) -> None:
+        closed = 'event: stream.closed\ndata: {"code":"unauthenticated","detail":"the API key was revoked"}\n\n'
+        script = Script(stream(PRIMER, message(1), closed))
+        events = script.client().stream(JOB)
+        assert next(events).id == 1
+        with pytest.raises(NotAuthorized, match="the API key was revoked") as error:
+            next(events)
+        assert (error.value.code, len(script.requests)) == ("unauthenticated", 1)
+
     def test_status_204_ends_the_stream(self) -> None:
         script = Script(stream(PRIMER, message(1), failure=CUT), httpx2.Response(204))
         assert ids(script.client().stream(JOB)) == [1]

@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from gan_mhe.errors import StorageError
 from server.clock import now_ms
 from server.http.auth import Scope
+from server.http.connections import CROWDED
 from server.ids import new_id
 from server.queue import queue
 from server.service import Service
@@ -90,15 +91,18 @@ def refused(response: Any, status: int, code: str) -> None:
 def test_every_route_of_the_api_requires_exactly_one_scope(client: TestClient) -> None:
     found = guarded(client)
     assert len(found) > 30
-    assert {path for _, path, scope in found if scope.name is None} == {"/metrics"}
     assert all(path.startswith("/v1/") for _, path, _scope in found if path != "/metrics")
+
+
+def test_metrics_of_all_projects_are_for_admins(client: TestClient) -> None:
+    assert [scope.name for _, path, scope in guarded(client) if path == "/metrics"] == ["admin"]
 
 
 def test_reading_never_requires_a_write_scope_nor_changing_a_read_scope(client: TestClient) -> None:
     for method, path, scope in guarded(client):
         if method in ("POST", "PATCH", "PUT", "DELETE"):
             assert scope.name in ("jobs:write", "admin"), (method, path)
-        elif scope.name is not None:
+        else:
             assert scope.name.endswith(":read") or scope.name == "admin", (method, path)
 
 
@@ -132,14 +136,13 @@ def test_a_key_without_the_scope_is_refused_by_every_route(client: TestClient, s
         name: key(service, *(scope for scope in keys.SCOPES if scope not in (name, "admin"))) for name in keys.SCOPES
     }
     for method, path, scope in guarded(client):
-        if scope.name is not None:
-            refused(client.request(method, filled(path), headers=tokens[scope.name]), 403, "forbidden")
+        refused(client.request(method, filled(path), headers=tokens[scope.name]), 403, "forbidden")
 
 
 def test_a_key_with_exactly_the_scope_is_accepted_by_every_route(client: TestClient, service: Service) -> None:
     tokens = {name: key(service, name) for name in keys.SCOPES}
     for method, path, scope in guarded(client):
-        response = client.request(method, filled(path), headers=tokens[scope.name or "samples:read"])
+        response = client.request(method, filled(path), headers=tokens[scope.name])
         assert response.status_code not in (401, 403, 405, 500), (method, path, response.text)
 
 
@@ -211,6 +214,42 @@ def test_a_public_address_requires_a_key_from_the_start(client: TestClient, serv
     refused(client.get("/v1/jobs"), 401, "unauthenticated")
     refused(client.get("/metrics"), 401, "unauthenticated")
     assert client.get("/healthz").status_code == 200
+
+
+@looped(
+    ("headers", "sign"),
+    [
+        ({"Forwarded": "for=192.0.2.1"}, "the header Forwarded"),
+        ({"X-Forwarded-For": "192.0.2.1"}, "the header X-Forwarded-For"),
+        ({"X-Forwarded-Host": "localhost"}, "the header X-Forwarded-Host"),
+        ({"X-Forwarded-Proto": "https"}, "the header X-Forwarded-Proto"),
+        ({"X-Real-IP": "127.0.0.1"}, "the header X-Real-Ip"),
+        ({"Via": "1.1 proxy"}, "the header Via"),
+        ({"Host": "lab.example:8000"}, "the Host lab.example"),
+    ],
+)
+def test_a_request_through_a_proxy_needs_a_key_also_where_none_exists(
+    service: Service, portal: BlockingPortal, headers: dict[str, str], sign: str
+) -> None:
+    service.settings = service.settings.model_copy(update={"allowed_hosts": ("lab.example",)})
+    client = make_client(service, portal)
+    response = client.get("/v1/jobs", headers=headers)
+    refused(response, 401, "unauthenticated")
+    assert f"this one has {sign}, as behind a proxy" in response.json()["detail"]
+    assert "`gan-mhe keys create`" in response.json()["detail"]
+
+
+def test_a_key_is_accepted_through_a_proxy(client: TestClient, service: Service) -> None:
+    headers = key(service, "jobs:read") | {"X-Forwarded-For": "192.0.2.1"}
+    assert client.get("/v1/jobs", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "127.0.0.2:1", "[::1]:8000"])
+def test_a_request_on_the_machine_itself_needs_no_key_before_one_exists(
+    service: Service, portal: BlockingPortal, host: str
+) -> None:
+    service.settings = service.settings.model_copy(update={"allowed_hosts": ("127.0.0.2",)})
+    assert make_client(service, portal).get("/v1/jobs", headers={"Host": host}).status_code == 200
 
 
 def test_a_key_is_never_part_of_a_response(client: TestClient, service: Service) -> None:
@@ -295,6 +334,27 @@ def test_only_allowed_hosts_are_accepted(service: Service, portal: BlockingPorta
 def test_two_host_headers_are_rejected(client: TestClient) -> None:
     response = client.get("/healthz", headers=[("Host", "localhost"), ("Host", "localhost")])
     refused(response, 403, "host_not_allowed")
+
+
+# Many requests at a time.
+
+
+@pytest.fixture
+def crowded(client: TestClient) -> TestClient:
+    """A client whose requests come while the service answers as many as it can."""
+    client.app_state[CROWDED] = True
+    return client
+
+
+def test_a_request_beyond_the_limit_is_refused_and_may_come_again(crowded: TestClient) -> None:
+    response = crowded.get("/v1/jobs")
+    refused(response, 503, "overloaded")
+    assert response.headers["retry-after"] and response.headers["connection"] == "close"
+
+
+def test_health_is_answered_beyond_the_limit(crowded: TestClient) -> None:
+    assert crowded.get("/healthz").status_code == 200
+    assert crowded.get("/readyz").json()["code"] == "not_serving"  # nothing is scheduled in this test
 
 
 # Every answer.

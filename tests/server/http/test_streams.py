@@ -3,21 +3,21 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx2
 import pytest
 import uvicorn
 from fastapi.testclient import TestClient
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from server.queue import experiments, queue
 from server.queue.admission import Source
 from server.queue.experiments import Plan
 from server.service import Service
 from server.settings import Settings
-from server.store import journal
+from server.store import journal, keys, tables
 from tests.support.app import make_app
 
 DEADLINE = 10.0
@@ -181,6 +181,58 @@ def test_a_stream_with_another_projects_job_among_them_is_refused(client: TestCl
     mine, theirs = submit(service), submit(service, project="other")
     problem(client.get("/v1/stream", params={"job": [mine, theirs]}), 404, "not_found")
     problem(client.get("/v1/stream", params={"experiment": make_experiment(service, 1, "other")}), 404, "not_found")
+
+
+# Keys that no longer hold.
+
+
+@pytest.fixture
+def opened(service: Service, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Set what happens as soon as a stream is open; the service then asks again whether its key holds."""
+    monkeypatch.setattr(service.broker, "_ping_seconds", 0.02)
+    open_stream = service.broker.open
+
+    def then(action: Callable[[], object]) -> None:
+        async def open_and_act(*arguments: Any, **options: Any) -> Any:
+            subscription = await open_stream(*arguments, **options)
+            action()
+            return subscription
+
+        monkeypatch.setattr(service.broker, "open", open_and_act)
+
+    return then
+
+
+def test_a_stream_ends_once_its_key_is_revoked(
+    client: TestClient, service: Service, opened: Callable[[Callable[[], object]], None]
+) -> None:
+    job, token = submit(service), keys.create(service.store, "test", "default", ["jobs:read"])
+    opened(lambda: keys.revoke(service.store, token.split("_")[1]))
+    headers = {"Authorization": f"Bearer {token}"}
+    assert last_event(client.get(f"/v1/jobs/{job}/stream", headers=headers).text) == "stream.closed"
+    problem(client.get(f"/v1/jobs/{job}/stream", headers=headers), 401, "unauthenticated")
+
+
+@pytest.mark.parametrize("change", [{"project": "other"}, {"scopes": ["samples:read"]}])
+def test_a_stream_ends_once_its_key_has_lost_the_scope_or_the_project(
+    client: TestClient, service: Service, opened: Callable[[Callable[[], object]], None], change: dict[str, Any]
+) -> None:
+    job, token = submit(service), keys.create(service.store, "test", "default", ["jobs:read"])
+    opened(lambda: service.store.write(lambda c: c.execute(update(tables.api_keys).values(change))))
+    headers = {"Authorization": f"Bearer {token}"}
+    assert last_event(client.get(f"/v1/jobs/{job}/stream", headers=headers).text) == "stream.closed"
+
+
+def test_a_stream_without_a_key_ends_once_a_key_exists(
+    client: TestClient, service: Service, opened: Callable[[Callable[[], object]], None]
+) -> None:
+    job = submit(service)
+    opened(lambda: keys.create(service.store, "test", "default", ["admin"]))
+    assert last_event(client.get("/v1/stream", params={"job": job}).text) == "stream.closed"
+
+
+def last_event(text: str) -> str:
+    return messages(text)[-1]["event"]
 
 
 # The history.

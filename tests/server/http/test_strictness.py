@@ -129,3 +129,20 @@ def test_a_key_that_many_objects_have_twice_is_named_once(client: TestClient) ->
 
 def test_a_body_too_deep_to_be_searched_for_repeated_keys_is_left_to_the_framework() -> None:
     assert _body_errors(b"[" * 100_000) == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_body_that_is_not_utf_8_is_refused(client: TestClient, encoding: str) -> None:
+    content = '{"preset": "debug_cpu"}'.encode(encoding)
+    response = client.post("/v1/jobs", content=content, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422
+    [field] = response.json()["errors"]
+    assert field == {"pointer": "", "code": "json_invalid", "message": UTF_8}
+
+
+UTF_8 = "body: expected JSON encoded in UTF-8, got zero bytes, as in UTF-16"
+
+
+def test_json_of_a_more_special_type_is_read(client: TestClient) -> None:
+    headers = {"Content-Type": "application/vnd.example+json"}
+    assert client.post("/v1/jobs", content='{"preset": "debug_cpu"}', headers=headers).status_code == 201

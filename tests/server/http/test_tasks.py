@@ -17,7 +17,7 @@ from server.queue import admission, queue
 from server.queue.states import State
 from server.service import Service
 from server.settings import Settings
-from server.store import tables
+from server.store import keys, tables
 from tests.support.looped import looped
 
 RESULT = {"sha256": "a" * 64, "size_bytes": 10, "media_type": "image/png", "device": "cpu"}
@@ -309,6 +309,22 @@ def test_a_client_that_waits_too_briefly_gets_the_current_task(client: TestClien
     response = client.post(url, json={}, headers={"Prefer": "respond-async, wait=1"})
     assert 1 <= time.monotonic() - begun < 40
     assert (response.status_code, response.json()["state"]) == (202, "queued")
+
+
+def test_a_client_whose_key_is_revoked_while_it_waits_gets_no_result(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = checkpoint(service)
+    token = keys.create(service.store, "test", "default", ["jobs:write"])
+
+    async def revoke_and_finish(task_id: str, _seconds: float) -> None:
+        keys.revoke(service.store, token.split("_")[1])
+        finish(service, task_id)
+
+    monkeypatch.setattr(service.broker, "wait_until_ended", revoke_and_finish)
+    headers = {"Prefer": "wait=50", "Authorization": f"Bearer {token}"}
+    response = client.post(f"/v1/checkpoints/{source}/samples", json={}, headers=headers)
+    problem(response, 401, "unauthenticated")
 
 
 async def never(*_arguments: Any) -> None:

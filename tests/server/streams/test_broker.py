@@ -1,16 +1,19 @@
 """The broker: every stream sends every event exactly once."""
 
 import asyncio
+import gc
 import json
 import random
 import threading
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection
+from structlog.testing import capture_logs
 
 from server.errors import NotFound, TooManyStreams
 from server.queue import queue, removal
@@ -18,7 +21,7 @@ from server.queue.states import State
 from server.store import journal
 from server.store.store import Store
 from server.streams.broker import Broker, EventStream, Subscription
-from server.streams.channels import PAGE_ROWS, RING_ROWS
+from server.streams.channels import PAGE_ROWS, RING_BYTES, RING_ROWS
 
 DEADLINE = 10.0
 
@@ -423,6 +426,174 @@ def test_a_long_history_of_several_jobs_is_replayed_from_the_journal(store: Stor
             envelope = json.loads(message["data"])
             seqs.setdefault(envelope["job_id"], []).append(envelope["seq"])
         assert seqs == {job: list(range(1, 2 + 4 * 97)) for job in jobs[:2]}
+
+    run(scenario())
+
+
+def write_large(store: Store, job_id: str, count: int, size: int) -> None:
+    def work(connection: Connection) -> None:
+        for _ in range(count):
+            journal.append(connection, job_id, "log.lines", {"text": "x" * size})
+
+    store.write(work, durable=False)
+
+
+def test_a_reader_of_large_rows_misses_none_of_them(store: Store) -> None:
+    async def scenario() -> None:
+        broker, job = broker_of(store), submit(store)
+        write_large(store, job, 40, RING_BYTES // 16)
+        async with stream(broker, job) as behind, stream(broker, job, after=41) as ahead:
+            readers = [Reader(behind), Reader(ahead)]
+            for _ in range(4):
+                await asyncio.to_thread(write_large, store, job, 10, RING_BYTES // 16)
+                await readers[1].until(lambda r: bool(r.ids))
+            for reader in readers:
+                await reader.until(lambda r: bool(r.ids) and r.ids[-1] == 81)
+        assert [reader.ids for reader in readers] == [list(range(1, 82)), list(range(42, 82))]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("followed", ["before", "after"])
+def test_streams_of_overlapping_jobs_keep_one_copy_of_the_rows_that_they_share(store: Store, followed: str) -> None:
+    rows, size = 20, 30_000
+
+    async def scenario() -> None:
+        broker, big = broker_of(store), submit(store)
+        others = [submit(store) for _ in range(20)]
+        if followed == "after":
+            write_large(store, big, rows, size)
+        await stack.enter_async_context(stream(broker, big, others[0], after=2**53, numbering="seq"))
+        tracemalloc.start()
+        for other in others:
+            await stack.enter_async_context(stream(broker, big, other, after=2**53, numbering="seq"))
+        if followed == "before":
+            await asyncio.to_thread(write_large, store, big, rows, size)
+            async with stream(broker, big, numbering="seq") as newest:
+                await Reader(newest).until(lambda r: len(r.ids) == rows + 1)
+        gc.collect()
+        kept, _ = tracemalloc.get_traced_memory()
+        assert kept < 4 * rows * size  # each stream's own copy would be 20 of them
+
+    async def closed() -> None:
+        async with stack:
+            await scenario()
+
+    stack = AsyncExitStack()
+    try:
+        run(closed())
+    finally:
+        tracemalloc.stop()
+
+
+def test_rows_are_kept_up_to_a_number_of_bytes(store: Store) -> None:
+    async def scenario() -> None:
+        broker, job = broker_of(store), submit(store)
+        async with stream(broker, job) as subscription:
+            reader = Reader(subscription)
+            tracemalloc.start()
+            for number in range(6):
+                await asyncio.to_thread(write_large, store, job, 8, RING_BYTES // 16)
+                await reader.until(lambda r, last=9 + 8 * number: bool(r.ids) and r.ids[-1] == last)  # type: ignore[misc]
+                reader.text = ""
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        assert kept < 2 * RING_BYTES  # 3 MiB were sent
+
+    try:
+        run(scenario())
+    finally:
+        tracemalloc.stop()
+
+
+def test_idle_channels_are_dropped_when_they_keep_too_many_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.streams.channels._IDLE_BYTES", 100_000)
+
+    async def scenario() -> None:
+        broker, jobs = broker_of(store), [submit(store) for _ in range(2)]
+        for job in jobs:
+            write_large(store, job, 1, 60_000)
+            async with stream(broker, job):
+                pass
+        with counted_reads(store) as reads:
+            async with stream(broker, jobs[1]):
+                pass
+            assert reads == [0]
+            async with stream(broker, jobs[0]):
+                pass
+            assert reads == [1]
+
+    run(scenario())
+
+
+def test_cached_pages_are_dropped_when_they_keep_too_many_bytes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.streams.channels._CACHED_BYTES", 1)
+
+    async def scenario() -> None:
+        broker, job = broker_of(store), submit(store)
+        report(store, job, RING_ROWS + PAGE_ROWS)
+        with counted_reads(store) as reads:
+            for _ in range(2):
+                async with stream(broker, job, after=0) as subscription:
+                    await Reader(subscription).until(lambda r: 1 in r.ids)
+        assert reads == [3]  # the newest rows once, and the page twice
+
+    run(scenario())
+
+
+def test_a_stream_whose_key_no_longer_holds_ends_with_the_reason(store: Store) -> None:
+    async def scenario() -> None:
+        broker, job, held = broker_of(store, ping_seconds=0.02), submit(store), {"mine": True, "another": True}
+        readers = {}
+        for owner in held:
+            permission = partial(held.__getitem__, owner)
+            subscription = await broker.open([job], "job_seq", after=None, owner=owner, limit=1, holds=permission)
+            assert subscription is not None
+            readers[owner] = await Reader(subscription).until(lambda r: ": ping" in r.text)
+        held["mine"] = False
+        await readers["mine"].to_the_end()
+        last = readers["mine"].messages[-1]
+        assert (last["event"], json.loads(last["data"])["code"]) == ("stream.closed", "unauthenticated")
+        await asyncio.to_thread(report, store, job)
+        await readers["another"].until(lambda r: r.ids == [1, 2])
+
+    run(scenario())
+
+
+def test_a_busy_stream_whose_key_no_longer_holds_ends_too(store: Store) -> None:
+    async def scenario() -> None:
+        broker, job, held = broker_of(store, ping_seconds=0.02), submit(store), [True]
+        subscription = await broker.open([job], "job_seq", after=None, owner="k", limit=1, holds=lambda: held[0])
+        assert subscription is not None
+        reader = await Reader(subscription).until(lambda r: bool(r.ids))
+        held[0] = False
+        async with asyncio.timeout(DEADLINE):
+            while "stream.closed" not in reader.text:
+                await asyncio.to_thread(report, store, job)
+                seen = len(reader.ids)
+                await reader.until(lambda r, seen=seen: len(r.ids) > seen or "stream.closed" in r.text)  # type: ignore[misc]
+        assert reader.ids == list(range(1, len(reader.ids) + 1))
+
+    run(scenario())
+
+
+def test_a_question_about_keys_that_fails_is_asked_again(store: Store) -> None:
+    async def scenario() -> None:
+        broker, job, answers = broker_of(store, ping_seconds=0.02), submit(store), iter((True, OSError, True, False))
+
+        def holds() -> bool:
+            answer = next(answers)
+            if answer is OSError:
+                raise OSError("the database is busy")
+            return bool(answer)
+
+        subscription = await broker.open([job], "job_seq", after=None, owner="k", limit=1, holds=holds)
+        assert subscription is not None
+        with capture_logs() as logged:
+            reader = await Reader(subscription).to_the_end()
+        assert reader.messages[-1]["event"] == "stream.closed"
+        assert [entry["error"] for entry in logged] == ["the database is busy"]
+        assert list(answers) == []
 
     run(scenario())
 
