@@ -1,9 +1,9 @@
 """Everything that is specific to SQLite."""
 
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
@@ -12,6 +12,9 @@ from sqlalchemy.pool import QueuePool, StaticPool
 BUSY_TIMEOUT_MS = 30_000
 _READERS = 8
 _FOLD = "fold_case"
+_PARAMETERS = 500  # of one statement; the oldest builds allow 999
+
+T = TypeVar("T")
 
 
 def writer_engine(path: Path) -> Engine:
@@ -57,6 +60,13 @@ def _fold(text: str | None) -> str | None:
 def contains_caseless(column: Column[Any], part: str) -> ColumnElement[bool]:
     """The condition that a column's text contains `part`, ignoring case in every alphabet; SQLite's own knows ASCII."""
     return func.instr(getattr(func, _FOLD)(column), _fold(part)) > 0
+
+
+def pieces(values: Collection[T]) -> Iterator[list[T]]:
+    """Split the values of a condition `IN` into as many as one statement may have."""
+    everything = list(values)
+    for start in range(0, len(everything), _PARAMETERS):
+        yield everything[start : start + _PARAMETERS]
 
 
 def set_durable(connection: Any, durable: bool) -> None:
