@@ -5,6 +5,7 @@ Numbers are not read from text, nor text from numbers, nor either from truth val
 
 import reprlib
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
@@ -16,6 +17,9 @@ MAX_NAMES = 1000
 MAX_NAME = 200
 """Longest name of a number, in characters; the service's tables have room for so many."""
 
+LARGEST_SCORE = 1e100
+"""Largest finite score: sums of squares of such numbers are finite, as statistics over runs need them."""
+
 _SHOWN_PROBLEMS = 3
 
 T = TypeVar("T")
@@ -24,6 +28,12 @@ T = TypeVar("T")
 def _one_line(text: str) -> str:
     without_controls(text)
     return text
+
+
+def _computable(score: float) -> float:
+    if isfinite(score) and abs(score) > LARGEST_SCORE:
+        raise ValueError(f"expected at most {LARGEST_SCORE:g} in size")
+    return score
 
 
 Step = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
@@ -36,6 +46,7 @@ Text = Annotated[str, Field(strict=True)]
 Name = Annotated[str, Field(strict=True, max_length=MAX_NAME), AfterValidator(_one_line)]
 Sha256 = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]
 Numbers = Annotated[Mapping[Name, Number], Field(max_length=MAX_NAMES)]
+Scores = Annotated[Mapping[Name, Annotated[Number, AfterValidator(_computable)]], Field(max_length=MAX_NAMES)]
 Names = Annotated[Mapping[Name, Name], Field(max_length=MAX_NAMES)]
 
 

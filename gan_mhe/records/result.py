@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import decode_number, encode_number
-from gan_mhe.records.fields import Name, Names, Numbers, Seconds, Sha256, Step, Text, validated
+from gan_mhe.records.fields import Name, Names, Scores, Seconds, Sha256, Step, Text, validated
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Score:
 
     step: Step
     """Generator step at which the state was scored."""
-    scores: Numbers
+    scores: Scores
     """Score by metric (`gan_mhe.evaluation.metrics.METRICS`)."""
 
 
@@ -52,7 +52,7 @@ class RunResult:
     """
     evaluations: Step
     """Number of evaluations that `best` was chosen from."""
-    real: Numbers | None
+    real: Scores | None
     """Scores of the real data, by metric; None unless the run is completed and scored."""
     train_seconds: Seconds
     """Seconds of training, evaluation not counted."""
