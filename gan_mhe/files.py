@@ -170,11 +170,3 @@ def _remove_incomplete_line(path: Path) -> tuple[int, int]:
                 lines, size = lines + 1, size + len(line)
         file.truncate(size)
     return lines, size
-
-
-def read_json_lines(path: Path) -> Iterator[Any]:
-    """Yield the values of a JSON-lines file; an incomplete last line is still being written and is skipped."""
-    with open(path, "rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)

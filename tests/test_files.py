@@ -21,12 +21,12 @@ from gan_mhe.files import (
     atomic_write,
     canonical_json,
     default_cache_dir,
-    read_json_lines,
     remove_temporaries,
     sha256_bytes,
     sha256_file,
     write_json,
 )
+from gan_mhe.json_text import read_lines
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -195,12 +195,12 @@ class TestJsonLines:
         for value in ({"a": 1}, [2.5], "drei", None):
             lines.append(value)
         lines.close()
-        assert list(read_json_lines(tmp_path / "deep" / "log")) == [{"a": 1}, [2.5], "drei", None]
+        assert list(read_lines(tmp_path / "deep" / "log")) == [{"a": 1}, [2.5], "drei", None]
 
     def test_a_reader_sees_a_line_at_once(self, tmp_path: Path) -> None:
         lines = JsonLines(tmp_path / "log")
         lines.append(1)
-        assert list(read_json_lines(tmp_path / "log")) == [1]
+        assert list(read_lines(tmp_path / "log")) == [1]
         lines.close()
 
     def test_counts_its_lines_across_openings(self, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ class TestJsonLines:
     @pytest.mark.parametrize(("content", "whole"), [(b"0\n1\n2", [0, 1]), (b"0\n1\n{", [0, 1]), (b"{", []), (b"", [])])
     def test_a_reader_skips_an_incomplete_last_line(self, tmp_path: Path, content: bytes, whole: list[int]) -> None:
         (tmp_path / "log").write_bytes(content)
-        assert list(read_json_lines(tmp_path / "log")) == whole
+        assert list(read_lines(tmp_path / "log")) == whole
 
     def test_a_refused_line_leaves_the_file_as_it_was_and_the_next_one_whole(self, tmp_path: Path) -> None:
         output = run_with_file_size_limit(

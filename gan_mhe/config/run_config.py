@@ -60,7 +60,7 @@ class RunConfig(Section):
 
     task: ClassVar[str] = DEFAULT_TASK
     """Key of `gan_mhe.config.names.TASKS`; there is only one task so far."""
-    variant: str = "none"
+    variant: Annotated[str, Field(max_length=40)] = "none"
     """Named variant (`gan-mhe variants`); keys written in the same document override its own."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     """Training seed: determines the initial weights, the latents and the order of the data."""

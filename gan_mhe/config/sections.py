@@ -26,11 +26,16 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 Every = Annotated[int, Field(ge=0)]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+MAX_INTEGER = 2**53 - 1
+"""Largest integer of a configuration: every JSON parser reads it exactly, and every column can hold it."""
 ScheduleKind = Literal["constant", "linear_decay", "cosine_decay"]
 
 
 class Section(BaseModel):
-    """An immutable group of fields. An unknown key, a truth value as a number and a NUL in a path are errors."""
+    """An immutable group of fields.
+
+    An unknown key, a truth value as a number, an integer beyond MAX_INTEGER and a NUL in a path are errors.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
 
@@ -44,6 +49,13 @@ class Section(BaseModel):
             raise PydanticCustomError("wrong_type", "Expected a number")
         if Path in expected and "\0" in str(value):
             raise PydanticCustomError("wrong_path", "Expected a path without NUL")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _readable_by_all(cls, value: Any) -> Any:
+        if isinstance(value, int) and abs(value) > MAX_INTEGER:
+            raise PydanticCustomError("too_large", "Expected an integer of at most 2**53 - 1")
         return value
 
 

@@ -4,7 +4,6 @@ A checkpoint is a directory that is written completely or not at all. Loading ve
 used; nothing is ever unpickled.
 """
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,10 +16,7 @@ from torch import Tensor
 
 from gan_mhe.errors import CheckpointError
 from gan_mhe.files import atomic_directory, atomic_write, canonical_json, sha256_bytes, sha256_file, write_json
-
-FORMAT = 1
-_TENSORS, _MANIFEST = "tensors.safetensors", "manifest.json"
-_MANIFEST_KEYS = frozenset({"format", "step", "lineage", "tensors_sha256", "notes"})
+from gan_mhe.records.manifest import FORMAT, MANIFEST_FILE, TENSORS_FILE, read_document
 
 
 @dataclass(frozen=True)
@@ -52,8 +48,8 @@ def save(directory: Path, checkpoint: Checkpoint) -> str:
     }
     digest = sha256_bytes(canonical_json(manifest))
     with atomic_directory(directory) as temporary:
-        atomic_write(temporary / _TENSORS, content)
-        write_json(temporary / _MANIFEST, manifest | {"sha256": digest})
+        atomic_write(temporary / TENSORS_FILE, content)
+        write_json(temporary / MANIFEST_FILE, manifest | {"sha256": digest})
     return digest
 
 
@@ -63,12 +59,12 @@ def load(directory: Path, *, lineage: str | None = None, digest: str | None = No
     lineage: the expected lineage, if any. digest: the expected hash as returned by `save`, if any. Raises
     CheckpointError if a file is missing, altered or truncated, or lineage or digest differ.
     """
-    manifest = _read_manifest(directory)
+    manifest = read_document(directory)
     if digest is not None and digest != (found := sha256_bytes(canonical_json(manifest))):
         raise CheckpointError(f"{directory} is another checkpoint: expected SHA-256 {digest}, got {found}")
     if lineage is not None and manifest["lineage"] != lineage:
         raise CheckpointError(f"{directory} belongs to another configuration")
-    tensors_file = directory / _TENSORS
+    tensors_file = directory / TENSORS_FILE
     try:
         found = sha256_file(tensors_file)
         if found != manifest["tensors_sha256"]:
@@ -79,24 +75,6 @@ def load(directory: Path, *, lineage: str | None = None, digest: str | None = No
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{tensors_file} cannot be read: {error}") from error
     return Checkpoint(manifest["step"], manifest["lineage"], tensors, manifest["notes"])
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / _MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_bytes())
-        stated = manifest.pop("sha256")
-        found = sha256_bytes(canonical_json(manifest))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if found != stated:
-        raise CheckpointError(f"{path} is damaged: expected SHA-256 {stated}, got {found}")
-    if manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {manifest.get('format')}; this version reads format {FORMAT}")
-    missing = _MANIFEST_KEYS - manifest.keys()
-    if missing:
-        raise CheckpointError(f"{path} lacks {', '.join(sorted(missing))}")
-    return manifest
 
 
 def prune(directories: Mapping[int, Path], *, keep_last: int, pinned: int | None) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
+from gan_mhe.records.fields import Name, Sha256, Step, Text, validated
 from gan_mhe.text import printable
 
 UNDIVIDED = "undivided"
@@ -14,24 +15,27 @@ UNDIVIDED = "undivided"
 _SHOWN_CLASSES = 10
 _SHOWN_KINDS = 5
 
+Counts = Annotated[Mapping[Text, Step], Field(max_length=100_000)]
+"""Number of images or files by the name of a class or kind, which is the name of a folder or a suffix."""
+
 
 @dataclass(frozen=True)
 class DataSummary:
     """The facts about a loaded data set that a reader of its scores has to know."""
 
-    name: str
+    name: Name
     """Key of `gan_mhe.config.names.DATASETS`."""
-    split: str
+    split: Name
     """The split that was read, or `UNDIVIDED`."""
-    images: int
+    images: Step
     """Number of images."""
-    classes: Mapping[str, int]
+    classes: Counts
     """Number of images of each class by its name, in the order of the labels; empty without labels."""
-    passed_over: Mapping[str, int]
+    passed_over: Counts
     """Number of files that were not read, by kind: a suffix such as `.tif`, `no suffix`, `hidden`, or `other`."""
-    conversions: Mapping[str, int]
+    conversions: Counts
     """Number of images that lost something when they were decoded, by what was done, such as `alpha dropped`."""
-    sha256: str
+    sha256: Sha256
     """SHA-256 of the images, labels and class names, in order: two runs with equal ones have trained on equal data.
 
     It does not depend on where the data are stored or in which files.
@@ -44,11 +48,8 @@ class DataSummary:
     @classmethod
     def from_document(cls, document: Any) -> "DataSummary":
         """Inverse of `document`; ignores further keys. Raises ValueError if a field is missing or of another type."""
-        try:
-            return TypeAdapter(cls).validate_python(document)
-        except ValidationError as error:
-            problems = [(".".join(map(str, problem["loc"])), problem["msg"]) for problem in error.errors()]
-            raise ValueError("; ".join(f"{key or 'data'}: {message}" for key, message in problems)) from error
+        summary: DataSummary = validated(TypeAdapter(cls).validate_python, document)
+        return summary
 
     def line(self) -> str:
         """The summary as one line for a log or a terminal; it shortens long lists and the hash."""

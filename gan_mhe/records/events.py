@@ -1,13 +1,18 @@
 """The events that a run emits, and the interface that can stop it.
 
-Events are frozen values; `encode` and `decode` define their JSON form. Non-finite numbers are written as the strings
+Events are frozen values; `encode` and `decode` define their JSON form, and the types of their fields what `decode`
+accepts: journals are read that others may have written. Non-finite numbers are written as the strings
 "NaN", "Infinity" and "-Infinity", because JSON has no such numbers and a lost NaN would hide a divergence.
 """
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
+
+from pydantic import TypeAdapter
+
+from gan_mhe.records.fields import MAX_NAME, Flag, Name, Names, Number, Numbers, Sha256, Step, Text, validated
 
 
 @dataclass(frozen=True)
@@ -15,9 +20,9 @@ class Started:
     """The run started, or resumed from the checkpoint at `step`; earlier events with a later step no longer count."""
 
     type: ClassVar[str] = "started"
-    step: int
-    total_steps: int
-    resumed: bool
+    step: Step
+    total_steps: Step
+    resumed: Flag
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,12 @@ class Progress:
     """
 
     type: ClassVar[str] = "progress"
-    step: int
-    total_steps: int
-    steps_per_second: float
-    images_per_second: float
-    eta_seconds: float
-    peak_memory_bytes: int | None = None
+    step: Step
+    total_steps: Step
+    steps_per_second: Number
+    images_per_second: Number
+    eta_seconds: Number
+    peak_memory_bytes: Step | None = None
 
 
 @dataclass(frozen=True)
@@ -41,8 +46,8 @@ class Scalars:
     """Losses and diagnostics at one step, by name."""
 
     type: ClassVar[str] = "scalars"
-    step: int
-    values: Mapping[str, float]
+    step: Step
+    values: Numbers
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,9 @@ class SampleGrid:
     """A sample grid was written. path: relative to the run directory."""
 
     type: ClassVar[str] = "sample_grid"
-    step: int
-    path: str
-    sha256: str
+    step: Step
+    path: Name
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ class CheckpointSaved:
     """A checkpoint is complete on disk. path: relative to the run directory."""
 
     type: ClassVar[str] = "checkpoint_saved"
-    step: int
-    path: str
-    sha256: str
+    step: Step
+    path: Name
+    sha256: Sha256
 
 
 @dataclass(frozen=True)
@@ -70,9 +75,9 @@ class CheckpointRejected:
     """The checkpoint at `checkpoint_step` cannot be used; the run resumed from an older one, at `step`."""
 
     type: ClassVar[str] = "checkpoint_rejected"
-    step: int
-    checkpoint_step: int
-    message: str
+    step: Step
+    checkpoint_step: Step
+    message: Text
 
 
 @dataclass(frozen=True)
@@ -83,12 +88,12 @@ class Evaluated:
     """
 
     type: ClassVar[str] = "evaluated"
-    step: int
-    purpose: str
-    scores: Mapping[str, float]
-    protocol: str
-    fingerprints: Mapping[str, str]
-    seconds: float
+    step: Step
+    purpose: Name
+    scores: Numbers
+    protocol: Name
+    fingerprints: Names
+    seconds: Number
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,8 @@ class Notice:
     """A message for the user, such as the layers that a penalty skips."""
 
     type: ClassVar[str] = "notice"
-    step: int
-    message: str
+    step: Step
+    message: Text
 
 
 @dataclass(frozen=True)
@@ -105,9 +110,9 @@ class Finished:
     """The run ended. reason: `completed`, `stopped`, `diverged` or `failed`."""
 
     type: ClassVar[str] = "finished"
-    step: int
-    reason: str
-    message: str
+    step: Step
+    reason: Name
+    message: Text
 
 
 Event = Started | Progress | Scalars | SampleGrid | CheckpointSaved | CheckpointRejected | Evaluated | Notice | Finished
@@ -126,6 +131,7 @@ _TYPES: Mapping[str, type[Event]] = {
         Finished,
     )
 }
+_SHAPES: Mapping[type[Event], TypeAdapter[Any]] = {cls: TypeAdapter(cls) for cls in get_args(Event)}
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -163,13 +169,16 @@ def decode_number(value: Any) -> Any:
 def decode(document: Any) -> Event:
     """Inverse of `encode`. Keys that are no fields of the event are ignored, such as the journal's number and time.
 
-    Raises ValueError for a value that is no table, an unknown type or a missing field.
+    Raises ValueError for a value that is no table, an unknown type, a missing field, or a field of another type or out
+    of its bounds.
     """
     if not isinstance(document, Mapping):
         raise ValueError(f"expected an object, got {type(document).__name__}")
     cls = _TYPES.get(str(document.get("type")))
     if cls is None:
-        raise ValueError(f"unknown event type {document.get('type')!r}; expected one of {', '.join(_TYPES)}")
+        raise ValueError(
+            f"unknown event type {str(document.get('type'))[:MAX_NAME]!r}; expected one of {', '.join(_TYPES)}"
+        )
     if cls is Evaluated:
         document = _with_fingerprints(document)
     names = [field.name for field in fields(cls)]
@@ -177,8 +186,10 @@ def decode(document: Any) -> Event:
     if missing:
         raise ValueError(f"event {cls.type!r} lacks {', '.join(missing)}")
     values = {name: document[name] for name in names if name in document}
-    numbers = {f.name for f in fields(cls) if f.type in (float, Mapping[str, float])}
-    return cls(**{k: _decode_value(decode_number(v)) if k in numbers else v for k, v in values.items()})
+    numbers = {f.name for f in fields(cls) if f.type in (Number, Numbers)}
+    decoded = {k: _decode_value(decode_number(v)) if k in numbers else v for k, v in values.items()}
+    event: Event = validated(_SHAPES[cls].validate_python, decoded)
+    return event
 
 
 def _with_fingerprints(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import decode_number, encode_number
+from gan_mhe.records.fields import Name, Names, Scores, Seconds, Sha256, Step, Text, validated
 
 
 @dataclass(frozen=True)
 class Score:
     """One evaluation."""
 
-    step: int
+    step: Step
     """Generator step at which the state was scored."""
-    scores: Mapping[str, float]
+    scores: Scores
     """Score by metric (`gan_mhe.evaluation.metrics.METRICS`)."""
 
 
@@ -25,21 +27,21 @@ class Score:
 class RunResult:
     """The result of a run; `result.json` is its document."""
 
-    status: str
+    status: Name
     """`completed`, `stopped` or `diverged`."""
-    step: int
+    step: Step
     """Number of steps made, or the step at which the run diverged."""
-    variant: str
+    variant: Name
     """Name of the variant."""
-    seed: int
+    seed: Step
     """Training seed."""
-    digest: str
+    digest: Sha256
     """Digest of the configuration (`RunConfig.digest`)."""
-    protocol: str | None
+    protocol: Name | None
     """Name of the evaluation protocol; None if the run is not scored."""
-    fingerprints: Mapping[str, str]
+    fingerprints: Names
     """Fingerprint of each score by its name; empty if the run is not scored."""
-    metric: str
+    metric: Name
     """Metric that ranks the run and that `best` was chosen by."""
     final: Score | None
     """Scores at the last step; None unless the run is completed and scored."""
@@ -48,15 +50,15 @@ class RunResult:
 
     The same as `final` if there was only one evaluation; None if the best checkpoint is missing or damaged.
     """
-    evaluations: int
+    evaluations: Step
     """Number of evaluations that `best` was chosen from."""
-    real: Mapping[str, float] | None
+    real: Scores | None
     """Scores of the real data, by metric; None unless the run is completed and scored."""
-    train_seconds: float
+    train_seconds: Seconds
     """Seconds of training, evaluation not counted."""
-    message: str = ""
+    message: Text = ""
     """Why the run diverged; empty otherwise."""
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Step | None = None
     """Most device memory held by any process of the run; None in results of older versions.
 
     See `gan_mhe.training.host_memory.peak_bytes`.
@@ -68,7 +70,7 @@ class RunResult:
     """
     data: DataSummary | None = None
     """What the data set holds that the run was trained on; None in results of older versions."""
-    weights_sha256: str | None = None
+    weights_sha256: Name | None = None
     """SHA-256 of the scorer's weights file; None if the run is not scored, and in results of older versions."""
 
     def document(self) -> dict[str, Any]:
@@ -92,16 +94,19 @@ def check_types(document: Mapping[str, Any]) -> None:
 
     Fields that it lacks, as results of older versions do, have no type.
     """
-    types = get_type_hints(RunResult)
     problems = []
     for name, value in decode(document).items():
         try:
-            TypeAdapter(types.get(name, Any)).validate_python(value)
-        except ValidationError as error:
-            problem = error.errors()[0]
-            problems.append(f"{'.'.join(map(str, (name, *problem['loc'])))}: {problem['msg']}")
+            validated(_validator(name).validate_python, value)
+        except ValueError as error:
+            problems.append(f"{name}: {str(error).removeprefix('document: ')}")
     if problems:
         raise ValueError("; ".join(problems))
+
+
+@cache
+def _validator(field: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(RunResult, include_extras=True).get(field, Any))
 
 
 def result_of(config: RunConfig, document: Mapping[str, Any]) -> RunResult:

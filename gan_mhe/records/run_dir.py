@@ -1,23 +1,30 @@
 """Paths and files of a run directory. Only this file knows their names."""
 
 import fcntl
-import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from gan_mhe.config.compose import parse_stored
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import ConfigError, RunDirError
-from gan_mhe.files import read_json_lines, write_json
+from gan_mhe.files import write_json
+from gan_mhe.json_text import read, read_lines, read_object
 from gan_mhe.records.data_summary import DataSummary
 from gan_mhe.records.events import Event, decode
+from gan_mhe.records.fields import Sha256, validated
 from gan_mhe.records.inputs import Inputs
+from gan_mhe.records.result import check_types
 from gan_mhe.streams import reason_of
 
 _CHECKPOINT_PREFIX = "step_"
+_CHECKPOINT_STEP = re.compile(rf"{_CHECKPOINT_PREFIX}([0-9]{{8,16}})")
+_WEIGHTS = TypeAdapter[str | None](Sha256 | None)
 _OWN_SECTIONS = frozenset({"generator", "discriminator", "training"})  # in every stored configuration
 
 
@@ -47,12 +54,9 @@ class RunDir:
 
     def checkpoint_steps(self) -> list[int]:
         """The steps that have a checkpoint directory, in ascending order."""
-        found = self.checkpoints.glob(f"{_CHECKPOINT_PREFIX}*")
-        return sorted(
-            int(path.name.removeprefix(_CHECKPOINT_PREFIX))
-            for path in found
-            if path.name.removeprefix(_CHECKPOINT_PREFIX).isdigit()
-        )
+        names = (_CHECKPOINT_STEP.fullmatch(path.name) for path in self.checkpoints.glob(f"{_CHECKPOINT_PREFIX}*"))
+        found = {int(name[1]): name[0] for name in names if name}
+        return sorted(step for step, name in found.items() if name == self.checkpoint(step).name)
 
     def relative(self, path: Path) -> str:
         """A path relative to the run directory, with forward slashes, as events give it."""
@@ -65,10 +69,7 @@ class RunDir:
     def read_config(self) -> RunConfig:
         """The configuration of the run, as it was stored. RunDirError if it is missing or damaged."""
         try:
-            document = json.loads(self.config.read_bytes())
-            if not isinstance(document, dict):
-                raise ConfigError(f"expected a JSON object, got {type(document).__name__}")
-            return parse_stored(document)
+            return parse_stored(read_object(self.config, keep_halves=True))
         except (FileNotFoundError, NotADirectoryError):
             raise RunDirError(f"{self.root} is not a run directory: it has no {self.config.name}") from None
         except ConfigError as error:
@@ -84,7 +85,7 @@ class RunDir:
         if self.events.exists():
             return False
         try:
-            document = json.loads(self.config.read_bytes())
+            document = read(self.config)
         except (OSError, ValueError):
             return False
         return not (isinstance(document, dict) and document.keys() >= _OWN_SECTIONS)
@@ -97,9 +98,9 @@ class RunDir:
         if not self.data.exists():
             return None
         try:
-            return DataSummary.from_document(json.loads(self.data.read_text()))
-        except ValueError as error:
-            raise RunDirError(f"{self.data} cannot be read: {error}") from error
+            return DataSummary.from_document(read_object(self.data))
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.data} cannot be read: {reason_of(error)}") from error
 
     def read_inputs(self) -> Inputs:
         """The content of what the run read besides its configuration, as far as it is recorded.
@@ -113,9 +114,12 @@ class RunDir:
         if not self.scorer.exists():
             return None
         try:
-            return str(json.loads(self.scorer.read_text())["weights_sha256"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunDirError(f"{self.scorer} cannot be read: {error}") from error
+            found: str | None = validated(_WEIGHTS.validate_python, read_object(self.scorer)["weights_sha256"])
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.scorer} cannot be read: weights_sha256: {reason_of(error)}") from error
+        except KeyError:
+            raise RunDirError(f"{self.scorer} cannot be read: it lacks weights_sha256") from None
+        return found
 
     def write_scorer(self, protocol: str | None, weights_sha256: str | None) -> None:
         """Record the scorer of the run: its protocol and the SHA-256 of its weights. None: it is not scored."""
@@ -129,20 +133,24 @@ class RunDir:
         if not self.events.exists():
             return
         try:
-            yield from map(decode, read_json_lines(self.events))
-        except ValueError as error:
-            raise RunDirError(f"{self.events} cannot be read: {error}") from error
+            yield from map(decode, read_lines(self.events))
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.events} cannot be read: {reason_of(error)}") from error
 
     def read_result(self) -> dict[str, Any] | None:
         """The document of the run's result, or None if there is none yet. RunDirError if it is damaged or no result."""
         if not self.result.exists():
             return None
         try:
-            result = json.loads(self.result.read_text())
+            result = read_object(self.result)
+            if not isinstance(result.get("status"), str):
+                raise ValueError("expected a JSON object with the text `status`")
+        except (OSError, ValueError) as error:
+            raise RunDirError(f"{self.result} cannot be read: {reason_of(error)}") from error
+        try:
+            check_types(result)
         except ValueError as error:
-            raise RunDirError(f"{self.result} cannot be read: {error}") from error
-        if not (isinstance(result, dict) and isinstance(result.get("status"), str)):
-            raise RunDirError(f"{self.result} cannot be read: expected a JSON object with the text `status`")
+            raise RunDirError(f"{self.result} is not the result of a run: {error}") from error
         return result
 
     @contextmanager

@@ -26,6 +26,7 @@ _META = torch.device("meta")
 # 0.7 times with CoMHE. A process grows by 0.94 to 1.5 times an estimate above 256 MiB. A run is refused only if it does
 # not fit at the lower limit; the batch size suggested instead fits at the upper limit.
 _LEAST, _MOST = 0.9, 1.6
+_PLACE_BYTES = 2 * 8  # an offset in a step, and an entry of the order of the images
 _LARGEST_DRY_BATCH = 2**20  # larger batches are extrapolated, because numbers of elements would overflow
 
 # A dry run takes about half a second of a CPU; runs of one process that differ in their seeds alone share it.
@@ -50,7 +51,7 @@ def check_fits(config: RunConfig, device: torch.device, *, data_bytes: int) -> N
     if smallest * _MOST > free:
         raise MemoryLimitError(
             f"{start}; even 2 needs about {_text(smallest)}: reduce generator.width, now {config.generator.width:g}, "
-            f"or discriminator.width, now {config.discriminator.width:g}"
+            f"discriminator.width, now {config.discriminator.width:g}, or training.n_dis, now {config.training.n_dis}"
         )
     # The need is convex in the batch size: between two sizes it lies below the straight line.
     fits = 2 + int((free / _MOST - smallest) / (need - smallest) * (batch_size - 2))
@@ -61,7 +62,8 @@ def step_bytes(config: RunConfig, batch_size: int) -> int:
     """Peak bytes of the trainer's tensors in a generator step in which every penalty is due.
 
     The estimate includes the weights of both networks, Adam's moments, the moving average, the state of the penalties,
-    and the most that is alive during an update: activations, gradients and all intermediate results of the penalties.
+    the random numbers of a step, and the most that is alive during an update: activations, gradients and all
+    intermediate results of the penalties.
 
     It does not include memory inside kernels, nor the further graphs that the `cuda_graph` engine records for steps in
     which other penalties are due. With bfloat16, all activations count as bfloat16. CoMHE counts as it runs on a GPU,
@@ -78,7 +80,14 @@ def _dry_run_bytes(config: RunConfig, batch_size: int) -> int:
     with _META:
         run = _DryRun(config)
         peak = max(_peak_bytes(update, dry_batch) for update in (run.update_discriminator, run.update_generator))
-        return run.kept_bytes() + peak * batch_size // dry_batch
+        return run.kept_bytes() + peak * batch_size // dry_batch + _drawn_bytes(config, batch_size)
+
+
+def _drawn_bytes(config: RunConfig, batch_size: int) -> int:
+    """Bytes of what is drawn before a step for all of its updates: latents, mixing weights, and places in the data."""
+    number = 8 if config.training.precision == "float64" else 4
+    images, latent_dim = config.training.n_dis * batch_size, config.generator.latent_dim
+    return images * (latent_dim + 1) * number + batch_size * latent_dim * number + images * _PLACE_BYTES
 
 
 def _peak_bytes(update: Callable[[int], None], batch_size: int) -> int:

@@ -26,10 +26,11 @@ from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
-from gan_mhe.files import canonical_json, write_json
+from gan_mhe.files import write_json
 from gan_mhe.records.inputs import Inputs
-from gan_mhe.records.result import check_types, contradictions
+from gan_mhe.records.result import contradictions
 from gan_mhe.records.run_dir import RunDir
+from gan_mhe.text import printable
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
 from server.executors.supervisor import SPEC
 from server.ingest.indexer import Indexer
@@ -45,6 +46,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARKER = "import.json"
 _MAX_MESSAGE = 300
 _RECOVERY_SECONDS = 60.0
+_MAX_DEPTH = 8  # of folders; a run has two
 _RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol"})
 _UNFINISHED = "the imported run is not finished; resume the job to continue it"
 
@@ -63,8 +65,9 @@ def importable(settings: Settings) -> list[dict[str, Any]]:
 def _described(path: Path) -> dict[str, Any]:
     try:
         config, result = read_run(_entry(path.parent, path.name))
-    except InvalidRequest as error:
-        return {**dict.fromkeys(("variant", "seed", "total_steps", "status")), "name": path.name, "problem": str(error)}
+    except (InvalidRequest, NotFound) as error:
+        unknown = dict.fromkeys(("variant", "seed", "total_steps", "status"))
+        return {**unknown, "name": printable(path.name), "problem": str(error)}
     return {
         "name": path.name,
         "variant": config.variant,
@@ -173,23 +176,17 @@ def read_run(path: Path) -> tuple[RunConfig, Mapping[str, Any] | None]:
 
 
 def _check_result(config: RunConfig, result: Mapping[str, Any] | None) -> None:
-    """Raise ValueError unless a result has all keys, contains only JSON values, and can be compared."""
+    """Raise ValueError unless a result has all keys, is of the configuration, and can be compared."""
     if result is None:
         return
-    try:
-        canonical_json(result)
-        missing, wrong = _RESULT_KEYS - result.keys(), contradictions(config, result)
-        if wrong:
-            raise ValueError("; ".join(wrong))
-        if not missing:
-            check_types(result)
-            if result["metric"] not in METRICS:
-                raise ValueError(f"metric: expected one of {', '.join(METRICS)}; got {result['metric']!r}")
-        score_of("", config, result)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"result.json is not the result of a run: {error}") from None
+    missing, wrong = _RESULT_KEYS - result.keys(), contradictions(config, result)
     if missing:
         raise ValueError(f"result.json lacks {', '.join(sorted(missing))}")
+    if not wrong and result["metric"] not in METRICS:
+        wrong = [f"metric: expected one of {', '.join(METRICS)}; got {result['metric']!r}"]
+    if wrong:
+        raise ValueError(f"result.json is not the result of a run: {'; '.join(wrong)}")
+    score_of("", config, result)
 
 
 def _check_inputs(run: RunDir, result: Mapping[str, Any] | None) -> None:
@@ -200,14 +197,23 @@ def _check_inputs(run: RunDir, result: Mapping[str, Any] | None) -> None:
 
 def check_entries(path: Path) -> None:
     """Raise InvalidRequest unless there are only directories and plain files; links could lead out of the inbox."""
-    mode = path.lstat().st_mode
-    if not stat.S_ISDIR(mode):
-        raise _refusal(path, "it is not a directory")
-    for directory, below, files in os.walk(path):
-        for entry in (*below, *files):
-            mode = os.lstat(os.path.join(directory, entry)).st_mode
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise _refusal(path, f"{entry!r} is neither a directory nor a plain file")
+    try:
+        if not stat.S_ISDIR(path.lstat().st_mode):
+            raise _refusal(path, "it is not a directory")
+        _check_below(path, path, 0)
+    except OSError as error:
+        raise _refusal(path, f"it cannot be read: {error.strerror}") from None
+
+
+def _check_below(path: Path, directory: Path, depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise _refusal(path, f"expected at most {_MAX_DEPTH} folders in each other, got more")
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _check_below(path, Path(entry.path), depth + 1)
+            elif not entry.is_file(follow_symlinks=False):
+                raise _refusal(path, f"{entry.name!r} is neither a directory nor a plain file")
 
 
 def lock_run(stack: ExitStack, source: Path) -> None:
@@ -223,7 +229,8 @@ def without_paths(config: RunConfig, settings: Settings) -> RunConfig:
     """Return the configuration with the operator's names in place of paths, or None where a path has no name."""
     root = _operator_name(config.data.root, settings.data_roots)
     if root is None and config.data.root is not None and DATASETS[config.data.name].needs_root:
-        root = config.data.root.name  # a root is required, and the path of another machine means nothing here
+        # A root is required, and the path of another machine means nothing here.
+        root = config.data.root.name.encode("utf-8", "replace").decode()
     weights = _operator_name(config.evaluation.weights, settings.weights)
     document = config.document()
     document["data"]["root"] = root

@@ -5,7 +5,9 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+import structlog
 from sqlalchemy import Connection, select, update
+from sqlalchemy.exc import OperationalError
 
 from server.ingest.run_events import Ingest
 from server.ingest.tail import Text, count_lines, newest_text, whole_lines
@@ -18,6 +20,7 @@ from server.store.store import Store
 # After console output that did not fit into one row, the console is not read for so long: at most one row per second.
 FLOOD_SECONDS = 1.0
 
+_log = structlog.get_logger("server.ingest")
 _jobs, _attempts = tables.jobs, tables.attempts
 
 
@@ -60,16 +63,27 @@ class Indexer:
         self._store.write(mark_pruned, name="ingest", durable=False)
 
     def _read(self, job: JobRow, reader: Callable[[JobRow], bool]) -> bool:
-        """Return whether there was anything to read. Unreadable files are reported once per job."""
+        """Return whether there was anything to read. Files that cannot be read are reported, and left at that."""
         try:
             return reader(job)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
-            if job["id"] not in self._unreadable:
-                self._unreadable.add(job["id"])
-                self._notice(job, f"the run's files cannot be read: {error.strerror}")
+            self._report(job, f"the run's files cannot be read: {error.strerror}")
+        except OperationalError:  # of the database, which concerns all jobs
+            raise
+        except Exception as error:  # whatever else a file can cause concerns its own job alone
+            if self._report(job, "the run's files cannot be read further; the service's log says why"):
+                _log.error("run_not_read", job_id=job["id"], exc_info=error)
+        return False
+
+    def _report(self, job: JobRow, message: str) -> bool:
+        """Report unreadable files once per job; returns whether it did."""
+        if job["id"] in self._unreadable:
             return False
+        self._unreadable.add(job["id"])
+        self._notice(job, message)
+        return True
 
     def _notice(self, job: JobRow, message: str) -> None:
         data = {"step": job["step"], "message": message}

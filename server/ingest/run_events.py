@@ -4,18 +4,16 @@ A job's row has the position up to which its journal was read, in bytes and in l
 chunk also moves the position, so that a killed process loses no event and applies none twice.
 """
 
-import json
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Connection, select, update
 
+from gan_mhe import json_text
 from gan_mhe.files import canonical_json, sha256_bytes
 from gan_mhe.records.events import (
     CheckpointRejected,
@@ -51,14 +49,25 @@ from server.store.rows import (
 )
 
 MAX_GRID_BYTES = 64 * 2**20
-_MAX_NAME = 200
+MAX_GRID_PIXELS = 2**26
+"""Most pixels of a grid: as many as `server.images.render` decodes."""
+_MAX_MESSAGE = 10_000  # characters
 _MAX_STEP = 2**53
+_YEAR_9999_MS = 253_370_764_800_000
 _LISTED_PROBLEMS = 3
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_FIRST_CHUNK_BYTES = 33
 
 _attempts, _jobs = tables.attempts, tables.jobs
-_SHAPES = {cls: TypeAdapter[Event](cls) for cls in get_args(Event)}
+
+
+class _Grid(NamedTuple):
+    """A grid's file: its hash, its width and height in pixels, and its size."""
+
+    sha256: str
+    width: int
+    height: int
+    size_bytes: int
 
 
 class JournalLine(NamedTuple):
@@ -73,47 +82,22 @@ def parse(line: bytes | None) -> JournalLine:
     """Parse a line of a run's journal; None is a line that is too long. Raises ValueError, which names the problem."""
     if line is None:
         raise ValueError("it is too long")
-    try:
-        document = json.loads(line)
-        if not isinstance(document, dict):
-            raise ValueError(f"expected an object, got {type(document).__name__}")
-        seq = document.get("seq")
-        if type(seq) is not int or not 0 <= seq < _MAX_STEP:
-            raise ValueError(f"expected a sequence number, got {str(seq)[:40]!r}")
-        return JournalLine(seq, _milliseconds(document.get("time")), _checked(decode(document)))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{where}: {first['msg']}") from None
-    except (RecursionError, TypeError) as error:
-        raise ValueError(f"it is not an event: {error}") from None
+    document = json_text.parse(line)
+    if not isinstance(document, dict):
+        raise ValueError(f"expected an object, got {type(document).__name__}")
+    seq = document.get("seq")
+    if type(seq) is not int or not 0 <= seq < _MAX_STEP:
+        raise ValueError(f"expected a sequence number, got {str(seq)[:40]!r}")
+    return JournalLine(seq, _milliseconds(document.get("time")), decode(document))
 
 
 def _milliseconds(time: Any) -> int:
     """Convert RFC 3339 to milliseconds. An invalid time becomes the present, because no decision depends on it."""
     try:
-        return round(datetime.fromisoformat(time).timestamp() * 1000)
-    except (TypeError, ValueError, OverflowError):
+        found = round(datetime.fromisoformat(time).timestamp() * 1000)
+    except (TypeError, ValueError, OverflowError, OSError):
         return now_ms()
-
-
-def _checked(event: Event) -> Event:
-    """Validate an event's field types. Raises ValueError, which names a field that the tables cannot hold."""
-    event = _SHAPES[type(event)].validate_python(asdict(event))
-    for field, value in asdict(event).items():
-        if isinstance(value, int) and not 0 <= value < _MAX_STEP:
-            raise ValueError(f"{field}: expected 0 or more and less than 2**53, got {value}")
-        for text in _texts(value):
-            text.encode()  # raises for a lone surrogate, which JSON can express and no column can hold
-            if len(text) > _MAX_NAME and field != "message":
-                raise ValueError(f"{field}: expected at most {_MAX_NAME} characters, got {len(text)}")
-    return event
-
-
-def _texts(value: Any) -> list[str]:
-    """The texts in the value of a field: itself, or the names and values of a table."""
-    parts = [*value, *value.values()] if isinstance(value, dict) else [value]
-    return [part for part in parts if isinstance(part, str)]
+    return found if 0 <= found < _YEAR_9999_MS else now_ms()
 
 
 class Ingest:
@@ -130,6 +114,7 @@ class Ingest:
         self._points: list[tuple[int, dict[str, float]]] = []
         self._progress: Progress | None = None
         self._problems: list[str] = []
+        self._grids: dict[Path, _Grid | None] = {}
 
     @property
     def _number(self) -> int:
@@ -186,17 +171,21 @@ class Ingest:
                 self._checkpoint(event, entry.time)
             case CheckpointRejected(checkpoint_step=step, message=message):
                 artifacts.reject_checkpoint(self._connection, self._job["id"], step)
-                self._append("checkpoint.rejected", {"step": step, "message": public_text(message, self._settings)})
+                self._append("checkpoint.rejected", {"step": step, "message": self._public(message)})
             case Evaluated() as event:
                 self._evaluated(event)
             case Notice(step=step, message=message):
-                self._append("job.notice", {"step": step, "message": public_text(message, self._settings)})
+                self._append("job.notice", {"step": step, "message": self._public(message)})
             case Finished(step=step):  # 0 if it was refused before it could resume
                 self._changes["step"] = max(step, self._changes.get("step", self._job["step"]))
 
     def _own_time(self, time: int) -> int:
         """Return an event's time by the clock of this server: that of the worker may have been set meanwhile."""
         return time if self._attempt is None else min(max(time, self._attempt["created_at"]), now_ms())
+
+    def _public(self, message: str) -> str:
+        cut = message if len(message) <= _MAX_MESSAGE else f"{message[:_MAX_MESSAGE]} (cut)"
+        return public_text(cut, self._settings)
 
     def _started(self, event: Started, time: int) -> None:
         self._write_points()
@@ -224,22 +213,20 @@ class Ingest:
 
     def _sample(self, event: SampleGrid, time: int) -> None:
         path = self._run.sample(event.step)
-        content = self._grid_bytes(path)
-        size = _png_size(content)
-        if size is None or sha256_bytes(content) != event.sha256:
+        grid = self._grid(path)
+        if grid is None or grid.sha256 != event.sha256:
             self.problem(f"the sample grid of step {event.step} is not the PNG file that the run's event describes")
             return
-        width, height = size
-        sizes = {"width": width, "height": height, "size_bytes": len(content)}
+        sizes = {"width": grid.width, "height": grid.height, "size_bytes": grid.size_bytes}
         row: SampleRow = {
             "job_id": self._job["id"],
             "step": event.step,
             "attempt": self._number,
             "sha256": event.sha256,
             "path": self._own_path(path),
-            "width": width,
-            "height": height,
-            "size_bytes": len(content),
+            "width": grid.width,
+            "height": grid.height,
+            "size_bytes": grid.size_bytes,
             "created_at": time,
             "pruned_at": None,
         }
@@ -247,8 +234,16 @@ class Ingest:
         url = f"/v1/blobs/{event.sha256}"
         self._append("sample.created", {"step": event.step, "sha256": event.sha256, **sizes, "url": url})
 
+    def _grid(self, path: Path) -> _Grid | None:
+        """Return a grid's file; None if it is missing, outside the job's directory, too large, or no PNG.
+
+        Each file is read once per chunk, however many lines name it.
+        """
+        if path not in self._grids:
+            self._grids[path] = _grid_of(self._grid_bytes(path))
+        return self._grids[path]
+
     def _grid_bytes(self, path: Path) -> bytes:
-        """Read a grid's file; empty if it is missing, outside the job's directory, or too large."""
         row: FileRow = {"job_id": self._job["id"], "path": self._own_path(path)}
         try:
             found = artifacts.blob_path(self._settings, row)
@@ -298,13 +293,18 @@ class Ingest:
     def _write_points(self) -> None:
         if not self._points:
             return
-        metric_points.add(self._connection, self._job, self._number, self._points)
+        admitted, full = metric_points.admit(self._connection, self._job, self._points)
+        self._points = []
+        if full:
+            self.problem(f"the run reports {metric_points.MAX_NAMES} metrics; further names are left out")
+        if not admitted:
+            return
+        metric_points.add(self._connection, self._job, self._number, admitted)
         points = [
             {"step": step, "values": {name: encode_number(number) for name, number in values.items()}}
-            for step, values in self._points
+            for step, values in admitted
         ]
         self._append("metric.batch", {"points": points})
-        self._points = []
 
     def _own_path(self, path: Path) -> str:
         return path.relative_to(self._settings.job_dir(self._job["id"])).as_posix()
@@ -341,9 +341,11 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _png_size(content: bytes) -> tuple[int, int] | None:
-    """Return the width and height of a PNG in pixels, from its first chunk; None for other content."""
+def _grid_of(content: bytes) -> _Grid | None:
+    """Return the facts about a PNG, with its size from its first chunk; None for other content and impossible sizes."""
     if len(content) < _PNG_FIRST_CHUNK_BYTES or not content.startswith(_PNG_HEADER):
         return None
     width, height = struct.unpack_from(">II", content, len(_PNG_HEADER))
-    return width, height
+    if not 0 < width * height <= MAX_GRID_PIXELS:
+        return None
+    return _Grid(sha256_bytes(content), width, height, len(content))

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from gan_mhe.json_text import MAX_BYTES
+
 CHUNK_BYTES = 256 * 1024
-MAX_LINE_BYTES = 8 * 2**20
+MAX_LINE_BYTES = MAX_BYTES
 TEXT_BYTES = 8 * 1024
 
 _ESCAPES = re.compile(

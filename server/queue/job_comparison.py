@@ -21,6 +21,8 @@ from server.store.rows import JobRow
 # already, and the seed, in which the runs of a row differ.
 _LABELED_KEYS = frozenset({"variant", "seed", "loss", "constraints", "generator", "discriminator"})
 
+_MAX_MESSAGE = 300
+
 
 def compare_jobs(
     jobs: Sequence[JobRow], *, metric: str | None = None, reference: str | None = None, view: View = "steps"
@@ -83,6 +85,9 @@ def _score(job: JobRow) -> RunScore:
         score = score_of(job["id"], RunConfig.stored(job["request"]), job["result"])
     except RunDirError as error:
         raise InvalidRequest(FieldError("/query/job", "contradictory", str(error))) from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        message = f"{job['id']}: its stored configuration or result cannot be read: {error!r}"[:_MAX_MESSAGE]
+        raise InvalidRequest(FieldError("/query/job", "unreadable", message)) from None
     if job["result"] is None and job["reason"] == Reason.DIVERGED:  # an attempt that fails reports no result
         score = replace(score, status="diverged")
     swept = [key for key in (job["cell"] or {}) if key.split(".")[0] not in _LABELED_KEYS]

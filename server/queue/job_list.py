@@ -120,5 +120,5 @@ def primary_metrics(connection: Connection, rows: Sequence[JobRow]) -> dict[int,
 
 def _ranking_metric(row: JobRow) -> str:
     """Return the metric that the job's result names, or, without a result, that of its task."""
-    metric: str = (row["result"] or {}).get("metric") or TASKS[DEFAULT_TASK].metric
-    return metric
+    metric = (row["result"] or {}).get("metric")
+    return metric if isinstance(metric, str) and metric else TASKS[DEFAULT_TASK].metric

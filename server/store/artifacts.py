@@ -5,11 +5,13 @@ When rows and files change together, the rows change first, so that no row names
 """
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
+from gan_mhe.files import sha256_file
 from gan_mhe.records.run_dir import RunDir
 from server.clock import now_ms
 from server.errors import NotFound, NotReady
@@ -26,11 +28,13 @@ from server.store.rows import (
     fetch_all,
     fetch_one,
 )
-from server.store.sqlite import upsert
+from server.store.sqlite import pieces, upsert
 
 AVAILABLE: Final = "available"
 REJECTED: Final = "rejected"
 PRUNED: Final = "pruned"
+MAX_CHECKPOINTS = 10_000
+"""Most checkpoints of one job that are listed. Beyond, the oldest of those that are no longer kept are left out."""
 CHECKPOINT_FILES = ("tensors.safetensors", "manifest.json")
 PNG = "image/png"
 
@@ -109,6 +113,25 @@ def blob_path(settings: Settings, row: FileRow) -> Path:
     return path
 
 
+def content_path(settings: Settings, row: SampleRow | BlobRow) -> Path:
+    """Return the path of a row's file. Raises NotFound as `blob_path`, and if the file has other content by now."""
+    path = blob_path(settings, row)
+    if content_sha256(path) != row["sha256"]:
+        raise NotFound("the file is no longer kept: it has other content")
+    return path
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read again only after it was changed. Raises OSError."""
+    status = path.stat()
+    return _sha256_of(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _sha256_of(path: Path, _number: int, _size: int, _changed_at: int) -> str:
+    return sha256_file(path)
+
+
 def checkpoint_files(settings: Settings, row: CheckpointRow) -> dict[str, Path]:
     """Return the files of an available checkpoint by name.
 
@@ -168,7 +191,18 @@ def add_checkpoint(connection: Connection, row: NewCheckpointRow) -> str:
     checkpoint_id = before["id"] if before is not None and same_content else new_id("ckpt")
     connection.execute(delete(_checkpoints).where(same_step))
     connection.execute(_checkpoints.insert(), {**row, "id": checkpoint_id})
+    _drop_oldest_checkpoints(connection, row["job_id"])
     return checkpoint_id
+
+
+def _drop_oldest_checkpoints(connection: Connection, job_id: str) -> None:
+    """Delete the rows of pruned checkpoints below the newest MAX_CHECKPOINTS steps."""
+    mine = _checkpoints.c.job_id == job_id
+    newest = select(_checkpoints.c.step).where(mine).order_by(_checkpoints.c.step.desc())
+    oldest_listed = connection.execute(newest.offset(MAX_CHECKPOINTS - 1).limit(1)).scalar()
+    if oldest_listed is not None:
+        old = (mine, _checkpoints.c.step < oldest_listed, _checkpoints.c.status == PRUNED)
+        connection.execute(delete(_checkpoints).where(*old))
 
 
 def reject_checkpoint(connection: Connection, job_id: str, step: int) -> None:
@@ -210,12 +244,13 @@ def _drop_samples(connection: Connection, job_id: str, which: ColumnElement[bool
 
 def _release_blobs(connection: Connection, job_id: str, released: Collection[SampleRow]) -> None:
     """Remove the blobs of dropped grids. If a kept grid has the same hash, the blob then points to that grid's file."""
-    paths = [row["path"] for row in released]
-    connection.execute(delete(_blobs).where(_blobs.c.job_id == job_id, _blobs.c.path.in_(paths)))
-    hashes = {row["sha256"] for row in released}
-    kept = (_samples.c.job_id == job_id, _samples.c.pruned_at.is_(None), _samples.c.sha256.in_(hashes))
-    for row in fetch_all(connection, select(_samples).where(*kept), SampleRow):
-        add_blob(connection, job_id, row["sha256"], row["path"], PNG, row["size_bytes"])
+    for rows in pieces(released):
+        paths = [row["path"] for row in rows]
+        connection.execute(delete(_blobs).where(_blobs.c.job_id == job_id, _blobs.c.path.in_(paths)))
+    for hashes in pieces({row["sha256"] for row in released}):
+        kept = (_samples.c.job_id == job_id, _samples.c.pruned_at.is_(None), _samples.c.sha256.in_(hashes))
+        for row in fetch_all(connection, select(_samples).where(*kept), SampleRow):
+            add_blob(connection, job_id, row["sha256"], row["path"], PNG, row["size_bytes"])
 
 
 # Pruning.
@@ -223,18 +258,23 @@ def _release_blobs(connection: Connection, job_id: str, released: Collection[Sam
 
 def prune_samples(connection: Connection, job_id: str, steps: Sequence[int]) -> list[str]:
     """Mark the grids of these steps as pruned. Returns their paths, which the caller deletes after the commit."""
-    which = (_samples.c.job_id == job_id, _samples.c.step.in_(steps), _samples.c.pruned_at.is_(None))
-    pruned = fetch_all(connection, select(_samples).where(*which), SampleRow)
-    connection.execute(update(_samples).where(*which).values(pruned_at=now_ms()))
+    pruned: list[SampleRow] = []
+    for piece in pieces(steps):
+        which = (_samples.c.job_id == job_id, _samples.c.step.in_(piece), _samples.c.pruned_at.is_(None))
+        pruned += fetch_all(connection, select(_samples).where(*which), SampleRow)
+        connection.execute(update(_samples).where(*which).values(pruned_at=now_ms()))
     _release_blobs(connection, job_id, pruned)
     return [row["path"] for row in pruned]
 
 
 def prune_checkpoints(connection: Connection, job_id: str, steps: Sequence[int]) -> list[str]:
     """Mark the checkpoints of these steps as pruned. Returns their paths, which the caller deletes after the commit."""
-    which = (_checkpoints.c.job_id == job_id, _checkpoints.c.step.in_(steps), _checkpoints.c.status == AVAILABLE)
-    change = update(_checkpoints).where(*which).values(status=PRUNED).returning(_checkpoints.c.path)
-    return list(connection.execute(change).scalars())
+    paths: list[str] = []
+    for piece in pieces(steps):
+        which = (_checkpoints.c.job_id == job_id, _checkpoints.c.step.in_(piece), _checkpoints.c.status == AVAILABLE)
+        change = update(_checkpoints).where(*which).values(status=PRUNED).returning(_checkpoints.c.path)
+        paths += connection.execute(change).scalars()
+    return paths
 
 
 def mark_pruned_checkpoints(connection: Connection, settings: Settings, job_id: str) -> None:

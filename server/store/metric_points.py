@@ -6,13 +6,12 @@ read; and one summary per metric, for lists of jobs. Blocks and summaries cover 
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypedDict
 
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Select,
     and_,
     case,
     cast,
@@ -27,9 +26,11 @@ from sqlalchemy import Integer as SqlInteger
 from gan_mhe.evaluation.metrics import METRICS
 from server.store import tables
 from server.store.rows import JobRow, MetricSummaryRow, fetch_all
-from server.store.sqlite import upsert
+from server.store.sqlite import pieces, upsert
 
 BLOCK_STEPS = 64
+MAX_NAMES = 5000
+"""Most metrics of one job. A run has some dozens; lists and answers hold all of them."""
 FINITE, NAN, INFINITY, MINUS_INFINITY = range(4)
 
 Points = Sequence[tuple[int, Mapping[str, float]]]
@@ -69,6 +70,19 @@ def to_json(value: float, kind: int) -> float | str:
     return _JSON_NAMES.get(kind, value)
 
 
+def admit(connection: Connection, job: JobRow, points: Points) -> tuple[Points, bool]:
+    """Return the points without those of names beyond MAX_NAMES, and whether the job has reached this number now."""
+    query = select(_summary.c.name).where(_summary.c.job_seq == job["seq"])
+    known = set(connection.execute(query).scalars())
+    new = [name for name in dict.fromkeys(name for _, values in points for name in values) if name not in known]
+    room = max(MAX_NAMES - len(known), 0)
+    if len(new) < room or not new:
+        return points, False
+    kept = known.union(new[:room])
+    named = ((step, {name: number for name, number in values.items() if name in kept}) for step, values in points)
+    return [(step, values) for step, values in named if values], room > 0
+
+
 def add(connection: Connection, job: JobRow, attempt: int, points: Points) -> None:
     """Add the points that an attempt measured. Adding the same points again changes nothing. attempt: its number."""
     ids = _name_ids(connection, {name for _, values in points for name in values})
@@ -94,21 +108,29 @@ def add(connection: Connection, job: JobRow, attempt: int, points: Points) -> No
 
 def _name_ids(connection: Connection, names: Collection[str]) -> dict[str, int]:
     """Return the ids of metric names; new names get one."""
-    query = select(_names.c.name, _names.c.id).where(_names.c.name.in_(names))
-    found = _pairs(connection, query)
+    found = _known_ids(connection, names)
     new = sorted(set(names) - found.keys())
     if not new:
         return found
     connection.execute(_names.insert(), [{"name": name} for name in new])
-    return _pairs(connection, query)
+    return found | _known_ids(connection, new)
 
 
-def _pairs(connection: Connection, query: Select[str, int]) -> dict[str, int]:
-    return dict(connection.execute(query).all())
+def _known_ids(connection: Connection, names: Collection[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for piece in pieces(names):
+        query = select(_names.c.name, _names.c.id).where(_names.c.name.in_(piece))
+        found.update(dict(connection.execute(query).all()))
+    return found
 
 
 def _recompute_blocks(connection: Connection, job: JobRow, name_ids: Collection[int], first: int, last: int) -> None:
     """Recompute the blocks of the steps from `first` to `last`."""
+    for piece in pieces(name_ids):
+        _recompute_some_blocks(connection, job, piece, first, last)
+
+
+def _recompute_some_blocks(connection: Connection, job: JobRow, name_ids: list[int], first: int, last: int) -> None:
     low, high = first // BLOCK_STEPS, last // BLOCK_STEPS
     mine = (_blocks.c.job_seq == job["seq"], _blocks.c.name_id.in_(name_ids))
     connection.execute(delete(_blocks).where(*mine, _blocks.c.block.between(low, high)))
@@ -145,9 +167,11 @@ def is_nonfinite() -> ColumnElement[int]:
     return cast(_points.c.kind != FINITE, SqlInteger)
 
 
-def _extend_summaries(connection: Connection, job: JobRow, points: Points, names: Iterable[str]) -> None:
-    query = select(_summary).where(_summary.c.job_seq == job["seq"], _summary.c.name.in_(list(names)))
-    summaries = {row["name"]: row for row in fetch_all(connection, query, MetricSummaryRow)}
+def _extend_summaries(connection: Connection, job: JobRow, points: Points, names: Collection[str]) -> None:
+    summaries: dict[str, MetricSummaryRow] = {}
+    for piece in pieces(names):
+        query = select(_summary).where(_summary.c.job_seq == job["seq"], _summary.c.name.in_(piece))
+        summaries |= {row["name"]: row for row in fetch_all(connection, query, MetricSummaryRow)}
     for step, values in points:
         for name, number in values.items():
             _extend(summaries.setdefault(name, _empty_summary(job, name)), step, number)
@@ -189,11 +213,14 @@ def supersede_after(connection: Connection, job: JobRow, step: int) -> None:
     if not found:
         return
     names = {name_id: name for name_id, name, _ in found}
-    mine = (_points.c.job_seq == job["seq"], _points.c.name_id.in_(names))
-    connection.execute(update(_points).where(*mine, _points.c.step > step).values(superseded=True))
+    for piece in pieces(names):
+        mine = (_points.c.job_seq == job["seq"], _points.c.name_id.in_(piece))
+        connection.execute(update(_points).where(*mine, _points.c.step > step).values(superseded=True))
     _recompute_blocks(connection, job, names, step + 1, max(last for _, _, last in found))
     connection.execute(delete(_summary).where(*later))
-    upsert(connection, _summary, _recomputed_summaries(connection, job, names))
+    for piece in pieces(names):
+        recomputed = _recomputed_summaries(connection, job, {name_id: names[name_id] for name_id in piece})
+        upsert(connection, _summary, recomputed)
 
 
 def _recomputed_summaries(connection: Connection, job: JobRow, names: Mapping[int, str]) -> list[MetricSummaryRow]:

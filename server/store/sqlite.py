@@ -2,10 +2,10 @@
 
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
@@ -16,6 +16,9 @@ BUSY_TIMEOUT_MS = 30_000
 _READERS = 8
 _FOLD = "fold_case"
 _STEPS_BETWEEN_LOOKS = 100_000  # steps of SQLite's machine between two looks at the clock: some milliseconds
+_PARAMETERS = 500  # of one statement; the oldest builds allow 999
+
+T = TypeVar("T")
 
 
 def writer_engine(path: Path) -> Engine:
@@ -61,6 +64,13 @@ def _fold(text: str | None) -> str | None:
 def contains_caseless(column: Column[Any], part: str) -> ColumnElement[bool]:
     """The condition that a column's text contains `part`, ignoring case in every alphabet; SQLite's own knows ASCII."""
     return func.instr(getattr(func, _FOLD)(column), _fold(part)) > 0
+
+
+def pieces(values: Collection[T]) -> Iterator[list[T]]:
+    """Split the values of a condition `IN` into as many as one statement may have."""
+    everything = list(values)
+    for start in range(0, len(everything), _PARAMETERS):
+        yield everything[start : start + _PARAMETERS]
 
 
 def set_durable(connection: Any, durable: bool) -> None:

@@ -139,6 +139,16 @@ def test_a_manifest_without_one_of_its_keys_is_refused(copy: Path, key: str) -> 
         checkpoint.load(copy, lineage=LINEAGE)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("step", "7"), ("step", -1), ("lineage", None), ("tensors_sha256", "0" * 64 + "\r\n"), ("notes", [])],
+)
+def test_a_manifest_with_a_value_of_another_type_is_refused(copy: Path, key: str, value: Any) -> None:
+    seal(copy, **{key: value})
+    with pytest.raises(CheckpointError, match=rf"manifest\.json cannot be read: {key}"):
+        checkpoint.load(copy)
+
+
 @pytest.mark.parametrize("name", ["manifest.json", "tensors.safetensors"])
 def test_a_missing_file_is_named(copy: Path, name: str) -> None:
     (copy / name).unlink()

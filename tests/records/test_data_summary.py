@@ -72,5 +72,5 @@ def test_a_wrong_field_is_named(fields: dict[str, Any], named: str) -> None:
 
 
 def test_a_document_that_is_no_table_is_refused() -> None:
-    with pytest.raises(ValueError, match="data: "):
+    with pytest.raises(ValueError, match="input should be a dictionary"):
         DataSummary.from_document([])

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any, get_args
 
@@ -28,23 +27,30 @@ from gan_mhe.records.events import (
     encode,
     encode_number,
 )
+from gan_mhe.records.fields import MAX_NAME, MAX_NAMES, Flag, Name, Names, Number, Numbers, Sha256, Step, Text
 
 EVENT_TYPES = get_args(Event)
-STRATEGIES: Mapping[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(0, 2**60),
-    bool: st.booleans(),
-    int | None: st.none() | st.integers(0, 2**53 - 1),
-    str: st.text() | st.sampled_from(["NaN", "Infinity", "-Infinity"]),
-    float: st.floats(),
-    Mapping[str, float]: st.dictionaries(st.text(), st.floats(), max_size=4),
-    Mapping[str, str]: st.dictionaries(st.text(), st.text(), max_size=4),
-}
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc", "Zl", "Zp", "Cf")), max_size=8) | st.sampled_from(
+    ["NaN", "Infinity", "-Infinity"]
+)
+STEPS = st.integers(0, 2**53 - 1)
+STRATEGIES: tuple[tuple[Any, st.SearchStrategy[Any]], ...] = (  # a list, because types with bounds have no hashes
+    (Step, STEPS),
+    (Flag, st.booleans()),
+    (Step | None, st.none() | STEPS),
+    (Text, st.text() | NAMES),
+    (Name, NAMES),
+    (Sha256, st.text("0123456789abcdef", min_size=64, max_size=64)),
+    (Number, st.floats()),
+    (Numbers, st.dictionaries(NAMES, st.floats(), max_size=4)),
+    (Names, st.dictionaries(NAMES, NAMES, max_size=4)),
+)
 EXAMPLES = (
     Started(0, 100, resumed=False),
     Progress(50, 100, 2.5, 160.0, 20.0),
     Scalars(50, {"d_loss": 1.25, "mhe/layer_1": 0.5}),
-    SampleGrid(50, "samples/step_00000050.png", "ab"),
-    CheckpointSaved(50, "checkpoints/step_00000050", "cd"),
+    SampleGrid(50, "samples/step_00000050.png", "ab" * 32),
+    CheckpointSaved(50, "checkpoints/step_00000050", "cd" * 32),
     Evaluated(50, "final", {"inception_score": 7.5, "fid": math.nan}, "digits-v1", {"fid": "ef"}, 1.5),
     CheckpointRejected(4, 8, "manifest.json is damaged"),
     Notice(0, "the penalty skips layer 7"),
@@ -53,7 +59,10 @@ EXAMPLES = (
 
 
 def events_of(cls: type[Event]) -> st.SearchStrategy[Event]:
-    return st.builds(cls, **{field.name: STRATEGIES[field.type] for field in fields(cls)})
+    strategies = {
+        field.name: next(strategy for kind, strategy in STRATEGIES if kind == field.type) for field in fields(cls)
+    }
+    return st.builds(cls, **strategies)
 
 
 @pytest.mark.parametrize("cls", EVENT_TYPES)
@@ -154,6 +163,40 @@ def test_a_missing_field_is_named(event: Event) -> None:
             decode(document)
 
 
+NOTICE = {"type": "notice", "step": 1, "message": ""}
+SCALARS = {"type": "scalars", "step": 1, "values": {}}
+GRID = encode(SampleGrid(1, "samples/step_00000001.png", "a" * 64))
+
+
+@pytest.mark.parametrize(
+    ("document", "field"),
+    [
+        (NOTICE | {"step": "1"}, "step"),
+        (NOTICE | {"step": True}, "step"),
+        (NOTICE | {"step": 1.5}, "step"),
+        (NOTICE | {"step": -1}, "step"),
+        (NOTICE | {"step": 2**53}, "step"),
+        (NOTICE | {"step": 10**30}, "step"),
+        (NOTICE | {"message": ["x"]}, "message"),
+        (encode(EXAMPLES[0]) | {"resumed": 1}, "resumed"),
+        (encode(EXAMPLES[1]) | {"eta_seconds": "soon"}, "eta_seconds"),
+        (SCALARS | {"values": [["loss", 1.0]]}, "values"),
+        (SCALARS | {"values": {"loss": "abc"}}, "values.loss"),
+        (SCALARS | {"values": {"loss": None}}, "values.loss"),
+        (SCALARS | {"values": {"loss": 10**400}}, "values.loss"),
+        (SCALARS | {"values": {"a" * (MAX_NAME + 1): 1.0}}, "at most 200 characters"),
+        (SCALARS | {"values": {"a\nb": 1.0}}, "control characters"),
+        (SCALARS | {"values": dict.fromkeys(map(str, range(MAX_NAMES + 1)), 1.0)}, "at most 1000 items"),
+        (GRID | {"sha256": "a" * 63}, "sha256"),
+        (GRID | {"sha256": "a" * 64 + "\r\n"}, "sha256"),
+    ],
+)
+def test_a_field_of_another_type_or_out_of_its_bounds_is_named(document: dict[str, Any], field: str) -> None:
+    with pytest.raises(ValueError, match=field) as refused:
+        decode(document)
+    assert len(str(refused.value)) < 400
+
+
 class TestEffective:
     def test_without_a_resume_everything_holds(self) -> None:
         assert list(effective(EXAMPLES)) == list(EXAMPLES)
@@ -162,7 +205,7 @@ class TestEffective:
         said = [
             Started(0, 100, resumed=False),
             Scalars(10, {"loss": 1.0}),
-            CheckpointSaved(20, "checkpoints/step_00000020", "ab"),
+            CheckpointSaved(20, "checkpoints/step_00000020", "ab" * 32),
             Scalars(20, {"loss": 2.0}),
             Scalars(30, {"loss": 3.0}),
             Started(20, 100, resumed=True),
@@ -201,7 +244,7 @@ class TestEffective:
         assert scalars == [(10, 1.0), (20, 3.0)]
 
     def test_a_start_from_the_beginning_voids_everything_before(self) -> None:
-        again = [Started(0, 100, resumed=False), SampleGrid(0, "samples/step_00000000.png", "ab")]
+        again = [Started(0, 100, resumed=False), SampleGrid(0, "samples/step_00000000.png", "ab" * 32)]
         assert list(effective([*again, Scalars(10, {"loss": 1.0}), *again])) == again
 
     def test_steps_never_go_back(self) -> None:

@@ -178,6 +178,33 @@ class TestData:
             run.read_data()
 
 
+class TestForeignFiles:
+    """Files that others have put in the place of a run's."""
+
+    READERS = ("read_config", "read_data", "read_inputs", "read_result", "read_events")
+
+    @pytest.mark.parametrize("reader", READERS)
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 100_000, b"\xff\xfe", b"9" * 5000, None])
+    def test_what_cannot_be_read_is_named(self, run: RunDir, reader: str, content: bytes | None) -> None:
+        run.root.mkdir(exist_ok=True)
+        for path in (run.config, run.data, run.scorer, run.result, run.events):
+            path.unlink(missing_ok=True)
+            path.mkdir() if content is None else path.write_bytes(content + b"\n")
+        with pytest.raises(RunDirError, match=r"cannot be read"):
+            list(getattr(run, reader)() or ())
+
+    @pytest.mark.parametrize("weights", [5, ["x"], "x" * 64, {}])
+    def test_a_hash_of_the_scorer_that_is_none_is_refused(self, run: RunDir, weights: object) -> None:
+        write_json(run.scorer, {"protocol": "digits-v1", "weights_sha256": weights})
+        with pytest.raises(RunDirError, match=r"scorer\.json cannot be read: weights_sha256"):
+            run.read_inputs()
+
+    def test_a_deeply_nested_configuration_is_not_taken_for_another_programs(self, run: RunDir) -> None:
+        run.root.mkdir(exist_ok=True)
+        run.config.write_bytes(b"[" * 100_000)
+        assert not run.is_foreign()
+
+
 class TestArtefacts:
     def test_their_names_are_pinned(self, tmp_path: Path) -> None:
         place = RunDir(tmp_path)
@@ -198,6 +225,11 @@ class TestArtefacts:
         for step in (1_000, 20, 100_000_000, 3):
             place.checkpoint(step).mkdir(parents=True)
         assert place.checkpoint_steps() == [3, 20, 1_000, 100_000_000]
+
+    @pytest.mark.parametrize("name", ["step_²", "step_7", "step_000000007", "step_" + "9" * 17, "step_x", "step_"])
+    def test_a_directory_of_another_name_is_no_checkpoint(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+        assert RunDir(tmp_path).checkpoint_steps() == []
 
     def test_checkpoint_steps_leave_out_temporaries_and_strangers(self, tmp_path: Path) -> None:
         place = RunDir(tmp_path)

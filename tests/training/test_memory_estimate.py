@@ -191,6 +191,18 @@ def test_the_estimate_of_a_huge_batch_is_proportional_to_it(make_config: Configu
     assert larger == pytest.approx(2**32 * large, rel=1e-3)
 
 
+def test_the_latents_of_many_updates_per_step_are_counted(make_config: Configure) -> None:
+    config, one = (wide(make_config, training={"n_dis": n_dis}) for n_dis in (10**6 + 1, 1))
+    latents = 10**6 * 32 * config.generator.latent_dim * 4
+    assert memory_estimate.step_bytes(config, 32) - memory_estimate.step_bytes(one, 32) > latents
+
+
+def test_so_many_updates_per_step_that_nothing_fits_are_refused_by_name(make_config: Configure) -> None:
+    config = make_config(training={"n_dis": 2**50})
+    with pytest.raises(MemoryLimitError, match=f"training.n_dis, now {2**50}"):
+        memory_estimate.check_fits(config, CPU, data_bytes=0)
+
+
 def test_an_estimate_draws_no_random_numbers_and_needs_no_memory(make_config: Configure) -> None:
     config = wide(make_config, "spectral_norm")
     memory_estimate.step_bytes(config, 2)  # loads what torch loads at first use
@@ -235,7 +247,8 @@ def test_networks_too_large_for_any_batch_are_refused_and_their_widths_named(
     leave_free(2**30)
     config = make_config(generator={"width": 8}, discriminator={"width": 0.5})
     with pytest.raises(
-        MemoryLimitError, match=r"even 2 needs about .* generator\.width, now 8, or discriminator\.width, now 0\.5"
+        MemoryLimitError,
+        match=r"even 2 needs .* generator\.width, now 8, discriminator\.width, now 0\.5, or training\.",
     ):
         memory_estimate.check_fits(config, CPU, data_bytes=0)
 

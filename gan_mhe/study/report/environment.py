@@ -1,18 +1,35 @@
 """The environments of a study's runs, which may have been made on several machines."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from gan_mhe.json_text import read_object
+from gan_mhe.records.fields import Name, validated
 from gan_mhe.records.run_dir import RunDir
 
 _SHOWN_DIGITS = 12  # of a revision; data.json has all
 
 
+class _Environment(BaseModel):
+    """The fields that `made_with` names; a run records more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    gan_mhe: Name | None = None
+    python: Name | None = None
+    packages: dict[Name, Name | None] = Field(default_factory=dict, max_length=100)
+    source_revision: Name | None = None
+    device: Name | None = None
+    device_name: Name | None = None
+
+
 def read_environment(run: RunDir) -> dict[str, Any]:
-    """The environment that a run recorded, without its command, which contains paths; empty if there is none."""
+    """The environment that a run recorded, without its command, which contains paths; empty if none can be read."""
     try:
-        document: dict[str, Any] = json.loads(run.environment.read_text())
+        document = read_object(run.environment)
+        validated(_Environment.model_validate, document)
     except (OSError, ValueError):
         return {}
     return {key: value for key, value in document.items() if key != "command"}

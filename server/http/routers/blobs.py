@@ -33,7 +33,7 @@ def get_blob(
     is_png = row["media_type"] == "image/png"
     return send_file(
         request,
-        artifacts.blob_path(service.settings, row),
+        artifacts.content_path(service.settings, row),
         etag=content_etag(sha256),
         media_type=row["media_type"],
         filename=f"{sha256[:16]}.{_SUFFIXES[row['media_type']]}",

@@ -1,9 +1,6 @@
 """Checkpoints: listing, download, sampling and scoring."""
 
-import json
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header
@@ -12,6 +9,9 @@ from fastapi.requests import Request
 from fastapi.responses import JSONResponse, Response
 from sqlalchemy import Connection
 
+from gan_mhe.errors import CheckpointError
+from gan_mhe.records import manifest
+from server.errors import NotReady
 from server.http.auth import holds
 from server.http.dependencies import Answer, OnceDep, Principal, ReadArtifacts, ReadJobs, ServiceDep, WriteJobs
 from server.http.downloads import REVALIDATE, content_etag, send_file
@@ -72,11 +72,14 @@ def get_checkpoint_content(
 ) -> Response:
     """Download all tensors in safetensors format: networks, optimizers, and the moving average if there is one."""
     row = _find(service, principal, checkpoint_id)
-    files = artifacts.checkpoint_files(service.settings, row)
+    tensors = artifacts.checkpoint_files(service.settings, row)[manifest.TENSORS_FILE]
+    stated, found = _manifest(service, row)["tensors_sha256"], artifacts.content_sha256(tensors)
+    if stated != found:
+        raise NotReady(f"the checkpoint {row['id']} is damaged: its tensors have SHA-256 {found}, expected {stated}")
     return send_file(
         request,
-        files["tensors.safetensors"],
-        etag=content_etag(_manifest(files)["tensors_sha256"]),
+        tensors,
+        etag=content_etag(found),
         media_type="application/octet-stream",
         filename=f"{row['job_id']}-step{row['step']}.safetensors",
         cache=REVALIDATE,
@@ -91,16 +94,21 @@ def get_checkpoint_content(
 def get_checkpoint_manifest(checkpoint_id: str, principal: ReadArtifacts, service: ServiceDep) -> dict[str, Any]:
     """Show the manifest: step, digests, hash of the tensors, and the run's notes."""
     row = _find(service, principal, checkpoint_id)
-    return _manifest(artifacts.checkpoint_files(service.settings, row))
+    return _manifest(service, row)
 
 
 def _find(service: Service, principal: Principal, checkpoint_id: str) -> CheckpointRow:
     return service.store.read(lambda connection: artifacts.checkpoint(connection, checkpoint_id, principal.project))
 
 
-def _manifest(files: Mapping[str, Path]) -> dict[str, Any]:
-    manifest: dict[str, Any] = json.loads(files["manifest.json"].read_bytes())
-    return manifest
+def _manifest(service: Service, row: CheckpointRow) -> dict[str, Any]:
+    """The manifest of an available checkpoint, with its hash. Raises NotReady if it is damaged."""
+    path = artifacts.checkpoint_files(service.settings, row)[manifest.MANIFEST_FILE]
+    try:
+        return manifest.read_document(path.parent)
+    except CheckpointError as error:
+        why = str(error).replace(f"{path.parent}/", "")
+        raise NotReady(f"the checkpoint {row['id']} is damaged: {why}") from None
 
 
 @router.post(

@@ -102,7 +102,7 @@ async def animate_samples(
 
     def sources() -> list[tuple[int, FilePath, str]]:
         rows = service.store.read(find)
-        return [(row["step"], artifacts.blob_path(service.settings, row), row["sha256"]) for row in rows]
+        return [(row["step"], artifacts.content_path(service.settings, row), row["sha256"]) for row in rows]
 
     frames = await run_in_threadpool(sources)
     if not frames:
@@ -149,7 +149,7 @@ async def sample_thumbnail(
         return unchanged
     if row["pruned_at"] is not None:
         raise NotReady(f"the grid of step {step} was deleted to save space")
-    source = await run_in_threadpool(artifacts.blob_path, service.settings, row)
+    source = await run_in_threadpool(artifacts.content_path, service.settings, row)
     path = await service.image_cache.thumbnail(source, row["sha256"], int(width))
     filename = f"{job_id}-step{step}-{int(width)}.png"
     return send_file(request, path, etag=etag, media_type="image/png", filename=filename, inline=True, cache=cache)

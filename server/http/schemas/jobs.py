@@ -1,7 +1,7 @@
 """Schemas of jobs. They never contain paths of the server."""
 
-from collections.abc import Mapping
-from typing import Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
@@ -15,6 +15,7 @@ from server.queue.states import TERMINAL, State
 from server.settings import Settings
 from server.store.rows import AttemptRow, JobRow
 
+T = TypeVar("T")
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
 
 
@@ -169,8 +170,8 @@ class Job(BaseModel):
             "executor": None if attempt is None else attempt["executor"],
             "slot": None if attempt is None else attempt["slot"],
             "metric": metric,
-            "scores": None if result is None else Scores.of(result),
-            "data": None if result is None else result.get("data"),
+            "scores": _readable(Scores.of, result),
+            "data": _readable(DataSummary.from_document, (result or {}).get("data")),
             "links": _links(row),
         }
         return cls.model_validate(values)
@@ -202,6 +203,16 @@ def _links(row: JobRow) -> dict[str, str]:
     if row["experiment_id"] is not None:
         links["experiment"] = f"/v1/experiments/{row['experiment_id']}"
     return links
+
+
+def _readable(read: Callable[[Any], T], document: Any) -> T | None:
+    """What `read` makes of a stored document; None if it cannot be read, because one row must not fail a list."""
+    if document is None:
+        return None
+    try:
+        return read(document)
+    except (AttributeError, LookupError, TypeError, ValueError):
+        return None
 
 
 def _label(request: Mapping[str, Any]) -> str | None:

@@ -63,13 +63,21 @@ class Task(BaseModel):
             "checkpoint_id": request.pop("checkpoint_id"),
             "terminal": row["state"] in TERMINAL,
             "request": request,
-            "result": _result(row["result"]),
+            "result": _readable(row["result"]),
             "created_at": rfc3339(row["created_at"]),
             "started_at": optional_rfc3339(row["started_at"]),
             "finished_at": optional_rfc3339(row["finished_at"]),
             "links": {"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
         }
         return cls.model_validate(values)
+
+
+def _readable(result: Mapping[str, Any] | None) -> TaskResult | None:
+    """The result; None if it cannot be read, because one row must not fail a list."""
+    try:
+        return _result(result)
+    except (AttributeError, TypeError, ValueError):
+        return None
 
 
 def _result(result: Mapping[str, Any] | None) -> TaskResult | None:

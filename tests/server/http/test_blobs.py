@@ -6,7 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import Connection
 
-from gan_mhe.files import sha256_bytes
+from gan_mhe.files import atomic_write, sha256_bytes
 from server.queue import queue
 from server.service import Service
 from server.store import artifacts
@@ -37,6 +37,14 @@ def test_a_blob_is_its_content_and_may_be_cached_forever(client: TestClient, ser
     assert response.headers["etag"] == f'"sha256-{digest}"'
     assert response.headers["content-length"] == str(len(CONTENT))
     assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_file_that_has_other_content_by_now_is_not_found(client: TestClient, service: Service) -> None:
+    digest = add(service)
+    [file] = service.settings.job_dir("").glob("*/output/file")
+    atomic_write(file, b"others")
+    response = client.get(f"/v1/blobs/{digest}")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
 
 def test_images_are_shown_inline_and_other_files_downloaded(client: TestClient, service: Service) -> None:

@@ -1,13 +1,12 @@
 """Checkpoints over HTTP: listed and downloaded."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 
-from gan_mhe.files import sha256_bytes
+from gan_mhe.files import canonical_json, sha256_bytes, write_json
 from server.clock import now_ms
 from server.ids import new_id
 from server.queue import queue
@@ -29,12 +28,26 @@ def save(service: Service, job_id: str, step: int, status: str = "available") ->
         directory: Path = service.settings.job_dir(job_id) / path
         directory.mkdir(parents=True)
         (directory / "tensors.safetensors").write_bytes(TENSORS)
-        manifest = {"step": step, "tensors_sha256": sha256_bytes(TENSORS)}
-        (directory / "manifest.json").write_text(json.dumps(manifest))
+        seal(directory, manifest_of(step))
     row = {"id": checkpoint_id, "job_id": job_id, "step": step, "attempt": 1, "sha256": f"{step:064d}", "path": path}
     row |= {"size_bytes": len(TENSORS), "status": status, "created_at": now_ms()}
     service.store.write(lambda c: c.execute(tables.checkpoints.insert().values(row)))
     return checkpoint_id
+
+
+def manifest_of(step: int) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "step": step,
+        "lineage": "a" * 64,
+        "tensors_sha256": sha256_bytes(TENSORS),
+        "notes": {"evaluations": 0},
+    }
+
+
+def seal(directory: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest with the hash of what it says."""
+    write_json(directory / "manifest.json", manifest | {"sha256": sha256_bytes(canonical_json(manifest))})
 
 
 def problem(response: Any, status: int, code: str) -> None:
@@ -81,7 +94,47 @@ def test_a_broken_download_can_be_resumed(client: TestClient, service: Service) 
 def test_a_manifest_is_shown(client: TestClient, service: Service) -> None:
     checkpoint = save(service, submit(service), 20)
     manifest = client.get(f"/v1/checkpoints/{checkpoint}/manifest").json()
-    assert manifest == {"step": 20, "tensors_sha256": sha256_bytes(TENSORS)}
+    assert manifest == manifest_of(20)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tensors_sha256": "0" * 64},
+        {"tensors_sha256": "0" * 64 + "\r\nX: y"},
+        {"tensors_sha256": 5},
+        {"notes": "none"},
+        {"step": 10**30},
+    ],
+)
+def test_a_manifest_that_lies_or_is_none_makes_no_download(
+    client: TestClient, service: Service, change: dict[str, Any]
+) -> None:
+    job = submit(service)
+    checkpoint = save(service, job, 20)
+    seal(service.settings.job_dir(job) / "run/checkpoints/step_00000020", manifest_of(20) | change)
+    response = client.get(f"/v1/checkpoints/{checkpoint}/content")
+    problem(response, 409, "not_ready")
+    assert "etag" not in response.headers and "is damaged" in response.json()["detail"]
+    assert str(service.settings.data_dir) not in response.text
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"[" * 100_000, b"\xff", b'{"step": NaN}'])
+@pytest.mark.parametrize("part", ["content", "manifest"])
+def test_a_manifest_that_is_no_json_is_not_ready(
+    client: TestClient, service: Service, part: str, content: bytes
+) -> None:
+    job = submit(service)
+    checkpoint = save(service, job, 20)
+    (service.settings.job_dir(job) / "run/checkpoints/step_00000020/manifest.json").write_bytes(content)
+    problem(client.get(f"/v1/checkpoints/{checkpoint}/{part}"), 409, "not_ready")
+
+
+def test_tensors_that_are_not_those_of_the_manifest_are_not_downloaded(client: TestClient, service: Service) -> None:
+    job = submit(service)
+    checkpoint = save(service, job, 20)
+    (service.settings.job_dir(job) / "run/checkpoints/step_00000020/tensors.safetensors").write_bytes(b"others")
+    problem(client.get(f"/v1/checkpoints/{checkpoint}/content"), 409, "not_ready")
 
 
 @pytest.mark.parametrize("status", ["pruned", "rejected"])

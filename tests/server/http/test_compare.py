@@ -235,6 +235,15 @@ def test_a_result_of_another_configuration_is_refused(client: TestClient, servic
     assert "seed is 3 in the result, 0 in the configuration" in detail
 
 
+@pytest.mark.parametrize("more", [{"final": [1]}, {"curve": 3}, {"fingerprints": 7}, {"real": "9"}])
+def test_a_result_that_cannot_be_read_is_refused_by_the_jobs_name(
+    client: TestClient, service: Service, more: dict[str, Any]
+) -> None:
+    job = train(service, "mhe", 0, 7.0, more=more)
+    detail = problem(client.get("/v1/compare", params={"job": job}), 422, "invalid_request")
+    assert job in detail and "cannot be read" in detail
+
+
 def test_a_job_that_ended_without_a_final_score_is_listed(client: TestClient, service: Service) -> None:
     scored, diverged = train(service, "mhe", 0, 7.0), train(service, "mhe", 1, 7.0, state=State.FAILED)
     rows = tables.jobs

@@ -386,6 +386,27 @@ def test_the_list_shows_the_metric_that_the_result_of_a_job_names(client: TestCl
     assert (job["metric"]["name"], job["metric"]["latest"]) == ("fid", 30.0)
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        {},
+        {"metric": 5},
+        {"metric": ["fid"]},
+        {"metric": "fid", "final": {"step": "x", "scores": {}}, "data": {"name": 5}},
+        {"metric": "fid", "fingerprints": 7},
+    ],
+)
+def test_a_job_with_a_result_that_cannot_be_read_is_listed_without_scores(
+    client: TestClient, service: Service, result: dict[str, Any]
+) -> None:
+    job_id, other = submit(client)["id"], submit(client, seed=5)["id"]
+    changed = update(tables.jobs).where(tables.jobs.c.id == job_id).values(result=result)
+    service.store.write(lambda c: c.execute(changed))
+    jobs = {job["id"]: job for job in client.get("/v1/jobs").json()["data"]}
+    assert jobs.keys() == {job_id, other}
+    assert (jobs[job_id]["scores"], jobs[job_id]["data"]) == (None, None)
+
+
 def test_tasks_are_not_among_the_jobs(client: TestClient, service: Service) -> None:
     new = queue.NewJob(project="default", kind="sample", request={}, request_sha256="0")
     task = service.store.write(lambda c: queue.create(c, new))

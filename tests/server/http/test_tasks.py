@@ -72,6 +72,13 @@ def problem(response: Any, status: int, code: str) -> list[dict[str, Any]]:
 # Sampling.
 
 
+def test_a_task_with_a_result_that_cannot_be_read_is_shown_without_it(client: TestClient, service: Service) -> None:
+    task = draw(client, checkpoint(service)).json()["id"]
+    finish(service, task, {"sha256": 5, "size_bytes": "many"})
+    response = client.get(f"/v1/tasks/{task}")
+    assert (response.status_code, response.json()["result"]) == (200, None)
+
+
 def test_sampling_creates_a_task(client: TestClient, service: Service) -> None:
     source = checkpoint(service)
     response = draw(client, source, n=16, seed=7, truncation=1.5, format="npz")

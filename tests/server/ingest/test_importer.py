@@ -280,7 +280,13 @@ class TestRefusal:
             ("final", {"step": "x", "scores": {"fid": 1.0}}),
             ("real", {"fid": [1]}),
             ("best", {"step": 20, "scores": {"inception_score": "abc"}}),
+            ("best", {"step": 20, "scores": {"inception_score": 1e101}}),
             ("train_seconds", "long"),
+            ("train_seconds", "Infinity"),
+            ("evaluations", True),
+            ("step", -1),
+            ("seed", 10**30),
+            ("status", 7),
             ("curve", [{"step": 20, "scores": {"fid": None}}]),
             ("message", None),
         ],
@@ -341,6 +347,41 @@ class TestRefusal:
         with pytest.raises(InvalidRequest, match="neither a directory nor a plain file"):
             take()
 
+    def test_of_folders_in_each_other_without_end(self, put: Put, take: Take) -> None:
+        run = put()
+        run.root.joinpath(*["a"] * 12).mkdir(parents=True)
+        with pytest.raises(InvalidRequest, match="at most 8 folders in each other"):
+            take()
+
+    @pytest.mark.parametrize("file", ["result.json", "data.json", "scorer.json", "config.json"])
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5000, None])
+    def test_of_what_cannot_be_parsed(self, put: Put, take: Take, file: str, content: bytes | None) -> None:
+        path = put().root / file
+        path.unlink(missing_ok=True)
+        path.mkdir() if content is None else path.write_bytes(content)
+        with pytest.raises(InvalidRequest, match=rf"{file}"):
+            take()
+
+    @pytest.mark.parametrize(
+        ("section", "key", "value"),
+        [("training", "steps", 10**30), ("training", "steps", 1e17), ("checkpoint", "keep_last", 2**63)],
+    )
+    def test_of_an_integer_that_no_column_holds(
+        self, put: Put, take: Take, section: str, key: str, value: float
+    ) -> None:
+        run = put()
+        document = json.loads(run.config.read_bytes())
+        document[section][key] = value
+        run.config.write_text(json.dumps(document))
+        with pytest.raises(InvalidRequest, match=f"{section}.{key}: expected an integer of at most"):
+            take()
+
+    def test_of_a_variant_with_a_long_name(self, put: Put, take: Take) -> None:
+        run = put()
+        run.config.write_text(json.dumps(json.loads(run.config.read_bytes()) | {"variant": "x" * 1000}))
+        with pytest.raises(InvalidRequest, match="variant: string should have at most 40 characters"):
+            take()
+
     def test_while_a_trainer_writes_to_it(self, put: Put, take: Take, settings: Settings) -> None:
         run = put()
         with run.locked(), pytest.raises(NotReady, match="in use by another process") as error:
@@ -365,6 +406,12 @@ class TestImportable:
         ]
         assert (found[0]["variant"], found[0]["seed"], found[0]["total_steps"]) == ("mhe", 3, 20)
         assert str(settings.inbox) not in json.dumps(found)
+
+    def test_lists_a_directory_whose_name_is_no_text(self, settings: Settings) -> None:
+        settings.inbox.mkdir()
+        os.mkdir(os.fsencode(settings.inbox) + b"/run-\xff")
+        [found] = importer.importable(settings)
+        assert found["name"] == "run-\\udcff" and "name: expected" in found["problem"]
 
     def test_is_empty_without_an_inbox(self, settings: Settings) -> None:
         assert importer.importable(settings) == []

@@ -41,6 +41,7 @@ from gan_mhe.records.recorder import Recorder
 from server import crash_points
 from server.clock import now_ms
 from server.executors.base import Slot
+from server.images import render
 from server.ingest import indexer, run_events, tail
 from server.ingest.indexer import Indexer
 from server.queue import queue
@@ -805,10 +806,16 @@ class TestDamage:
             b'{"seq": 1, "type": "scalars", "step": 1' + b"0" * 30 + b', "values": {"a": 1}}',
             b'{"seq": 1, "type": "scalars", "step": 1, "values": [1]}',
             b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a": "high"}}',
-            b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a\\ud800": 1}}',
+            b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a": 1' + b"0" * 400 + b"}}",
+            b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a": NaN}}',
+            b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a\\u0000": 1}}',
+            b'{"seq": 1, "type": "scalars", "step": 1, "values": {%s}}'
+            % b", ".join(b'"%d": 1' % number for number in range(1001)),
+            b'{"seq": 1, "type": "checkpoint_saved", "step": 1, "path": "", "sha256": "c\\r\\n"}',
+            b'{"seq": 1, "type": "notice", "step": true, "message": ""}',
+            b'{"seq": 1, "type": "notice", "step": 1, "message": ' + b"[" * 65 + b"]" * 65 + b"}",
             b'{"seq": 1, "type": "scalars", "step": 1, "values": {"' + b"a" * 300 + b'": 1}}',
             EVALUATED % b'"a": 5',
-            EVALUATED % b'"a": "\\ud800"',
             EVALUATED % (b'"a": "' + b"a" * 300 + b'"'),
             b'{"seq": "1", "type": "notice", "step": 1, "message": ""}',
             b'{"seq": true, "type": "notice", "step": 1, "message": ""}',
@@ -827,6 +834,68 @@ class TestDamage:
         assert notice.startswith("line 1 of the run's journal cannot be read: ")
         assert [row["step"] for row in job.rows(tables.metric_points)] == [2]
         assert job.row()["events_seq"] == 3
+
+    def test_half_of_a_surrogate_pair_is_stored_as_a_question_mark(self, job: Job, reader: Indexer) -> None:
+        job.says(started())
+        job.appends(b'{"seq": 1, "type": "scalars", "step": 1, "values": {"a\\ud800": 1}}\n')
+        reader.poll()
+        latest = job.store.read(lambda c: metric_history.latest(c, job.row()))
+        assert [row["name"] for row in latest] == ["a?"]
+
+    def test_names_beyond_the_bound_are_left_out_and_said_once(
+        self, job: Job, reader: Indexer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(metric_points, "MAX_NAMES", 3)
+        job.says(started())
+        for step in range(3):
+            job.says(Scalars(step, dict.fromkeys("abcde", 1.0)), Scalars(step, {"z": 1.0}))
+            reader.poll()
+        assert notices(job) == ["the run reports 3 metrics; further names are left out"]
+        named = {name for row in job.journal("metric.batch") for point in row["points"] for name in point["values"]}
+        assert named == {"a", "b", "c"}
+
+    @pytest.mark.parametrize(
+        "time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01", "9999-12-31", 5, None]
+    )
+    def test_a_time_that_cannot_be_shown_becomes_the_present(self, time: Any) -> None:
+        line = json.dumps({"seq": 0, "time": time, **encode(Notice(1, ""))}).encode()
+        assert abs(run_events.parse(line).time - now_ms()) < 3_600_000
+
+    @pytest.mark.parametrize(("width", "height"), [(0, 0), (0, 5), (2**32 - 1, 2**32 - 1), (2**13, 2**13 + 1)])
+    def test_a_grid_of_an_impossible_size_is_passed_over(
+        self, job: Job, reader: Indexer, width: int, height: int
+    ) -> None:
+        header = png().replace(struct.pack(">II", 8, 4), struct.pack(">II", width, height))
+        job.says(started(), job.draws(0, header))
+        reader.poll()
+        assert job.rows(tables.samples) == []
+        assert len(notices(job)) == 1 and "sample grid of step 0" in notices(job)[0]
+
+    def test_a_long_message_is_cut(self, job: Job, reader: Indexer) -> None:
+        job.says(started(), Notice(0, "x" * 200_000))
+        reader.poll()
+        reader.poll()
+        assert len(notices(job)[0]) < 11_000
+
+    def test_an_error_that_nobody_foresaw_is_said_once_and_leaves_other_jobs_alone(
+        self, store: Store, settings: Settings, reader: Indexer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        broken, whole = Job(store, settings), Job(store, settings)
+        broken.says(started())
+        whole.says(started())
+        read = run_events.Ingest.read
+
+        def fail(self: run_events.Ingest, lines: Sequence[bytes | None]) -> None:
+            if self._job["id"] == broken.id:
+                raise RuntimeError("unforeseen")
+            read(self, lines)
+
+        monkeypatch.setattr(run_events.Ingest, "read", fail)
+        for _ in range(3):
+            reader.poll()
+        reader.drain(broken.id)
+        assert notices(broken) == ["the run's files cannot be read further; the service's log says why"]
+        assert whole.row()["state"] == "running"
 
     def test_missing_lines_are_said_once(self, job: Job, reader: Indexer) -> None:
         job.says(started())
@@ -942,6 +1011,10 @@ def test_an_error_with_one_job_does_not_keep_the_others_from_being_read(
         reader.poll()
     assert [error.__notes__ for error in raised.value.exceptions] == [[f"job {job.id}"]]
     assert (job.row()["state"], other.row()["state"]) == ("starting", "running")
+
+
+def test_a_grid_may_have_as_many_pixels_as_are_rendered() -> None:
+    assert run_events.MAX_GRID_PIXELS == render.MAX_PIXELS
 
 
 def test_a_poll_passes_over_jobs_without_an_attempt(job: Job, reader: Indexer) -> None:

@@ -1,17 +1,21 @@
 """Grids, checkpoints and blobs as rows: found by those who may, and never a file outside the job."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, select
 
+from gan_mhe.files import atomic_write, sha256_bytes
 from server.errors import NotFound, NotReady
 from server.queue import queue, removal
 from server.settings import Settings
 from server.store import artifacts, tables
+from server.store.rows import NewCheckpointRow, SampleRow
 from server.store.store import Store
+from tests.support.few_parameters import few_parameters
 
 
 def new_job(store: Store, project: str = "p") -> str:
@@ -19,8 +23,8 @@ def new_job(store: Store, project: str = "p") -> str:
     return str(store.write(lambda connection: queue.create(connection, new))["id"])
 
 
-def add_sample(store: Store, job_id: str, step: int, sha256: str = "a" * 64) -> None:
-    row = {
+def sample_row(job_id: str, step: int, sha256: str = "a" * 64) -> SampleRow:
+    return {
         "job_id": job_id,
         "step": step,
         "attempt": 1,
@@ -32,11 +36,14 @@ def add_sample(store: Store, job_id: str, step: int, sha256: str = "a" * 64) -> 
         "created_at": 0,
         "pruned_at": None,
     }
-    store.write(lambda connection: artifacts.add_sample(connection, row))
 
 
-def add_checkpoint(store: Store, job_id: str, step: int, sha256: str = "c" * 64) -> str:
-    row = {
+def add_sample(store: Store, job_id: str, step: int, sha256: str = "a" * 64) -> None:
+    store.write(lambda connection: artifacts.add_sample(connection, sample_row(job_id, step, sha256)))
+
+
+def checkpoint_row(job_id: str, step: int, sha256: str = "c" * 64) -> NewCheckpointRow:
+    return {
         "job_id": job_id,
         "step": step,
         "attempt": 1,
@@ -46,7 +53,10 @@ def add_checkpoint(store: Store, job_id: str, step: int, sha256: str = "c" * 64)
         "status": "available",
         "created_at": 0,
     }
-    return store.write(lambda connection: artifacts.add_checkpoint(connection, row))
+
+
+def add_checkpoint(store: Store, job_id: str, step: int, sha256: str = "c" * 64) -> str:
+    return store.write(lambda connection: artifacts.add_checkpoint(connection, checkpoint_row(job_id, step, sha256)))
 
 
 def blobs(store: Store, job_id: str) -> dict[str, str]:
@@ -205,3 +215,55 @@ class TestPaths:
     def test_a_checkpoint_that_is_not_available_is_not_to_be_had(self, settings: Settings, status: str) -> None:
         with pytest.raises(NotReady, match=f"ckpt_x is {status}"):
             artifacts.checkpoint_files(settings, {"id": "ckpt_x", "job_id": "job_x", "path": "run", "status": status})
+
+    def test_content_is_found_until_it_is_changed(self, settings: Settings, row: Mapping[str, Any]) -> None:
+        known = {**row, "sha256": sha256_bytes(b"picture")}
+        path = artifacts.content_path(settings, known)
+        assert path.read_bytes() == b"picture"
+        atomic_write(path, b"another")
+        with pytest.raises(NotFound, match="other content"):
+            artifacts.content_path(settings, known)
+
+
+class TestMany:
+    """More rows than one statement of SQLite may have parameters."""
+
+    COUNT = 1200
+
+    def test_grids_are_pruned_and_discarded(self, store: Store) -> None:
+        job = new_job(store)
+        store.write(few_parameters)
+
+        def add(connection: Connection) -> None:
+            for step in range(self.COUNT):
+                artifacts.add_sample(connection, sample_row(job, step, f"{step:064d}"))
+
+        store.write(add)
+        steps = range(0, self.COUNT, 2)
+        assert len(store.write(lambda c: artifacts.prune_samples(c, job, steps))) == len(steps)
+        store.write(lambda c: artifacts.discard_after(c, job, -1))
+        assert store.read(lambda c: artifacts.samples(c, job, after=-1, limit=9)) == []
+        with pytest.raises(NotFound):
+            store.read(lambda c: artifacts.blob(c, f"{1:064d}", "p"))
+
+    def test_checkpoints_are_pruned(self, store: Store) -> None:
+        job = new_job(store)
+        store.write(few_parameters)
+
+        def add(connection: Connection) -> None:
+            for step in range(self.COUNT):
+                artifacts.add_checkpoint(connection, checkpoint_row(job, step))
+
+        store.write(add)
+        assert len(store.write(lambda c: artifacts.prune_checkpoints(c, job, range(self.COUNT)))) == self.COUNT
+
+    def test_checkpoints_beyond_the_bound_are_no_longer_listed_unless_they_are_kept(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(artifacts, "MAX_CHECKPOINTS", 3)
+        job = new_job(store)
+        for step in range(6):
+            row = checkpoint_row(job, step)
+            row["status"] = artifacts.AVAILABLE if step == 0 else artifacts.PRUNED
+            store.write(partial(artifacts.add_checkpoint, row=row))
+        assert [row["step"] for row in store.read(lambda c: artifacts.checkpoints(c, job))] == [0, 3, 4, 5]

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, func, select
 
 from server.queue import queue, removal
-from server.store import tables
+from server.store import metric_points, tables
+from server.store.rows import JobRow
 from server.store.store import Store
+from tests.support.few_parameters import few_parameters
 from tests.support.metrics import (
     DENSE,
     WIDE,
@@ -139,3 +141,41 @@ def test_deleting_a_job_deletes_its_numbers(store: Store) -> None:
     for table in (tables.metric_points, tables.metric_blocks, tables.metric_summary):
         count = select(func.count()).select_from(table)
         assert store.read(lambda connection, count=count: connection.execute(count).scalar_one()) == 0
+
+
+class TestNames:
+    """More of them than one statement of SQLite may have parameters."""
+
+    def names(self, count: int) -> dict[str, float]:
+        return {f"n{number}": float(number) for number in range(count)}
+
+    def test_many_at_one_step_are_stored_and_superseded(self, store: Store) -> None:
+        job, values = new_job(store), self.names(1200)
+        store.write(few_parameters)
+        store.write(lambda c: metric_points.add(c, job, 1, [(1, {"n0": 5.0}), (2, values)]))
+        assert {name: row["value"] for name, row in latest(store, job).items()} == values
+        supersede(store, job, 1)
+        assert {name: row["value"] for name, row in latest(store, job).items()} == {"n0": 5.0}
+
+    def admit(self, store: Store, job: JobRow, values: dict[str, float]) -> tuple[int, bool]:
+        """The number of names that were admitted and stored, and whether that is the first time that some are not."""
+
+        def work(connection: Connection) -> tuple[int, bool]:
+            points, full = metric_points.admit(connection, job, [(1, values)])
+            metric_points.add(connection, job, 1, points)
+            return sum(len(row) for _, row in points), full
+
+        return store.write(work)
+
+    def test_beyond_the_bound_are_left_out_and_said_once(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metric_points, "MAX_NAMES", 10)
+        job = new_job(store)
+        assert self.admit(store, job, self.names(9)) == (9, False)
+        assert self.admit(store, job, self.names(12)) == (10, True)
+        assert self.admit(store, job, self.names(12)) == (10, False)
+        assert len(latest(store, job)) == 10
+
+    def test_are_counted_job_by_job(self, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metric_points, "MAX_NAMES", 10)
+        for _ in range(2):
+            assert self.admit(store, new_job(store), self.names(9)) == (9, False)
