@@ -21,6 +21,7 @@ from server.http.routers import (
     compare,
     events,
     experiments,
+    forks,
     imports,
     jobs,
     logs,
@@ -59,6 +60,7 @@ TAGS = [
 
 ROUTERS = (
     jobs.router,
+    forks.router,
     experiments.router,
     events.router,
     streams.router,

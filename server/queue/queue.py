@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Unpack
 
-from sqlalchemy import ColumnElement, Connection, Select, case, delete, func, or_, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
 from server.clock import now_ms
 from server.errors import InvalidTransition, NotFound, RevisionMismatch, StaleWriter
-from server.executors.base import Handle, Slot
 from server.ids import new_id
 from server.queue.states import LIVE, TERMINAL, Reason, State, legal
 from server.store import journal, tables
@@ -335,49 +334,6 @@ def overdue(connection: Connection) -> list[JobRow]:
     return fetch_all(connection, select(_jobs).where(*late), JobRow)
 
 
-def any_queued(connection: Connection, *, due: bool = False) -> bool:
-    """Return whether any job is queued. due: only those count that may start now."""
-    query = select(_jobs.c.seq).where(_jobs.c.state == State.QUEUED, *([_is_due()] if due else [])).limit(1)
-    return connection.execute(query).first() is not None
-
-
-def wanted(connection: Connection, slots: Sequence[Slot]) -> list[Slot]:
-    """Return those of the slots for which a job is waiting."""
-    return [slot for slot in slots if connection.execute(_first_waiting(slot)).first() is not None]
-
-
-def claim(connection: Connection, slots: Sequence[Slot], executor: str) -> list[tuple[JobRow, AttemptRow, Slot]]:
-    """Give each free slot the first waiting job that fits it. The job becomes `starting`, with a new lease epoch."""
-    claimed = []
-    for slot in slots:
-        job = fetch_one(connection, _first_waiting(slot), JobRow)
-        if job is None:
-            continue
-        number = job["attempts"] + 1
-        epoch = job["lease_epoch"] + 1
-        job = move(connection, job, State.STARTING, lease_epoch=epoch, attempts=number, not_before=None)
-        attempt_id = new_id("att")
-        values = {
-            "id": attempt_id,
-            "job_id": job["id"],
-            "number": number,
-            "epoch": epoch,
-            "executor": executor,
-            "slot": slot.name,
-            "live": True,
-            "created_at": now_ms(),
-        }
-        connection.execute(_attempts.insert().values(values))
-        claimed.append((job, attempt(connection, attempt_id), slot))
-    return claimed
-
-
-def launched(connection: Connection, attempt_id: str, handle: Handle) -> None:
-    """Store the handle by which the executor identifies an attempt that it has started."""
-    values = {"handle": dict(handle), "started_at": now_ms()}
-    connection.execute(update(_attempts).where(_attempts.c.id == attempt_id).values(values))
-
-
 def requeue(
     connection: Connection,
     job: JobRow,
@@ -400,15 +356,3 @@ def requeue(
         "eta_seconds": None,
     }
     return move(connection, job, State.QUEUED, epoch=epoch, **requeued)
-
-
-def _first_waiting(slot: Slot) -> Select[Any]:
-    device = "cuda" if slot.device.startswith("cuda") else "cpu"
-    fits = _jobs.c.kind == TRAIN if slot.purpose == "train" else _jobs.c.kind != TRAIN
-    query = select(_jobs).where(_jobs.c.state == State.QUEUED, fits, _jobs.c.device.in_(("auto", device)), _is_due())
-    return query.order_by(_jobs.c.rank, _jobs.c.seq).limit(1)
-
-
-def _is_due() -> ColumnElement[bool]:
-    now, at = now_ms(), _jobs.c.not_before
-    return or_(at.is_(None), at <= now, at > now + round(1000 * LONGEST_DELAY_SECONDS))

@@ -21,7 +21,7 @@ from server.crash_points import crash_point
 from server.errors import InvalidTransition
 from server.executors.base import Executor, ExitRecord, Handle, LaunchError, LaunchSpec, Observation, Signal
 from server.ingest import retention, trash
-from server.queue import queue, worker_request
+from server.queue import claims, queue, worker_request
 from server.queue.public_text import public_text
 from server.queue.queue import TRAIN, StopMode
 from server.queue.states import TERMINAL, Reason, State
@@ -152,7 +152,7 @@ class Scheduler:
         allowance = self._breaker.allowance()
         claimed = self._claim(allowance) if allowance != 0 else []
         errors = self._for_each(self._start, claimed)
-        if allowance and not claimed and not self._store.read(queue.any_queued):
+        if allowance and not claimed and not self._store.read(claims.any_queued):
             self._breaker.nothing_waits()
         self._report.problem(self._breaker.problem)
         return errors
@@ -316,15 +316,15 @@ class Scheduler:
 
     def _claim(self, most: int | None) -> list[tuple[AttemptRow, JobRow]]:
         """New attempts of waiting jobs for the free slots, at most so many (None: for all)."""
-        if not self._store.read(lambda connection: queue.any_queued(connection, due=True)):
+        if not self._store.read(lambda connection: claims.any_queued(connection, due=True)):
             return []
         taken = {attempt["slot"] for attempt, _ in self._store.read(queue.live_attempts)}
         free = [slot for slot in self._executor.inventory() if slot.available and slot.name not in taken]
-        slots = self._store.read(lambda connection: queue.wanted(connection, free))[:most]
+        slots = self._store.read(lambda connection: claims.wanted(connection, free))[:most]
         if not slots:
             return []
         name = self._executor.name
-        claimed = self._store.write(lambda connection: queue.claim(connection, slots, name), name="claim")
+        claimed = self._store.write(lambda connection: claims.claim(connection, slots, name), name="claim")
         return [(attempt, job) for job, attempt, _ in claimed]
 
     def _start(self, attempt: AttemptRow, job: JobRow) -> None:
@@ -348,7 +348,7 @@ class Scheduler:
             return
         crash_point("launch.after_start")
         known = handle
-        self._store.write(lambda connection: queue.launched(connection, attempt["id"], known))
+        self._store.write(lambda connection: claims.launched(connection, attempt["id"], known))
 
     def _spec(self, attempt: AttemptRow, job: JobRow) -> LaunchSpec:
         """The launch of an attempt. Raises LaunchError if its slot no longer exists.

@@ -23,7 +23,7 @@ from server import startup
 from server.app import ROUTERS
 from server.clock import now_ms
 from server.ids import new_id
-from server.queue import admission, experiments, queue
+from server.queue import admission, claims, experiments, queue
 from server.queue.admission import Operator, Source
 from server.queue.states import State
 from server.service import Service
@@ -68,7 +68,7 @@ def names(service: Service) -> Names:
 
     def populate(connection: Connection) -> Names:
         running = make(connection)
-        [(claimed, _, _)] = queue.claim(connection, executor.inventory()[:1], executor.name)
+        [(claimed, _, _)] = claims.claim(connection, executor.inventory()[:1], executor.name)
         queue.move(connection, claimed, State.RUNNING)
         ended = {state.value: make(connection, state) for state in (State.FAILED, State.CANCELLED)}
         mine = make(connection, State.SUCCEEDED, result=scored("a" * 64))

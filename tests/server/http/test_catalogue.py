@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from gan_mhe.config import documents
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.variants import VARIANTS
-from server.queue import queue
+from server.queue import claims, queue
 from server.service import Service
 from tests.support.fake_executor import FakeExecutor
 
@@ -89,7 +89,7 @@ def test_slots_show_their_jobs_to_the_jobs_project_only(
     own = client.post("/v1/jobs", json={"preset": "debug_cpu"}).json()["id"]
     other = queue.NewJob(project="other", request={}, request_sha256="0")
     service.store.write(lambda c: queue.create(c, other))
-    service.store.write(lambda c: queue.claim(c, executor.inventory()[:2], executor.name))
+    service.store.write(lambda c: claims.claim(c, executor.inventory()[:2], executor.name))
     slots = data(client, "/v1/system/slots")
     assert (slots["cpu0"]["busy"], slots["cpu0"]["job_id"]) == (True, own)
     assert (slots["cpu1"]["busy"], slots["cpu1"]["job_id"], slots["cpu1"]["attempt_id"]) == (True, None, None)

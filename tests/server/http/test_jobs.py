@@ -16,7 +16,7 @@ from gan_mhe.config import compose, documents
 from server import clock, startup
 from server.clock import now_ms
 from server.ids import is_id, new_id
-from server.queue import queue
+from server.queue import claims, queue
 from server.queue.states import Reason, State
 from server.service import Service
 from server.store import artifacts, removals, tables
@@ -40,7 +40,7 @@ def move(service: Service, job_id: str, *states: State, **changes: Any) -> None:
 
 def run_attempt(service: Service, executor: FakeExecutor) -> None:
     """Assign the first queued job to a slot, as the scheduler would."""
-    service.store.write(lambda c: queue.claim(c, executor.inventory()[:1], executor.name))
+    service.store.write(lambda c: claims.claim(c, executor.inventory()[:1], executor.name))
 
 
 def add_checkpoint(service: Service, job_id: str, step: int, status: str = "available") -> str:

@@ -35,7 +35,7 @@ from server.app import ROUTERS
 from server.clock import now_ms
 from server.http.errors import CODES
 from server.ids import new_id
-from server.queue import admission, experiments, queue
+from server.queue import admission, claims, experiments, queue
 from server.queue.admission import Operator, Source
 from server.queue.states import TERMINAL, Reason, State
 from server.service import Service
@@ -118,7 +118,7 @@ def ids(service: Service, executor: FakeExecutor) -> Ids:
         done = make(connection, State.SUCCEEDED, result=RESULT, step=20, exit_code=0)
         checkpoint = leave_artifacts(connection, service, done)
         running = make(connection, State.QUEUED)
-        queue.claim(connection, executor.inventory()[:1], executor.name)
+        claims.claim(connection, executor.inventory()[:1], executor.name)
         queue.move(connection, queue.get(connection, running["id"]), State.RUNNING)
         others = [make(connection, state) for state in (State.QUEUED, State.PAUSED, State.CANCELLED)]
         failed = make(connection, State.FAILED, reason=Reason.DIVERGED, message="a loss was NaN", result=RESULT)

@@ -44,7 +44,7 @@ from server.executors.base import Slot
 from server.images import render
 from server.ingest import indexer, run_events, tail
 from server.ingest.indexer import Indexer
-from server.queue import queue
+from server.queue import claims, queue
 from server.queue.states import State
 from server.settings import Settings
 from server.store import artifacts, journal, metric_history, metric_points, tables
@@ -86,7 +86,7 @@ class Job:
         self.console = self.directory / "console.log"
 
     def claim(self) -> None:
-        self.store.write(lambda connection: queue.claim(connection, [SLOT], "fake"))
+        self.store.write(lambda connection: claims.claim(connection, [SLOT], "fake"))
 
     def requeue(self) -> None:
         """The attempt has died; the next one starts."""

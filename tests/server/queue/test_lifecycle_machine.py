@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from server.errors import InvalidTransition
 from server.executors.base import Slot
-from server.queue import queue, removal
+from server.queue import claims, queue, removal
 from server.queue.states import LIVE, TERMINAL, State, legal
 from server.store import tables
 from tests.support.world import World
@@ -119,7 +119,7 @@ class Lifecycle(RuleBasedStateMachine):
     @rule()
     def server_dies_between_claim_and_launch(self) -> None:
         slots = [slot for slot in self.world.executor.slots if slot.name not in self._slots_in_use()]
-        self.world.store.write(lambda connection: queue.claim(connection, slots, "fake"))
+        self.world.store.write(lambda connection: claims.claim(connection, slots, "fake"))
         self.world.restart()
 
     @rule(reason=st.sampled_from([None, None, "no more processes"]))

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, event, select
 from server.errors import InvalidTransition, NotFound, RevisionMismatch
 from server.executors.base import Slot
 from server.ids import new_id
-from server.queue import queue, removal
+from server.queue import claims, queue, removal
 from server.queue.queue import PRIORITY_STEP_MS
 from server.queue.states import Reason, State
 from server.store import journal, tables
@@ -18,7 +18,7 @@ CPU, GPU, TASK = Slot("cpu0", "cpu", "train"), Slot("cuda1/0", "cuda:1", "train"
 
 
 def claim(world: World, *slots: Slot) -> list[str]:
-    claimed = world.store.write(lambda connection: queue.claim(connection, slots, "fake"))
+    claimed = world.store.write(lambda connection: claims.claim(connection, slots, "fake"))
     return [job["id"] for job, _, _ in claimed]
 
 
@@ -146,7 +146,7 @@ class TestSlots:
 
     def test_slots_for_which_nothing_waits_are_not_wanted(self, world: World) -> None:
         world.submit(device="cuda")
-        wanted = world.store.read(lambda connection: queue.wanted(connection, [CPU, GPU, TASK]))
+        wanted = world.store.read(lambda connection: claims.wanted(connection, [CPU, GPU, TASK]))
         assert wanted == [GPU]
 
     def test_a_claim_is_an_attempt_with_a_new_epoch(self, world: World) -> None:
