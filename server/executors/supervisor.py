@@ -83,7 +83,7 @@ class Supervisor:
         self._started, self._began = _now(), time.monotonic()
         self._cause: Cause = "exit"
         self._allowed_seconds = 0.0  # from the request to stop to the kill
-        self._killed, self._received = False, list[int]()
+        self._killed, self._blocked, self._received = False, False, list[int]()
         self._wake, self._console_end = -1, -1
         self._lease_due = self._renewed = time.monotonic()
         self._wall_at = self._repeat_at = self._kill_at = _NEVER
@@ -104,8 +104,7 @@ class Supervisor:
             self._handle_signals()
             self._renew_lease()
             self._enforce_limits()
-            deadline = min(self._lease_due, self._wall_at, self._repeat_at, self._kill_at)
-            self._wait(max(0.0, deadline - time.monotonic()))
+            self._wait(min(self._lease_due, self._wall_at, self._repeat_at, self._kill_at))
         self._finish()
 
     def _catch_signals(self) -> None:
@@ -207,8 +206,9 @@ class Supervisor:
         lease = {"epoch": self._spec["epoch"], "boottime": boottime, "boot_id": boot_id()}
         try:
             _write_json(self._directory / LEASE, lease, durable=False)
-            self._renewed = now
+            self._renewed, self._blocked = now, False
         except OSError:
+            self._blocked = True
             if now - self._renewed >= ttl:
                 self._request_stop("fenced")
 
@@ -231,10 +231,10 @@ class Supervisor:
         with suppress(ProcessLookupError):  # it may have left its group
             os.killpg(self._trainer.pid, signal.SIGKILL)
 
-    def _wait(self, seconds: float) -> None:
-        """Wait for output, a signal, or the end of the time."""
+    def _wait(self, until: float) -> None:
+        """Wait for output, a signal, or a time on the monotonic clock."""
         ends = [self._wake] if self._console_end < 0 else [self._wake, self._console_end]
-        ready, _, _ = select.select(ends, [], [], seconds)
+        ready, _, _ = select.select(ends, [], [], max(0.0, until - time.monotonic()))
         if self._wake in ready:
             os.read(self._wake, 4096)
         if self._console_end in ready:
@@ -309,6 +309,10 @@ class Supervisor:
         }
         limit = time.monotonic() + _RECORD_SECONDS
         while True:
+            if (
+                self._blocked and record["cause"] == "exit"
+            ):  # nor could the trainer write: its end says nothing of the job
+                record |= {"cause": "fenced", "message": f"{message}; its files could not be written"}
             try:
                 (self._directory / "reserve").unlink(missing_ok=True)
                 _write_json(self._directory / EXIT, record)
@@ -316,8 +320,7 @@ class Supervisor:
             except OSError:
                 if time.monotonic() >= limit:
                     raise
-                if record["cause"] == "exit":  # the trainer could not write either: its end says nothing of the job
-                    record |= {"cause": "fenced", "message": f"{message}; its files could not be written"}
+                self._blocked = True
             self._renew_lease()
             time.sleep(0.1)
 

@@ -1,5 +1,6 @@
 """Full disks, locked databases, diverging trainers, second servers, many identical requests."""
 
+import json
 import sqlite3
 import threading
 import time
@@ -163,6 +164,8 @@ def test_a_running_job_whose_files_cannot_be_written_goes_on_by_itself_without_a
     jobs.rename(aside)
     jobs.write_text("in the way")
     server.wait_until(lambda: trainer not in server.processes())
+    lease = json.loads((aside / job_id / "attempts" / "1" / "lease.json").read_text())["boottime"]
+    server.wait_until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > lease + 1.5)  # its next renewal has failed
     jobs.unlink()
     aside.rename(jobs)
     job = server.wait_for(job_id, "succeeded", "failed")
