@@ -1,4 +1,4 @@
-"""Deletes grids and checkpoints of ended jobs by the operator's rules.
+"""Deletes grids and checkpoints of ended jobs, and what is old in the trash, by the operator's rules.
 
 One transaction marks the rows and lists the files to delete; the files are deleted after it. No row names a missing
 file therefore, and files that a crash left behind are deleted the next time. `apply` is for the thread that launches
@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, delete, func, select
 
 from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.clock import now_ms, wall_ms
+from server.ingest import trash
 from server.queue.states import TERMINAL
 from server.settings import Settings
 from server.store import artifacts, tables
@@ -48,13 +49,17 @@ class _Candidate(TypedDict):
 
 
 def apply(store: Store, settings: Settings) -> None:
-    """Delete the files of ended jobs that the settings do not keep."""
+    """Delete the files of ended and deleted jobs that the settings do not keep."""
     if settings.samples_per_job:
         grids = store.read(lambda connection: _surplus_grids(connection, settings.samples_per_job))
         for job_id, steps in grids.items():
             store.write(partial(_prune, job_id=job_id, steps=steps, prune=artifacts.prune_samples))
+    discarded = trash.contents(settings)
+    if settings.checkpoint_days or discarded:
+        counted = store.write(_count_time, durable=False)
+        trash.empty_old(settings, discarded, counted)
     if settings.checkpoint_days:
-        ended_before = store.write(_count_time, durable=False) - round(settings.checkpoint_days * _DAY_MS)
+        ended_before = counted - round(settings.checkpoint_days * _DAY_MS)
         checkpoints = store.read(lambda connection: _old_checkpoints(connection, ended_before))
         for job_id, steps in checkpoints.items():
             store.write(partial(_prune, job_id=job_id, steps=steps, prune=artifacts.prune_checkpoints))

@@ -16,7 +16,7 @@ import structlog
 
 from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
-from server.clock import now_ms, wall_ms
+from server.clock import now_ms
 from server.errors import NotFound
 from server.ids import is_id
 from server.settings import Settings
@@ -60,10 +60,10 @@ def contents(settings: Settings) -> list[Discarded]:
     return sorted(found, key=lambda each: (each.deleted_at, each.job_id))
 
 
-def empty_old(settings: Settings) -> None:
-    """Delete for good what has been in the trash for `trash_days`."""
-    limit = min(now_ms(), wall_ms()) - settings.trash_days * _DAY_MS  # a clock set forward deletes nothing early
-    empty(settings, [each.job_id for each in contents(settings) if each.deleted_at <= limit], why="old")
+def empty_old(settings: Settings, discarded: Sequence[Discarded], now: int) -> None:
+    """Delete for good those of the trash's contents that have been there for `trash_days`. now: in milliseconds."""
+    limit = now - settings.trash_days * _DAY_MS
+    empty(settings, [each.job_id for each in discarded if each.deleted_at <= limit], why="old")
 
 
 def empty_oldest(settings: Settings) -> bool:

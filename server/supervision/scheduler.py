@@ -34,7 +34,6 @@ from server.supervision.breaker import Breaker
 from server.supervision.machine import Machine
 
 _HOUSEKEEPING_SECONDS = 60.0
-_CLOCK_IS_SET_SECONDS = 3600.0
 _DEADLINES_SECONDS = 1.0
 _STOP_NOW_SECONDS = 5.0
 _KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace, the scheduler this much later
@@ -96,8 +95,7 @@ class Scheduler:
         self._breaker = Breaker(self._machine.problem, clock)
         self._report = reports.Machine()
         self._watches: dict[str, _Watch] = {}
-        # A machine may boot with a wrong clock: what is deleted for its age waits until that has been set.
-        self._due: dict[str, float] = {"_delete_old": clock() + _CLOCK_IS_SET_SECONDS}
+        self._due: dict[str, float] = {}
         self._last_round = -math.inf
 
     def poll(self) -> None:
@@ -112,7 +110,6 @@ class Scheduler:
             lambda: self._every(_DEADLINES_SECONDS, self._cancel_overdue),
             self._start_waiting,
             lambda: self._every(_HOUSEKEEPING_SECONDS, self._keep_house),
-            lambda: self._every(_HOUSEKEEPING_SECONDS, self._delete_old),
         )
         errors: list[Exception] = []
         complete = True
@@ -159,11 +156,8 @@ class Scheduler:
 
     def _keep_house(self) -> None:
         self._report.stepped(stepped_seconds())
-        self._store.tidy()
-
-    def _delete_old(self) -> None:
         retention.apply(self._store, self._settings)
-        trash.empty_old(self._settings)
+        self._store.tidy()
 
     def _every(self, seconds: float, task: Callable[[], None]) -> None:
         """Do a task if that is due; a task that failed stays due."""

