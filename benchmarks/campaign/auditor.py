@@ -85,22 +85,17 @@ class Auditor:
             if job["state"] != "succeeded" or arm is None or job["id"] in self._equal:
                 continue
             story = Story(RunDir(self._service.data_dir / "jobs" / job["id"] / "run"))
-            different = self._differences(job["id"], story, self._twins.of(arm))
-            report.failures += [f"{job['id']} ({arm.name}): {what} not those of the unbroken run" for what in different]
+            twin = self._twins.of(arm)
+            different = story.differences(twin)
+            if self._history(job["id"], sorted(twin.scalars)) != twin.scalars:
+                different.append("metrics of the API")
+            report.failures += [
+                f"{job['id']} ({arm.name}): {what}: not those of the unbroken run" for what in different
+            ]
             report.compared += 1
             if not different:
                 self._equal.add(job["id"])
                 self._ledger.close(job["id"])
-
-    def _differences(self, job_id: str, story: Story, twin: Story) -> list[str]:
-        pairs = {
-            "the result is": (story.result, twin.result),
-            "tensors of checkpoints are": (story.tensors, twin.tensors),
-            "samples are": (story.samples, twin.samples),
-            "scalars of the run directory are": (story.scalars, twin.scalars),
-            "metrics of the API are": (self._history(job_id, sorted(twin.scalars)), twin.scalars),
-        }
-        return [what for what, (found, expected) in pairs.items() if found != expected]
 
     def _history(self, job_id: str, names: Sequence[str]) -> dict[str, dict[int, Any]]:
         """All effective points of the given metrics, as the API has them."""

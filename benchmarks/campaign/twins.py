@@ -113,6 +113,16 @@ class Story:
                     found.setdefault(name, {})[event.step] = encode_number(value)
         return found
 
+    def differences(self, other: "Story") -> list[str]:
+        """What is not equal, in words; empty if the runs are equal in every bit."""
+        parts = {
+            "result": (self.result, other.result),
+            "tensors": (self.tensors, other.tensors),
+            "samples": (self.samples, other.samples),
+            "scalars": (self.scalars, other.scalars),
+        }
+        return [what for what, (mine, theirs) in parts.items() if mine != theirs]
+
 
 @dataclass
 class Twins:
