@@ -28,7 +28,7 @@ SETTLE_SECONDS = 240.0
 
 _LATEST_MOMENT_SECONDS = 10.0  # after the submission; the jobs train for longer
 _ASK_SECONDS = 0.5
-_ENDED = ("succeeded", "failed", "cancelled")
+_UNSETTLED = ("queued", "starting", "running", "pausing", "paused", "recovering", "cancelling", "failed")
 Faults = (AssertionError, OSError, httpx2.HTTPError, Refused, RuntimeError, subprocess.SubprocessError, ValueError)
 
 
@@ -72,6 +72,8 @@ class Campaign:
         self._twins = Twins(out / "twins", arms)
         self.service = Service(out / "data", out / "clock")
         self._ledger = Ledger(out / "data")
+        self._retried: set[str] = set()
+        self._failed: set[str] = set()  # twice, and left alone since
         self._auditor = Auditor(self.service, self._ledger, self._twins)
 
     def start(self) -> None:
@@ -159,32 +161,34 @@ class Campaign:
         return False
 
     def _settle(self, scene: Scene, harm: Harm, done: Round) -> None:
-        """Wait until every job has ended, resume what waits for a person, and note what failed."""
-        began, complained = time.monotonic(), set[str]()
-
-        def ended() -> bool:
-            jobs = self.service.jobs()
+        """Wait until every job has ended."""
+        began, resumed = time.monotonic(), set[str]()
+        while jobs := [job for job in self.service.jobs(_UNSETTLED) if job["id"] not in self._failed]:
             for job in jobs:
-                why = f"{job['id']} is {job['state']} ({job['reason']}: {job['message']})"
-                if job["state"] == "paused":
-                    if not harm.pauses and job["id"] not in complained:
-                        done.failures.append(f"{why}, and nobody paused it")
-                    complained.add(job["id"])
-                    # A flood's cancelled jobs come back paused from their runs; nobody wants them.
-                    self.service.act(job["id"], "resume" if job["id"] in self._ledger.arms else "cancel")
-                elif job["state"] == "failed" and job["id"] not in complained:
-                    complained.add(job["id"])
-                    done.failures.append(why)
-                    self.service.act(job["id"], "retry")
-            return all(job["state"] in _ENDED for job in jobs)
-
-        while not ended():
-            assert time.monotonic() < began + SETTLE_SECONDS, "jobs have not ended in time"
+                self._help(job, harm, resumed, done)
+            assert time.monotonic() < began + SETTLE_SECONDS, f"not ended: {[_described(job) for job in jobs]}"
             time.sleep(_ASK_SECONDS)
         done.settled_seconds = round(time.monotonic() - began, 1)
         known = {job["id"] for job in self.service.jobs()}
         if not harm.forgets:
             done.failures += [f"{job_id} has vanished" for job_id in scene.jobs if job_id not in known]
+
+    def _help(self, job: dict[str, Any], harm: Harm, resumed: set[str], done: Round) -> None:
+        """Do what a person does with a job that waits for one, and note it if the harm is no reason to wait."""
+        job_id = job["id"]
+        if job["state"] == "paused":
+            if not harm.pauses and job_id not in resumed:
+                done.failures.append(f"{_described(job)}, and nobody paused it")
+            resumed.add(job_id)
+            # A flood's cancelled jobs come back paused from their runs; nobody wants them.
+            self.service.act(job_id, "resume" if job_id in self._ledger.arms else "cancel")
+        elif job["state"] == "failed":
+            done.failures.append(_described(job))
+            if job_id in self._retried:
+                self._failed.add(job_id)
+            else:
+                self._retried.add(job_id)
+                self.service.act(job_id, "retry")
 
     def _audit(self, scene: Scene, harm: Harm, done: Round) -> None:
         if done.detail:  # the harm was done as planned
@@ -207,3 +211,7 @@ class Campaign:
         except Faults as error:
             done.failures.append(f"the service is lost: {type(error).__name__}: {error}")
             done.answers = False
+
+
+def _described(job: dict[str, Any]) -> str:
+    return f"{job['id']} is {job['state']} ({job['reason']}: {job['message']})"

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,17 +130,18 @@ class Service(Server):
             timeout=120,
         )
 
-    def jobs(self) -> list[dict[str, Any]]:
-        """All jobs, as the API lists them."""
+    def jobs(self, states: Sequence[str] = ()) -> list[dict[str, Any]]:
+        """All jobs, or those in the given states, as the API lists them."""
         found: list[dict[str, Any]] = []
-        options: dict[str, Any] = {"limit": 200}
+        options: dict[str, Any] = {"limit": 200, "state": list(states)}
         while True:
             answer = self.request("GET", "/v1/jobs", params=options)
             assert answer.status_code == 200, f"GET /v1/jobs answers {answer.status_code}: {answer.text[:200]}"
             found += answer.json()["data"]
-            options["cursor"] = answer.json()["next_cursor"]
-            if options["cursor"] is None:
+            following = answer.json()["next_cursor"]
+            if following is None:
                 return found
+            options["cursor"] = following
 
     def attempts(self) -> list[tuple[str, int, int]]:
         """Job, supervisor and trainer of each attempt of which both processes run."""

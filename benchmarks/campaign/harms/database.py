@@ -7,9 +7,12 @@ import shutil
 import sqlite3
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import httpx2
 
 from benchmarks.campaign.harms.base import Harm, Scene
 from benchmarks.campaign.service import Refused, Service
@@ -21,7 +24,7 @@ Loss = Literal["deleted", "emptied", "renamed"]
 
 
 class LockedDatabase(Harm):
-    """Another program holds the write lock for some seconds; reads go on, and a submission waits."""
+    """Another program holds the write lock for some seconds; reads go on, and a change waits for its end."""
 
     group = "database"
     name = "database locked"
@@ -29,12 +32,20 @@ class LockedDatabase(Harm):
     def inflict(self, scene: Scene) -> str:
         other = sqlite3.connect(_database(scene.service), isolation_level=None, timeout=30)
         other.execute("BEGIN IMMEDIATE")
-        try:
-            scene.service.jobs()
-            return f"for {scene.pause(2.0, 12.0):.1f} s"
-        finally:
-            other.execute("ROLLBACK")
-            other.close()
+        with ThreadPoolExecutor(1) as pool:
+            change = pool.submit(self._rename, scene)
+            try:
+                scene.service.jobs()
+                seconds = scene.pause(2.0, 12.0)
+            finally:
+                other.execute("ROLLBACK")
+                other.close()
+        answer = change.result()
+        assert answer.status_code == 200, f"the change is answered {answer.status_code}: {answer.text[:200]}"
+        return f"for {seconds:.1f} s"
+
+    def _rename(self, scene: Scene) -> httpx2.Response:
+        return scene.service.request("PATCH", f"/v1/jobs/{scene.jobs[0]}", json={"name": f"locked {scene.number}"})
 
 
 class _Recovered(Harm):
