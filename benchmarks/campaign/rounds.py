@@ -21,8 +21,8 @@ from benchmarks.campaign.twins import Arm, Twins
 from benchmarks.campaign.volume import Volume
 from tests.support.server_process import wait_until
 
-READY_SECONDS = 60.0
-"""Allowed time from the healing to 200 of /readyz."""
+READY_SECONDS = 90.0
+"""Allowed time from the healing to 200 of /readyz, which may wait until a worker has started."""
 SETTLE_SECONDS = 240.0
 """Allowed time from then until all jobs have ended."""
 
