@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+SOAK_MINUTES ?= 60
 WAITING := tests/reliability tests/server/executors tests/server/cli tests/server/streams tests/server/test_serve.py
 
 # Processes that tests start load compiled sources instead of compiling them again.
@@ -20,8 +21,10 @@ test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 $(addprefix --ignore=,$(WAITING))
 	$(BIN)/python -m pytest -n 6 --dist worksteal --durations=10 $(WAITING)
 
+# Each half takes SOAK_MINUTES at most; the campaign finishes and audits the round that is under way.
 soak: $(READY)
-	$(BIN)/python -m pytest -n 0 -m soak
+	timeout $(SOAK_MINUTES)m $(BIN)/python -m pytest -n 0 -m soak
+	$(BIN)/python -m benchmarks.campaign --minutes $(SOAK_MINUTES) --out runs/soak/$(shell date +%Y%m%dT%H%M%S)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
