@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,11 @@ class Service(Server):
             text=True,
             timeout=120,
         )
+
+    @cached_property
+    def commands(self) -> list[str]:
+        """The words of `gan-mhe --help`, the names of all commands among them."""
+        return self.command("--help").stdout.split()
 
     def jobs(self, states: Sequence[str] = ()) -> list[dict[str, Any]]:
         """All jobs, or those in the given states, as the API lists them."""

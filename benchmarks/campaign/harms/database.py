@@ -197,6 +197,5 @@ def _database(service: Service) -> Path:
 
 
 def _lacking_command(service: Service) -> str | None:
-    listed = service.command("--help").stdout.split()
-    lacking = [f"`gan-mhe {name}`" for name in ("backup", "restore", "adopt") if name not in listed]
+    lacking = [f"`gan-mhe {name}`" for name in ("backup", "restore", "adopt") if name not in service.commands]
     return f"this version has no {', '.join(lacking)}" if lacking else None
