@@ -61,5 +61,6 @@ def test_a_server_killed_without_its_log_of_writes_leaves_a_run_that_can_be_adop
     assert (job["attempt"]["number"], job["name"]) == (2, "mine")
     rows = server.rows("SELECT resumed_from_step FROM attempts WHERE job_id = ?", job_id)
     assert all(row["resumed_from_step"] >= 20 for row in rows) and len(rows) == 1
-    assert before.items() <= trained(server).items()
+    grids = {path: sha256 for path, sha256 in before.items() if "/samples/" in path}
+    assert grids and grids.items() <= trained(server).items()
     audit(server)

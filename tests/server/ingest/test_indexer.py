@@ -20,6 +20,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Table, select, update
+from sqlalchemy.exc import OperationalError
 
 from gan_mhe.files import sha256_bytes
 from gan_mhe.records.events import (
@@ -999,14 +1000,19 @@ def test_one_poll_takes_a_bounded_part_of_each_job(job: Job, reader: Indexer) ->
     assert job.row()["events_offset"] == job.run.events.stat().st_size
 
 
-def test_an_error_with_one_job_does_not_keep_the_others_from_being_read(
+def test_an_error_of_the_database_with_one_job_does_not_keep_the_others_from_being_read(
     job: Job, reader: Indexer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def fail_for_one(row: JobRow) -> bool:
+        if row["id"] == job.id:
+            raise OperationalError("UPDATE jobs", {}, Exception("disk I/O error"))
+        return read(row)
+
     other = Job(store, settings)
     for each in (job, other):
         each.says(started())
     read = reader._read_events
-    monkeypatch.setattr(reader, "_read_events", lambda row: 1 / 0 if row["id"] == job.id else read(row))
+    monkeypatch.setattr(reader, "_read_events", fail_for_one)
     with pytest.raises(ExceptionGroup) as raised:
         reader.poll()
     assert [error.__notes__ for error in raised.value.exceptions] == [[f"job {job.id}"]]
