@@ -61,6 +61,8 @@ def load_document(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: expected text in UTF-8, got {error.reason}") from error
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits, nesting without end
+        raise ConfigError(f"{path} is no configuration: expected numbers and nesting of ordinary size") from error
 
 
 def _text(content: bytes) -> str:

@@ -315,6 +315,13 @@ class TestFiles:
         assert {"digits_cnn", "debug_cpu", "cifar10_cnn_official"} <= {path.stem for path in PRESETS.glob("*.toml")}
 
 
+@pytest.mark.parametrize("value", ["[" * 10_000 + "]" * 10_000, "9" * 5000])
+def test_a_file_that_no_parser_is_made_for_is_refused(tmp_path: Path, value: str) -> None:
+    (tmp_path / "run.toml").write_text(f"seed = {value}")
+    with pytest.raises(ConfigError, match=r"run\.toml is no configuration"):
+        load_document(tmp_path / "run.toml")
+
+
 def test_a_run_is_a_composition_of_its_own_document() -> None:
     config = compose(FILE, variant="half_mhe_sn", seed=2)
     assert compose(config.document()) == config

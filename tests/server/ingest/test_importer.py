@@ -286,7 +286,6 @@ class TestRefusal:
             ("evaluations", True),
             ("step", -1),
             ("seed", 10**30),
-            ("status", 7),
             ("curve", [{"step": 20, "scores": {"fid": None}}]),
             ("message", None),
         ],
