@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from gan_mhe.version import __version__
-from server.http import docs, errors
+from server.http import docs, errors, page
 from server.http.head import Head
 from server.http.observability import Metrics, Observation
 from server.http.pagination import Cursors
@@ -27,6 +27,7 @@ from server.http.routers import (
     logs,
     metrics,
     samples,
+    session,
     streams,
     system,
     tasks,
@@ -74,6 +75,7 @@ ROUTERS = (
     imports.router,
     catalogue.router,
     system.router,
+    session.router,
 )
 
 
@@ -120,6 +122,7 @@ def create_app(service: Service) -> Application:
     for router in ROUTERS:
         app.include_router(router, responses=errors.PROBLEMS)
     docs.install(app)
+    page.install(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=service.settings.max_body_bytes)
     app.add_middleware(Hardening, settings=service.settings)
     app.add_middleware(Head)

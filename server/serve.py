@@ -120,7 +120,7 @@ def _url(host: str, port: int) -> str:
 
 def _announce(settings: Settings, path: Path, url: str) -> None:
     write_json(path, {"url": url, "pid": os.getpid()})
-    sys.stdout.write(f"{url}/docs\n")
+    sys.stdout.write(f"{url}/\n")
     sys.stdout.flush()
     if settings.private_files:
         close_to_others(settings.data_dir)  # not earlier: it logs, and the first line is the address

@@ -47,7 +47,7 @@ def run(root: Path, assignments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             say("stopped; run the same command to continue")
             return INTERRUPTED
-    say(f"to explore the results, run gan-mhe serve --data-dir {root} and open its /docs")
+    say(f"to explore the results, run gan-mhe serve --data-dir {root} and open its address")
     return 0 if all(job.state == "succeeded" for job in ended) else FAILURE
 
 
@@ -61,7 +61,7 @@ def _digest(assignments: Sequence[str]) -> str:
 
 def _run_jobs(server: "_Server", root: Path, digest: str, assignments: Sequence[str]) -> list[Job]:
     with Client(server.url(), key="") as client:
-        say(f"API: {client.base_url}/docs  (Ctrl-C stops everything)")
+        say(f"page: {client.base_url}/  (Ctrl-C stops everything)")
         ended = _train(client, server, digest, assignments)
         _report(client, root, ended)
     return ended

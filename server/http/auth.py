@@ -18,6 +18,9 @@ from server.store import keys
 from server.store.rows import KeyRow
 from server.store.store import Store
 
+COOKIE = "__Host-gan-mhe"
+"""The cookie of the page's session; it holds the key. The prefix makes browsers refuse it from other hosts."""
+
 _bearer = HTTPBearer(
     auto_error=False,
     scheme_name="API key",
@@ -104,7 +107,7 @@ class Scope:
 
     def __call__(self, request: Request, credentials: Credentials) -> Principal:
         service = request.app.state.service
-        token = credentials.credentials if credentials else None
+        token = credentials.credentials if credentials else request.cookies.get(COOKIE)
         sign = security.sign_of_proxy(request.headers)
         principal = authenticate(service.store, service.settings, token, sign_of_proxy=sign)
         if not principal.may(self.name):

@@ -10,23 +10,24 @@ const TYPES = [
 /** @typedef {{seq: number, time: string, type: string, data: any}} Event */
 
 /**
- * Follow a job. `onEvent` gets its new events; `onConnection` whether the service is heard ("live", "reconnecting",
- * "ended"). Returns a function that stops.
+ * Follow a job from now on. `onEvent` gets its new events; `onConnection` whether the service is heard: "live",
+ * "reconnecting", "ended", or "again" if it was away for so long that the browser gave up, and events may be missing.
+ * Returns a function that stops.
  * @param {string} jobId
- * @param {number} after the last event that is known
  * @param {(event: Event) => void} onEvent
- * @param {(state: "live" | "reconnecting" | "ended") => void} onConnection
+ * @param {(state: "live" | "reconnecting" | "again" | "ended") => void} onConnection
  * @returns {() => void}
  */
-export function follow(jobId, after, onEvent, onConnection) {
+export function follow(jobId, onEvent, onConnection) {
   /** @type {EventSource | null} */
   let source = null;
   let stopped = false;
   let timer = 0;
 
-  function connect() {
-    source = new EventSource(address(`/v1/jobs/${jobId}/stream?after=${after}`));
-    source.onopen = () => onConnection("live");
+  /** @param {"live" | "again"} state */
+  function connect(state) {
+    source = new EventSource(address(`/v1/jobs/${jobId}/stream?after=${Number.MAX_SAFE_INTEGER}`));
+    source.onopen = () => onConnection(state);
     source.onerror = () => {
       onConnection("reconnecting");
       if (source?.readyState === EventSource.CLOSED) retry();
@@ -38,15 +39,13 @@ export function follow(jobId, after, onEvent, onConnection) {
 
   /** @param {MessageEvent} message */
   function heard(message) {
-    const event = JSON.parse(message.data);
-    after = event.seq;
-    onEvent(event);
+    onEvent(JSON.parse(message.data));
   }
 
   function retry() {
     onConnection("reconnecting");
     clearTimeout(timer);
-    if (!stopped) timer = setTimeout(connect, 1000);
+    if (!stopped) timer = setTimeout(() => connect("again"), 1000);
   }
 
   function end() {
@@ -54,7 +53,7 @@ export function follow(jobId, after, onEvent, onConnection) {
     onConnection("ended");
   }
 
-  connect();
+  connect("live");
   return () => {
     stopped = true;
     clearTimeout(timer);

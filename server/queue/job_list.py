@@ -1,19 +1,20 @@
-"""Pages of training jobs, and the attempts and scores to show with them: one query per page, never one per job."""
+"""Pages of training jobs, and what is shown with them: one query per page, never one per job."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from sqlalchemy import Column, ColumnElement, Connection, Select, and_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, and_, func, select, tuple_
 
 from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.queue.queue import TRAIN
 from server.store import metric_points, sqlite, tables
-from server.store.rows import AttemptRow, JobRow, MetricSummaryRow, RowT, fetch_all
+from server.store.rows import AttemptRow, JobRow, MetricSummaryRow, RowT, SampleRow, fetch_all
 
 Order = Literal["asc", "desc"]
 
-_jobs, _attempts, _labels, _summary = tables.jobs, tables.attempts, tables.job_labels, tables.metric_summary
+_jobs, _attempts, _labels = tables.jobs, tables.attempts, tables.job_labels
+_summary, _samples = tables.metric_summary, tables.samples
 
 
 class PrimaryMetric(TypedDict):
@@ -98,6 +99,14 @@ def newest_attempts(connection: Connection, rows: Sequence[JobRow]) -> dict[str,
     newest = and_(_attempts.c.job_id == _jobs.c.id, _attempts.c.number == _jobs.c.attempts)
     query = select(_attempts).join(_jobs, newest).where(_jobs.c.id.in_([row["id"] for row in rows]))
     return {row["job_id"]: row for row in fetch_all(connection, query, AttemptRow)}
+
+
+def newest_samples(connection: Connection, rows: Sequence[JobRow]) -> dict[str, SampleRow]:
+    """Return the newest grid of each job that has one whose file is kept, by job id."""
+    kept = (_samples.c.job_id.in_([row["id"] for row in rows]), _samples.c.pruned_at.is_(None))
+    newest = select(_samples.c.job_id, func.max(_samples.c.step)).where(*kept).group_by(_samples.c.job_id)
+    query = select(_samples).where(tuple_(_samples.c.job_id, _samples.c.step).in_(newest))
+    return {row["job_id"]: row for row in fetch_all(connection, query, SampleRow)}
 
 
 def primary_metrics(connection: Connection, rows: Sequence[JobRow]) -> dict[int, PrimaryMetric]:

@@ -57,8 +57,8 @@ class Server:
         )
         assert self.process.stdout is not None
         self.first = self.process.stdout.readline().strip()
-        assert self.first.endswith("/docs"), self.process.stderr and self.process.stderr.read()
-        self.url = self.first.removesuffix("/docs")
+        assert self.first.endswith("/"), self.process.stderr and self.process.stderr.read()
+        self.url = self.first.removesuffix("/")
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float, str]:
         """Exit code, seconds until the exit, and the rest of the output."""

@@ -50,10 +50,12 @@ def show(connection: Connection, service: Service, rows: Sequence[JobRow]) -> li
     """Jobs as JSON documents."""
     attempts = job_list.newest_attempts(connection, rows)
     metrics = job_list.primary_metrics(connection, rows)
-    return [
-        Job.of(row, service.settings, attempts.get(row["id"]), metrics.get(row["seq"])).model_dump(mode="json")
+    samples = job_list.newest_samples(connection, rows)
+    found = [
+        Job.of(row, service.settings, attempts.get(row["id"]), metrics.get(row["seq"]), samples.get(row["id"]))
         for row in rows
     ]
+    return [job.model_dump(mode="json") for job in found]
 
 
 def training_job(connection: Connection, job_id: str, project: str) -> JobRow:

@@ -13,7 +13,7 @@ from server.clock import optional_rfc3339, rfc3339
 from server.queue import job_list
 from server.queue.states import TERMINAL, State
 from server.settings import Settings
-from server.store.rows import AttemptRow, JobRow
+from server.store.rows import AttemptRow, JobRow, SampleRow
 
 T = TypeVar("T")
 Number = float | Literal["NaN", "Infinity", "-Infinity"]
@@ -92,6 +92,21 @@ class PrimaryMetric(BaseModel):
     best_step: int | None
 
 
+class NewestSample(BaseModel):
+    """The newest grid of generated images."""
+
+    step: int
+    sha256: str
+    links: dict[str, str]
+
+    @classmethod
+    def of(cls, row: SampleRow) -> Self:
+        """The grid of a database row."""
+        thumbnail = f"/v1/jobs/{row['job_id']}/samples/{row['step']}/thumbnail?sha256={row['sha256']}"
+        links = {"image": f"/v1/blobs/{row['sha256']}", "thumbnail": thumbnail}
+        return cls(step=row["step"], sha256=row["sha256"], links=links)
+
+
 class ForkedFrom(BaseModel):
     """The checkpoint from which the job was forked."""
 
@@ -134,6 +149,7 @@ class Job(BaseModel):
     executor: str | None
     slot: str | None = Field(description="Slot of the newest attempt.")
     metric: PrimaryMetric | None
+    newest_sample: NewestSample | None = Field(description="The newest grid, if there is one.")
     scores: Scores | None = Field(description="Available after the run has ended.")
     data: DataSummary | None = Field(description="What the data set held; available after the run has ended.")
     wall_seconds_limit: float | None
@@ -149,9 +165,14 @@ class Job(BaseModel):
 
     @classmethod
     def of(
-        cls, row: JobRow, settings: Settings, attempt: AttemptRow | None, metric: job_list.PrimaryMetric | None
+        cls,
+        row: JobRow,
+        settings: Settings,
+        attempt: AttemptRow | None,
+        metric: job_list.PrimaryMetric | None,
+        sample: SampleRow | None,
     ) -> Self:
-        """The job of a database row, with the rows of its newest attempt and its primary metric."""
+        """The job of a database row, with the rows of its newest attempt and grid and its primary metric."""
         result = row["result"]
         values = {
             **row,
@@ -170,6 +191,7 @@ class Job(BaseModel):
             "executor": None if attempt is None else attempt["executor"],
             "slot": None if attempt is None else attempt["slot"],
             "metric": metric,
+            "newest_sample": None if sample is None else NewestSample.of(sample),
             "scores": _readable(Scores.of, result),
             "data": _readable(DataSummary.from_document, (result or {}).get("data")),
             "links": _links(row),

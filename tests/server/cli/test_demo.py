@@ -103,13 +103,13 @@ def test_the_demonstration_trains_compares_and_leaves_no_process_and_can_be_repe
     printed, err = process.communicate(timeout=LIMIT_SECONDS)
     assert (process.returncode, err) == (0, "")
     lines = printed.splitlines()
-    assert lines[0].startswith("API: http://127.0.0.1:") and lines[0].endswith("/docs  (Ctrl-C stops everything)")
+    assert lines[0].startswith("page: http://127.0.0.1:") and lines[0].endswith("/  (Ctrl-C stops everything)")
     assert any(re.match(r"mhe_sn seed 0         step \d+/20  ", line) for line in lines)
     grids = [[variant, f"shown/grids/{variant}.png"] for variant in VARIANTS]
     table = lines.index(next(line for line in lines if line.startswith("variant ")))
     assert [line.split() for line in lines[table - 4 : table]] == grids
     assert [line.split()[0] for line in lines[table + 1 : table + 6]] == ["real", *reversed(VARIANTS)]
-    assert lines[-1] == "to explore the results, run gan-mhe serve --data-dir shown and open its /docs"
+    assert lines[-1] == "to explore the results, run gan-mhe serve --data-dir shown and open its address"
     for variant in VARIANTS:
         assert (tmp_path / "shown" / "grids" / f"{variant}.png").read_bytes().startswith(b"\x89PNG")
     assert left_over(tmp_path) == set()

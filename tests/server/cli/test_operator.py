@@ -149,7 +149,7 @@ def test_a_service_announces_its_address_requires_the_key_and_stops_on_request(
     process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
-        url = process.stdout.readline().strip().removesuffix("/docs")
+        url = process.stdout.readline().strip().removesuffix("/")
         assert json.loads((tmp_path / "gan-mhe-data" / "server.json").read_text())["url"] == url
         with Client(url, key=token) as client:
             assert list(client.jobs()) == []

@@ -1,0 +1,38 @@
+// The configuration of a run: what was chosen for it first, all of it below.
+
+import { h } from "../dom.js";
+
+const FIRST = ["variant", "training.steps", "training.batch_size", "data.name", "networks.generator", "networks.discriminator",
+  "optimizer.discriminator_lr", "optimizer.generator_lr", "loss.name", "evaluation.protocol", "training.precision"];
+
+/**
+ * @param {any} job
+ * @returns {Element}
+ */
+export function configuration(job) {
+  const all = Object.entries(flat(job.config));
+  const values = Object.fromEntries(all);
+  const cell = Object.entries(job.cell ?? {});
+  return h("div", {},
+    cell.length > 0 && h("p", {}, "In its experiment it differs by ",
+      cell.map(([key, value], index) => [index > 0 && ", ", h("code", {}, `${key} = ${JSON.stringify(value)}`)]), "."),
+    table(FIRST.filter((key) => key in values).map((key) => [key, values[key]])),
+    h("details", {}, h("summary", {}, `All ${all.length} keys`), table(all)));
+}
+
+/** @param {[string, any][]} rows */
+function table(rows) {
+  return h("div", { class: "table" }, h("table", {}, h("tbody", {}, rows.map(([key, value]) =>
+    h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, JSON.stringify(value)))))));
+}
+
+/**
+ * The leaves by dotted key.
+ * @param {any} value
+ * @param {string} [prefix]
+ * @returns {Record<string, any>}
+ */
+function flat(value, prefix = "") {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [prefix]: value };
+  return Object.assign({}, ...Object.entries(value).map(([key, inner]) => flat(inner, prefix ? `${prefix}.${key}` : key)));
+}

@@ -1,0 +1,32 @@
+// The form for a service that requires a key. The key goes into a cookie that no script can read, never into an address.
+
+import { change } from "../api.js";
+import { h } from "../dom.js";
+
+/**
+ * @param {string} why
+ * @param {() => void} onDone
+ * @returns {Element}
+ */
+export function login(why, onDone) {
+  const key = h("input", { type: "password", name: "key", id: "key", required: true, autocomplete: "current-password" });
+  const answer = h("p", { class: "bad", role: "alert" });
+
+  /** @param {SubmitEvent} event */
+  async function submit(event) {
+    event.preventDefault();
+    try {
+      await change("POST", "/session", { key: key.value.trim() });
+      onDone();
+    } catch (error) {
+      answer.textContent = /** @type {Error} */ (error).message;
+    }
+  }
+
+  return h("form", { onsubmit: submit },
+    h("h1", {}, "Sign in"),
+    h("p", {}, "This service requires an API key. The operator creates one with ", h("code", {}, "gan-mhe keys create"), "."),
+    h("p", { class: "muted" }, why),
+    h("p", { class: "row" }, h("label", { for: "key" }, "API key"), key, h("button", { class: "primary" }, "Sign in")),
+    answer);
+}

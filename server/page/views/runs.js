@@ -1,0 +1,183 @@
+// The table of runs: filtered and ordered by the address, a page at a time.
+
+import { address, change, get, Problem } from "../api.js";
+import { fill, h } from "../dom.js";
+import { ago, number } from "../format.js";
+import { link } from "../route.js";
+import { stateMark } from "../parts/state.js";
+
+const PAGE_ROWS = 50;
+const REFRESH_MS = 5000;
+const STATES = ["queued", "starting", "running", "pausing", "paused", "recovering", "cancelling", "succeeded", "failed",
+  "cancelled"];
+
+/**
+ * @param {URLSearchParams} query
+ * @returns {Promise<import("../main.js").View>}
+ */
+export async function runs(query) {
+  /** @type {Set<string>} */
+  const selected = new Set();
+  const body = h("tbody");
+  const note = h("p", { role: "status", class: "muted" });
+  const pages = h("p", { class: "row" });
+  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions for the selected runs" });
+
+  async function refresh() {
+    const page = await get(`/v1/jobs?${parameters(query)}`);
+    fill(body, page.data.map((/** @type {any} */ job) => row(job, selected, drawActions)));
+    fill(pages, ...pageLinks(query, page));
+    if (page.data.length === 0) fill(body, h("tr", {}, h("td", { colspan: 9 }, ...nothing(query))));
+  }
+
+  function drawActions() {
+    const count = selected.size;
+    const chosen = [...selected];
+    fill(actions, h("span", {}, count ? `${count} selected` : "Select runs to act on them."),
+      ["pause", "resume", "retry", "cancel", "delete"].map((name) =>
+        h("button", { type: "button", disabled: count === 0, onclick: () => act(name, chosen) }, name)));
+  }
+
+  /**
+   * @param {string} action
+   * @param {string[]} ids
+   */
+  async function act(action, ids) {
+    if (action === "delete" && !confirm(`Delete ${ids.length} runs? Their files stay in the trash for some days.`)) return;
+    try {
+      const answer = await change("POST", "/v1/jobs:batch", { action, ids });
+      const refused = answer.data.filter((/** @type {any} */ each) => !each.ok);
+      note.textContent = refused.length
+        ? `${ids.length - refused.length} done; ${refused.map((/** @type {any} */ each) => each.problem.detail).join("; ")}`
+        : `${action}: ${ids.length} done`;
+    } catch (error) {
+      note.textContent = /** @type {Error} */ (error).message;
+    }
+    selected.clear();
+    drawActions();
+    await refresh();
+  }
+
+  await refresh();
+  drawActions();
+  const timer = setInterval(() => {
+    if (!document.hidden && selected.size === 0) refresh().catch(passing);
+  }, REFRESH_MS);
+  const element = h("div", {}, h("h1", {}, "Runs"), filters(query), actions, note,
+    h("div", { class: "table" }, h("table", {}, heading(), body)), pages);
+  return { title: "Runs", element, destroy: () => clearInterval(timer) };
+}
+
+/** A round that fails is repeated by the next. @param {Error} error */
+function passing(error) {
+  if (error instanceof Problem && error.status === 401) location.reload();
+}
+
+/** @param {URLSearchParams} query */
+function parameters(query) {
+  const sent = new URLSearchParams({ limit: String(PAGE_ROWS) });
+  for (const name of ["state", "variant", "name", "order", "cursor", "experiment_id"]) {
+    const value = query.get(name);
+    if (value) sent.set(name, value);
+  }
+  return sent;
+}
+
+/** @param {URLSearchParams} query */
+function filters(query) {
+  /** @param {SubmitEvent} event */
+  function submit(event) {
+    event.preventDefault();
+    const form = new FormData(/** @type {HTMLFormElement} */ (event.target));
+    /** @type {Record<string, string>} */
+    const chosen = {};
+    for (const [name, value] of form) if (value) chosen[name] = String(value);
+    location.hash = link([], chosen);
+  }
+
+  const option = (/** @type {string} */ value, /** @type {string} */ text, /** @type {string | null} */ now) =>
+    h("option", { value, selected: value === (now ?? "") }, text);
+  return h("form", { class: "row", onsubmit: submit, "aria-label": "Filters" },
+    h("label", {}, "State ", h("select", { name: "state" }, option("", "any", query.get("state")),
+      STATES.map((state) => option(state, state, query.get("state"))))),
+    h("label", {}, "Variant ", h("input", { name: "variant", size: 14, value: query.get("variant") ?? "" })),
+    h("label", {}, "Name contains ", h("input", { name: "name", size: 14, value: query.get("name") ?? "" })),
+    h("label", {}, "Order ", h("select", { name: "order" }, option("", "newest first", query.get("order")),
+      option("asc", "oldest first", query.get("order")))),
+    h("button", {}, "Show"));
+}
+
+function heading() {
+  return h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Select"),
+    h("th", { scope: "col" }, "Grid"), h("th", { scope: "col" }, "Run"), h("th", { scope: "col" }, "State"),
+    h("th", { scope: "col" }, "Progress"), h("th", { scope: "col", class: "n" }, "Last score"),
+    h("th", { scope: "col", class: "n" }, "Best score"), h("th", { scope: "col", class: "wide" }, "Protocol"),
+    h("th", { scope: "col", class: "wide" }, "Created")));
+}
+
+/**
+ * @param {any} job
+ * @param {Set<string>} selected
+ * @param {() => void} onSelect
+ */
+function row(job, selected, onSelect) {
+  const label = job.name ?? job.id;
+  const choose = h("input", { type: "checkbox", "aria-label": `Select ${label}`, checked: selected.has(job.id),
+    onchange: () => {
+      if (choose.checked) selected.add(job.id);
+      else selected.delete(job.id);
+      onSelect();
+    } });
+  return h("tr", {},
+    h("td", {}, choose),
+    h("td", {}, thumbnail(job)),
+    h("td", { class: "name" }, h("a", { href: link(["jobs", job.id]) }, label), h("br"),
+      h("span", { class: "muted" }, `${job.variant_label ?? job.variant ?? "–"}, seed ${job.seed ?? "–"}`)),
+    h("td", {}, stateMark(job)),
+    h("td", {}, progress(job)),
+    h("td", { class: "n" }, job.metric ? number(job.metric.latest) : "–"),
+    h("td", { class: "n" }, best(job)),
+    h("td", { class: "wide" }, job.config.evaluation?.protocol ?? "–"),
+    h("td", { class: "wide" }, ago(job.created_at)));
+}
+
+/** @param {any} job */
+function best(job) {
+  if (!job.metric || job.metric.best === null) return "–";
+  return `${number(job.metric.best)} at ${job.metric.best_step}`;
+}
+
+/** @param {any} job */
+function progress(job) {
+  const { step, total_steps: total } = job.progress;
+  if (!total) return "–";
+  return [h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }), h("br"),
+    h("span", { class: "muted" }, `${step.toLocaleString("en")} / ${total.toLocaleString("en")}`)];
+}
+
+/** The newest grid, small. @param {any} job */
+function thumbnail(job) {
+  if (!job.newest_sample) return h("span", { class: "thumb" });
+  return h("img", { class: "thumb", alt: `newest samples of ${job.name ?? job.id}`, loading: "lazy", width: 56, height: 56,
+    src: address(`${job.newest_sample.links.thumbnail}&width=64`) });
+}
+
+/**
+ * @param {URLSearchParams} query
+ * @param {any} page
+ */
+function pageLinks(query, page) {
+  const first = new URLSearchParams(query);
+  first.delete("cursor");
+  const next = new URLSearchParams(query);
+  next.set("cursor", page.next_cursor ?? "");
+  return [query.get("cursor") && h("a", { href: link([], first) }, "First page"),
+    page.has_more && h("a", { href: link([], next) }, "Next page")];
+}
+
+/** @param {URLSearchParams} query */
+function nothing(query) {
+  if ([...query.keys()].length) return ["No run matches. ", h("a", { href: "#/" }, "Show all")];
+  return ["No run yet. Submit one with ", h("code", {}, "gan-mhe submit digits_cnn --variants none,mhe_sn --seeds 0,1"),
+    ", or see ", h("a", { href: "docs" }, "the API"), "."];
+}
