@@ -28,6 +28,7 @@ export function address(path) {
  * @returns {Promise<Response>}
  */
 async function send(path, { method = "GET", body, signal } = {}) {
+  /** @type {Record<string, string>} */
   const headers = body === undefined ? {} : { "Content-Type": "application/json" };
   let response;
   try {

@@ -1,6 +1,6 @@
 // Builds DOM nodes. Text is always text: nothing here parses HTML, so that no name or message can become markup.
 
-/** @typedef {Node | string | number | null | undefined | false | Child[]} Child */
+/** @typedef {any} Child A node, text, a number, a list of these; null, undefined and false are nothing. */
 
 /**
  * An element. Attributes that begin with "on" are listeners; `class`, `aria-*` and the like are set as they are; true
