@@ -1,0 +1,181 @@
+// What uPlot is told for one chart: columns, colors, dashes, bands, scales and the marks of values that are not finite.
+
+import uPlot from "../vendor/uPlot.esm.js";
+import { number } from "../format.js";
+import { smoothed, table } from "./columns.js";
+
+/** @typedef {import("./columns.js").Series} Series */
+
+/** @typedef {{text: string, line: string, curves: string[]}} Palette */
+
+/**
+ * How all charts are drawn. `window`: the steps from and to which the user looks, null for all; `last`: the newest step.
+ * @typedef {{log: boolean, smooth: number, window: [number, number] | null, last: number, palette: Palette}} View
+ */
+
+/** @typedef {{onZoom: (window: [number, number] | null) => void, onMove: (chosen: boolean) => void}} Listeners */
+
+/** Curves of one chart: as many as the colors, which stay apart by dashes too. */
+export const MOST_CURVES = 8;
+/** The dashes of each curve in pixels; from the fourth on no curve is told by its color alone. */
+export const DASHES = [[], [], [], [8, 4], [2, 3], [12, 3, 2, 3], [5, 5], [2, 6]];
+/** The marks of values that are not finite, by their words. */
+export const GLYPHS = /** @type {Record<string, string>} */ ({
+  NaN: "×", Infinity: "▲", "-Infinity": "▼", "some non-finite": "◆",
+});
+
+// uPlot's columns of one curve, after the steps: the band's edges first, so that the lines lie above it.
+const PARTS = 4;
+const MARK_PIXELS = 12;
+const STEP_SIZES = Array.from({ length: 42 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
+
+/**
+ * The present colors. The canvas does not follow the style sheet by itself.
+ * @returns {Palette}
+ */
+export function palette() {
+  const style = getComputedStyle(document.documentElement);
+  /** @param {string} name @param {string} other */
+  const read = (name, other) => style.getPropertyValue(name).trim() || other;
+  const curves = Array.from({ length: MOST_CURVES }, (_, index) => read(`--curve-${index}`, "#777777"));
+  return { text: read("--muted", "#777777"), line: read("--curve-grid", "#7773"), curves };
+}
+
+/**
+ * The columns of the series in uPlot's order. The line is the smoothed one if smoothing is on; the raw one stays.
+ * @param {Series[]} all
+ * @param {number} smooth
+ * @returns {any}
+ */
+export function columns(all, smooth) {
+  const { steps, last, min, max } = table(all);
+  /** @type {(number[] | import("./columns.js").Column)[]} */
+  const found = [steps];
+  all.forEach((_, index) => {
+    const raw = last[index];
+    found.push(max[index], min[index], smooth ? raw : raw.map(() => undefined), smooth ? smoothed(raw, smooth) : raw);
+  });
+  return found;
+}
+
+/**
+ * A plot without data. The scale and the curves stay as they are; the rest of the view may change before each drawing.
+ * @param {HTMLElement} host
+ * @param {string[]} names
+ * @param {{view: View, series: () => Series[], log: boolean, sync: string, listeners: Listeners}} given
+ * @returns {any}
+ */
+export function plot(host, names, { view, series, log, sync, listeners }) {
+  const options = {
+    width: Math.max(host.clientWidth, 200), height: 220, legend: { show: false }, padding: [10, 12, 0, 0],
+    scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log) },
+    series: [{}, ...names.flatMap((_, index) => parts(view, index))],
+    bands: names.map((_, index) => band(view, index)),
+    axes: axes(view),
+    cursor: cursor(sync, listeners),
+    hooks: {
+      draw: [(/** @type {any} */ drawn) => mark(drawn, series(), view)],
+      setSelect: [(/** @type {any} */ drawn) => zoom(drawn, listeners)],
+      setCursor: [(/** @type {any} */ drawn) => listeners.onMove(Boolean(drawn.cursor.event))],
+    },
+  };
+  return new /** @type {any} */ (uPlot)(options, [[]], host);
+}
+
+/**
+ * The scale of the values. uPlot knows no range where no value is finite.
+ * @param {boolean} log
+ */
+function valueScale(log) {
+  /** @param {any} _ @param {number | null} min @param {number | null} max */
+  const range = (_, min, max) => {
+    if (min === null || max === null || !Number.isFinite(min) || !Number.isFinite(max)) return log ? [1, 10] : [0, 1];
+    return log ? uPlot.rangeLog(min, max, 10, false) : uPlot.rangeNum(min, max, 0.1, true);
+  };
+  return { distr: log ? 3 : 1, range };
+}
+
+/**
+ * @param {View} view
+ * @param {number} index
+ */
+function parts(view, index) {
+  const color = () => view.palette.curves[index];
+  const edge = { width: 0, stroke: () => "transparent", points: { show: false } };
+  const dash = DASHES[index];
+  const raw = { width: 1, stroke: () => `${color()}66`, points: { show: false } };
+  return [edge, edge, raw, { width: 2, stroke: color, dash, points: { size: 5, fill: color } }];
+}
+
+/**
+ * @param {View} view
+ * @param {number} index
+ */
+function band(view, index) {
+  return { series: [1 + PARTS * index, 2 + PARTS * index], fill: () => `${view.palette.curves[index]}2e` };
+}
+
+/** @param {View} view */
+function axes(view) {
+  const font = "12px system-ui, sans-serif";
+  const shared = {
+    font, stroke: () => view.palette.text, grid: { stroke: () => view.palette.line, width: 1 },
+    ticks: { stroke: () => view.palette.line, width: 1, size: 5 },
+  };
+  /** @param {any} _ @param {(number | null)[]} values */
+  const labels = (_, values) => values.map((value) => (value === null ? "" : number(value)));
+  /** @param {any} _ @param {number[]} values */
+  const steps = (_, values) => values.map((value) => value.toLocaleString("en"));
+  return [{ ...shared, values: steps, incrs: STEP_SIZES, space: 70 }, { ...shared, values: labels, size: 62, space: 32 }];
+}
+
+/**
+ * The cursor, shared by the step with all other charts; selections and double clicks are not, because the view zooms
+ * all charts.
+ * @param {string} sync
+ * @param {Listeners} listeners
+ */
+function cursor(sync, listeners) {
+  return {
+    y: false, points: { show: false }, drag: { x: true, y: false, setScale: false },
+    sync: { key: sync, scales: ["x", null], filters: { pub: (/** @type {string} */ type) => type === "mousemove" } },
+    bind: { dblclick: () => () => { listeners.onZoom(null); return null; } },
+  };
+}
+
+/**
+ * @param {any} drawn
+ * @param {Listeners} listeners
+ */
+function zoom(drawn, listeners) {
+  const { left, width } = drawn.select;
+  if (width < 5) return;
+  const from = Math.max(0, Math.floor(drawn.posToVal(left, "x")));
+  const to = Math.ceil(drawn.posToVal(left + width, "x"));
+  drawn.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+  listeners.onZoom([from, Math.max(to, from + 1)]);
+}
+
+/**
+ * Mark the steps of values that are not finite above the axis, a row for each curve. uPlot itself shows nothing there.
+ * @param {any} drawn
+ * @param {Series[]} all
+ * @param {View} view
+ */
+function mark(drawn, all, view) {
+  const { ctx, bbox } = drawn;
+  const unit = MARK_PIXELS * uPlot.pxRatio;
+  ctx.save();
+  ctx.font = `bold ${unit}px system-ui, sans-serif`;
+  ctx.textAlign = "center";
+  ctx.textBaseline = "alphabetic";
+  all.forEach(({ points }, index) => {
+    ctx.fillStyle = view.palette.curves[index];
+    const y = bbox.top + bbox.height - 2 - index * unit;
+    for (const { word, step } of points) {
+      const x = word ? drawn.valToPos(step, "x", true) : -1;
+      if (word && x >= bbox.left && x <= bbox.left + bbox.width) ctx.fillText(GLYPHS[word] ?? "◆", x, y);
+    }
+  });
+  ctx.restore();
+}
