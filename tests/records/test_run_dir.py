@@ -238,6 +238,14 @@ class TestArtefacts:
             (place.checkpoints / name).mkdir()
         assert place.checkpoint_steps() == [20]
 
+    def test_a_stranger_hides_no_checkpoint_of_the_same_step(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = RunDir(tmp_path)
+        names = [place.checkpoint(20), place.checkpoint(20).with_name("step_000000020")]
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(names))  # the order of a directory is not fixed
+        assert place.checkpoint_steps() == [20]
+
     def test_a_run_without_checkpoints_has_no_steps(self, tmp_path: Path) -> None:
         assert RunDir(tmp_path).checkpoint_steps() == []
 
