@@ -87,6 +87,23 @@ def test_a_clock_that_was_set_deletes_nothing_at_once(
     assert (settings.trash / job_id).exists()
 
 
+def test_a_job_deleted_after_a_year_without_any_goes_after_the_stated_days(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trash.empty(settings, [discard(store, settings)], why="asked")
+    first = discard(store, settings)
+    retention.apply(store, settings)
+    trash.empty(settings, [first], why="asked")
+    retention.apply(store, settings)  # from here on nothing is in the trash
+    next_year = now_ms() + 365 * DAY_MS
+    for module in (retention, trash):
+        monkeypatch.setattr(module, "now_ms", lambda: next_year)
+    monkeypatch.setattr(retention, "wall_ms", lambda: next_year)
+    job_id = discard(store, settings)
+    retention.apply(store, settings)
+    assert store.read(retention._seen) == next_year and (settings.trash / job_id).exists()
+
+
 def test_a_disk_that_is_short_of_space_costs_the_oldest_first(store: Store, settings: Settings) -> None:
     first, second = discard(store, settings), discard(store, settings)
     (settings.trash / f"{first}.json").write_text('{"deleted_at": 1}')
