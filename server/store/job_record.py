@@ -13,8 +13,8 @@ from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
 from gan_mhe.json_text import read_object
 from server.clock import LATEST_MS
-from server.settings import Settings
-from server.store.keys import DEFAULT_PROJECT, MOST_PRIORITY
+from server.settings import MOST_PRIORITY, Settings
+from server.store.keys import DEFAULT_PROJECT
 from server.store.rows import JobRow
 
 NAME = "job.json"

@@ -40,6 +40,8 @@ _KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace, the schedule
 _KILL_AGAIN_SECONDS = 5.0
 _MIB = 2**20
 
+# Failures that say nothing of whether this machine can run attempts.
+_SILENT_CODES = frozenset({"disk_full", "config_invalid"})
 _NEVER_STARTED = ExitRecord(None, None, "stop", "the attempt was not started", {"outcome": "stopped"})
 
 
@@ -278,10 +280,8 @@ class Scheduler:
         def work(connection: Connection) -> JobRow:
             ran = seconds if public is None else public.seconds
             delay = 0.0 if charged else self._breaker.retry_seconds
-            return endings.end(
-                connection, attempt["id"], public, self._limits,
-                seconds=ran, charged=charged, least_delay_seconds=delay,
-            )  # fmt: skip
+            own = {"seconds": ran, "least_delay_seconds": delay}
+            return endings.end(connection, attempt["id"], public, self._limits, charged=charged, **own)
 
         if self._store.write(work)["state"] in TERMINAL:
             self._breaker.ended(attempt["id"], job["id"])
@@ -293,10 +293,7 @@ class Scheduler:
         if fault is not None:
             return self._breaker.failed(attempt["id"], job["id"], fault)
         outcome = {} if record is None else record.outcome or {}
-        if outcome.get("outcome") in ("completed", "failed") and outcome.get("code") not in (
-            "disk_full",
-            "config_invalid",
-        ):
+        if outcome.get("outcome") in ("completed", "failed") and outcome.get("code") not in _SILENT_CODES:
             self._breaker.worked(attempt["id"], job["id"])
         self._breaker.ended(attempt["id"], job["id"])
         return True
