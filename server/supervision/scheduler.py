@@ -62,6 +62,7 @@ class _Watch:
     silent_since: float | None = None
     signalled: dict[Signal, float] = field(default_factory=dict)
     worked: bool = False
+    judged: tuple[ExitRecord | None, bool] | None = None  # how it ended, and whether the job is charged for that
     journal_seq: int = -1
     last_event: float = 0.0
 
@@ -273,7 +274,10 @@ class Scheduler:
         """
         if record is None and (problem := self._unwritable(attempt)) is not None:
             record = ExitRecord(None, None, "unwritable", f"no exit record: {problem}", seconds=seconds)
-        charged = self._judge(attempt, job, record)
+        watch = self._watches.setdefault(attempt["id"], _Watch())
+        if watch.judged is None or watch.judged[0] != record:  # an end that could not be stored is still one fault
+            watch.judged = (record, self._judge(attempt, job, record))
+        charged = watch.judged[1]
         public = None if record is None else self._public(record)
         self._indexer.drain(job["id"])
 
