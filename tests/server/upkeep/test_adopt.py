@@ -74,6 +74,20 @@ def test_the_next_attempt_has_a_new_number_and_a_new_epoch(store: Store, setting
     assert (job(store, job_id)["attempts"], job(store, job_id)["lease_epoch"]) == (4, 6)
 
 
+@pytest.mark.parametrize("epoch", ["1e300", "99999999999999999999", '"x"'])
+def test_an_attempt_without_a_possible_epoch_is_known_by_its_number(
+    store: Store, settings: Settings, epoch: str
+) -> None:
+    job_id = add_run(store, settings)
+    attempts = settings.job_dir(job_id) / "attempts"
+    (attempts / ("9" * 30)).mkdir()
+    (attempts / "3").mkdir()
+    (attempts / "3" / "spec.json").write_text(f'{{"epoch": {epoch}}}')
+    forget(store, job_id)
+    adopt(store, settings)
+    assert (job(store, job_id)["attempts"], job(store, job_id)["lease_epoch"]) == (3, 3)
+
+
 def test_an_unfinished_run_becomes_a_paused_job(store: Store, settings: Settings) -> None:
     job_id = add_run(store, settings)
     RunDir(settings.job_dir(job_id) / "run").result.unlink()
