@@ -142,7 +142,7 @@ class RunDir:
             return None
         try:
             result = read_object(self.result)
-            if not isinstance(result.get("status"), str):
+            if "status" not in result:
                 raise ValueError("expected a JSON object with the text `status`")
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self.result} cannot be read: {reason_of(error)}") from error

@@ -155,7 +155,12 @@ class TestResult:
         write_json(run.result, {"status": "completed", "final": None})
         assert run.read_result() == {"status": "completed", "final": None}
 
-    @pytest.mark.parametrize("content", ['{"status": "comp', "[1]", '"completed"', "{}", '{"status": 1}'])
+    def test_a_field_of_another_type_is_named(self, run: RunDir) -> None:
+        run.result.write_text('{"status": 1}')
+        with pytest.raises(RunDirError, match=r"result\.json is not the result of a run: status: .* got 1"):
+            run.read_result()
+
+    @pytest.mark.parametrize("content", ['{"status": "comp', "[1]", '"completed"', "{}"])
     def test_a_damaged_one_is_named(self, run: RunDir, content: str) -> None:
         run.result.write_text(content)
         with pytest.raises(RunDirError, match=r"result\.json cannot be read"):
