@@ -125,7 +125,7 @@ class Scheduler:
         if complete:
             self._last_round = self._clock()
         if errors:
-            raise ExceptionGroup("some jobs could not be handled", errors)
+            raise ExceptionGroup("parts of a round failed", errors)
 
     def round_age(self) -> float:
         """Seconds since the last complete round."""
