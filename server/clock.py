@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 STEP_SECONDS = 2.0  # a smaller difference is drift
+LATEST_MS = 253_370_764_800_000  # the end of the year 9998: later times from files could not be shown everywhere
 
 
 def _boot_ns() -> int:

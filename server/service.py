@@ -40,9 +40,8 @@ class Service:
         scheduler = Scheduler(store, settings, executor, Indexer(store, settings))
         broker = Broker(store)
         store.subscribe(broker.publish)
-        engine = Engine(scheduler)
-        watch = IntegrityWatch(store, engine.stop)
-        return cls(settings, store, executor, engine, broker, ImageCache(settings.image_cache), watch, lock)
+        watch = IntegrityWatch(store)
+        return cls(settings, store, executor, Engine(scheduler), broker, ImageCache(settings.image_cache), watch, lock)
 
     def start(self) -> None:
         """Start scheduling and reading events, unless the database is damaged: then it is only read."""

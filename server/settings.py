@@ -34,6 +34,9 @@ UserPath = Annotated[Path, AfterValidator(_expanded)]  # may begin with ~, which
 
 _MIB = 2**20
 
+MOST_PRIORITY = 10
+"""The highest priority of a job; the lowest is its negative."""
+
 
 class Settings(BaseSettings):
     """The service's settings. Unknown arguments are errors."""
@@ -102,7 +105,7 @@ class Settings(BaseSettings):
     """Maximum number of jobs in an experiment."""
     max_queued_jobs: Annotated[int, Field(ge=1)] = 20_000
     """Maximum number of queued jobs per project, for keys without a limit of their own."""
-    max_priority: Annotated[int, Field(ge=-10, le=10)] = 10
+    max_priority: Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = MOST_PRIORITY
     """Highest priority of a job, for keys without a limit of their own."""
     max_streams_per_key: Annotated[int, Field(ge=1)] = 2000
     """Maximum number of open event streams per API key, for keys without a limit of their own."""

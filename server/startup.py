@@ -95,8 +95,9 @@ def migrate(store: Store, _settings: Settings) -> None:
 
 
 def refuse_another_machine(store: Store, _settings: Settings) -> None:
-    """StartRefused if a server on another machine uses the database."""
-    store.read(heartbeat.check)
+    """StartRefused if a server on another machine uses the database, which a migration would change under it."""
+    if not store.is_new():
+        store.read(heartbeat.check)
 
 
 def remember_keys(store: Store, settings: Settings) -> None:
@@ -123,5 +124,5 @@ def report_unknown_directories(store: Store, settings: Settings) -> None:
         _log.warning("unknown_directories", count=len(names), first=f"jobs/{names[0]}", advice=advice)
 
 
-_REFUSING: tuple[Step, ...] = (refuse_a_lost_database, examine_database, migrate, refuse_another_machine)
+_REFUSING: tuple[Step, ...] = (refuse_a_lost_database, refuse_another_machine, examine_database, migrate)
 _MENDING: tuple[Step, ...] = (remember_keys, complete_deletions, complete_imports, report_unknown_directories)

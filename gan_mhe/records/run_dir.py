@@ -55,8 +55,7 @@ class RunDir:
     def checkpoint_steps(self) -> list[int]:
         """The steps that have a checkpoint directory, in ascending order."""
         names = (_CHECKPOINT_STEP.fullmatch(path.name) for path in self.checkpoints.glob(f"{_CHECKPOINT_PREFIX}*"))
-        found = {int(name[1]): name[0] for name in names if name}
-        return sorted(step for step, name in found.items() if name == self.checkpoint(step).name)
+        return sorted(int(name[1]) for name in names if name and name[0] == self.checkpoint(int(name[1])).name)
 
     def relative(self, path: Path) -> str:
         """A path relative to the run directory, with forward slashes, as events give it."""
@@ -143,7 +142,7 @@ class RunDir:
             return None
         try:
             result = read_object(self.result)
-            if not isinstance(result.get("status"), str):
+            if "status" not in result:
                 raise ValueError("expected a JSON object with the text `status`")
         except (OSError, ValueError) as error:
             raise RunDirError(f"{self.result} cannot be read: {reason_of(error)}") from error

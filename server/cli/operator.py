@@ -81,9 +81,9 @@ def create_key(
 
     with open_store(data_dir) as store:
         token = keys.create(store, name, project, scope, keys.KeyLimits(max_priority, max_queued_jobs, max_streams))
-        settings_of(data_dir=data_dir).keys_required.touch(mode=0o600)
     print_error("save this key: it cannot be shown again")
     say(token)
+    settings_of(data_dir=data_dir).keys_required.touch(mode=0o600)  # last: the key exists, and is shown whatever fails
 
 
 @keys_app.command("list")

@@ -153,8 +153,10 @@ def empty_trash(
     settings = settings_of(data_dir=data_dir)
     with service_errors():
         chosen = jobs or [each.job_id for each in trash.contents(settings)]
-        trash.empty(settings, chosen, why="asked")
-    print_error(f"{len(chosen)} deleted")
+        deleted = trash.empty(settings, chosen, why="asked")
+    print_error(f"{deleted} deleted")
+    if deleted < len(chosen):
+        raise GanMheError(f"{len(chosen) - deleted} cannot be deleted; `gan-mhe trash list` names what is left")
 
 
 COMMANDS = (backup, restore, adopt, doctor)

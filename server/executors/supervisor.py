@@ -309,9 +309,8 @@ class Supervisor:
         }
         limit = time.monotonic() + _RECORD_SECONDS
         while True:
-            if (
-                self._blocked and record["cause"] == "exit"
-            ):  # nor could the trainer write: its end says nothing of the job
+            # Where the supervisor cannot write, the trainer could not either: its end says nothing of the job.
+            if self._blocked and record["cause"] == "exit":
                 record |= {"cause": "fenced", "message": f"{message}; its files could not be written"}
             try:
                 (self._directory / "reserve").unlink(missing_ok=True)

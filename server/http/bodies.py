@@ -11,7 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from gan_mhe import text
 from server.queue.admission import Source
-from server.store.keys import MOST_PRIORITY
+from server.settings import MOST_PRIORITY
 
 MAX_BATCH = 500
 _MAX_DEPTH = 12

@@ -6,7 +6,6 @@ completes.
 """
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, update
 
 from gan_mhe.comparison.compare import score_of
@@ -27,6 +27,8 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
 from gan_mhe.files import write_json
+from gan_mhe.json_text import read_object
+from gan_mhe.records.fields import Step
 from gan_mhe.records.inputs import Inputs
 from gan_mhe.records.result import contradictions
 from gan_mhe.records.run_dir import RunDir
@@ -46,6 +48,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _MARKER = "import.json"
 _MAX_MESSAGE = 300
 _RECOVERY_SECONDS = 60.0
+_MAX_DIGITS = 9  # of the number of an attempt
+_EPOCH = TypeAdapter[int](Step)
 _MAX_DEPTH = 8  # of folders; a run has two
 _RESULT_KEYS = frozenset({"status", "metric", "final", "best", "real", "protocol"})
 _UNFINISHED = "the imported run is not finished; resume the job to continue it"
@@ -136,9 +140,10 @@ def _complete(store: Store, settings: Settings, indexer: Indexer, marker: Path) 
         if not target.exists():  # nothing was moved yet: the run is still in the inbox
             shutil.rmtree(marker.parent)
         return
-    source = settings.inbox / json.loads(marker.read_bytes())["name"]
-    if source.is_dir() and not target.exists():
-        _move(source, target)
+    name = str(read_object(marker)["name"])
+    if not target.exists():
+        with suppress(NotFound):
+            _move(_entry(settings.inbox, name), target)
     read_in(store, settings, indexer, job_id)
 
 
@@ -303,8 +308,8 @@ def _highest(attempts: Path) -> tuple[int, int]:
     """The number of the newest attempt with a directory and the highest lease epoch: the next must have higher ones."""
     numbers, epochs = [0], [0]
     for path in attempts.glob("*"):
-        if path.name.isdecimal():
+        if path.name.isdecimal() and len(path.name) <= _MAX_DIGITS:
             numbers.append(int(path.name))
-            with suppress(OSError, ValueError, KeyError, TypeError):
-                epochs.append(int(json.loads((path / SPEC).read_bytes())["epoch"]))
+            with suppress(OSError, ValueError, KeyError):
+                epochs.append(_EPOCH.validate_python(read_object(path / SPEC)["epoch"]))
     return max(numbers), max(*numbers, *epochs)

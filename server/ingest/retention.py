@@ -58,6 +58,8 @@ def apply(store: Store, settings: Settings) -> None:
     if settings.checkpoint_days or discarded:
         counted = store.write(_count_time, durable=False)
         trash.empty_old(settings, discarded, counted)
+    elif store.read(_seen) is not None:  # nothing ages: what comes later must not wait until time has caught up
+        store.write(_forget_time, durable=False)
     if settings.checkpoint_days:
         ended_before = counted - round(settings.checkpoint_days * _DAY_MS)
         checkpoints = store.read(lambda connection: _old_checkpoints(connection, ended_before))
@@ -72,10 +74,19 @@ def apply(store: Store, settings: Settings) -> None:
 def _count_time(connection: Connection) -> int:
     """The time up to which ages count: the earlier of both clocks, approached in bounded steps."""
     now = min(now_ms(), wall_ms())
-    seen: int | None = connection.execute(select(_state.c.value).where(_state.c.key == _SEEN)).scalar()
+    seen = _seen(connection)
     counted = now if seen is None else min(now, seen + _MOST_AT_ONCE_MS)
     upsert(connection, _state, [{"key": _SEEN, "value": counted}])
     return counted
+
+
+def _seen(connection: Connection) -> int | None:
+    seen: int | None = connection.execute(select(_state.c.value).where(_state.c.key == _SEEN)).scalar()
+    return seen
+
+
+def _forget_time(connection: Connection) -> None:
+    connection.execute(delete(_state).where(_state.c.key == _SEEN))
 
 
 def _surplus_grids(connection: Connection, keep: int) -> dict[str, list[int]]:

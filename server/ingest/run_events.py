@@ -30,7 +30,7 @@ from gan_mhe.records.events import (
     encode,
     encode_number,
 )
-from server.clock import now_ms
+from server.clock import LATEST_MS, now_ms
 from server.errors import NotFound
 from server.queue import queue
 from server.queue.public_text import public_text
@@ -53,7 +53,6 @@ MAX_GRID_PIXELS = 2**26
 """Most pixels of a grid: as many as `server.images.render` decodes."""
 _MAX_MESSAGE = 10_000  # characters
 _MAX_STEP = 2**53
-_YEAR_9999_MS = 253_370_764_800_000
 _LISTED_PROBLEMS = 3
 _PNG_HEADER = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _PNG_FIRST_CHUNK_BYTES = 33
@@ -97,7 +96,7 @@ def _milliseconds(time: Any) -> int:
         found = round(datetime.fromisoformat(time).timestamp() * 1000)
     except (TypeError, ValueError, OverflowError, OSError):
         return now_ms()
-    return found if 0 <= found < _YEAR_9999_MS else now_ms()
+    return found if 0 <= found < LATEST_MS else now_ms()
 
 
 class Ingest:

@@ -12,6 +12,7 @@ from typing import Final
 from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
 
 from gan_mhe.files import sha256_file
+from gan_mhe.records.manifest import MANIFEST_FILE, TENSORS_FILE
 from gan_mhe.records.run_dir import RunDir
 from server.clock import now_ms
 from server.errors import NotFound, NotReady
@@ -35,7 +36,7 @@ REJECTED: Final = "rejected"
 PRUNED: Final = "pruned"
 MAX_CHECKPOINTS = 10_000
 """Most checkpoints of one job that are listed. Beyond, the oldest of those that are no longer kept are left out."""
-CHECKPOINT_FILES = ("tensors.safetensors", "manifest.json")
+CHECKPOINT_FILES = (TENSORS_FILE, MANIFEST_FILE)
 PNG = "image/png"
 
 _samples, _checkpoints, _evaluations, _blobs, _jobs = (

@@ -3,45 +3,60 @@
 Written at each launch, at an import, and when a caller changes the job. `server.upkeep.adopt` reads it.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
-from server.settings import Settings
+from gan_mhe.json_text import read_object
+from server.clock import LATEST_MS
+from server.settings import MOST_PRIORITY, Settings
+from server.store.keys import DEFAULT_PROJECT
 from server.store.rows import JobRow
 
 NAME = "job.json"
-_MAX_BYTES = 2**20
 _log = structlog.get_logger("server.store")
+
+Id = Annotated[str, Field(max_length=40)]
+
+
+class Origin(BaseModel):
+    """The checkpoint that a forked job started from, as `server.store.rows.ForkedFrom`."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    job_id: Id
+    checkpoint_id: Id
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    same_config: bool
+    one_config: bool
 
 
 class JobRecord(BaseModel):
-    """The facts of a job that its run does not contain. Files of older versions lack some of them."""
+    """The facts of a job that its run does not contain, within the bounds of what a row can hold and a list show."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    project: str = "default"
-    name: str | None = None
-    labels: dict[str, str] = {}
-    origin: str = "submitted"
-    experiment_id: str | None = None
+    project: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]{0,63}$")] = DEFAULT_PROJECT
+    name: Annotated[str, Field(max_length=200)] | None = None
+    labels: Annotated[dict[str, str], Field(max_length=64)] = {}
+    origin: Literal["submitted", "forked", "imported"] = "submitted"
+    experiment_id: Id | None = None
     cell: dict[str, Any] | None = None
-    forked_from: dict[str, Any] | None = None
-    priority: int = 0
-    wall_seconds_limit: float | None = None
-    created_at: int | None = None
+    forked_from: Origin | None = None
+    priority: Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
+    wall_seconds_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    created_at: Annotated[int, Field(ge=0, lt=LATEST_MS)] | None = None
 
 
 def write(settings: Settings, job: JobRow) -> None:
     """Write a job's record. Raises StorageError if it cannot be written."""
     values: Mapping[str, Any] = job
-    record = JobRecord.model_validate({name: values[name] for name in JobRecord.model_fields})
-    write_json(settings.job_dir(job["id"]) / NAME, {"id": job["id"], **record.model_dump()})
+    record = {name: values[name] for name in JobRecord.model_fields}
+    write_json(settings.job_dir(job["id"]) / NAME, {"id": job["id"], **record})
 
 
 def refresh(settings: Settings, job: JobRow) -> None:
@@ -55,10 +70,7 @@ def refresh(settings: Settings, job: JobRow) -> None:
 
 def read(settings: Settings, job_id: str) -> JobRecord:
     """A job's record; the defaults if there is none or it is damaged, because the run matters more."""
-    path = settings.job_dir(job_id) / NAME
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return JobRecord()
-        return JobRecord.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError, ValidationError):
+        return JobRecord.model_validate(read_object(settings.job_dir(job_id) / NAME))
+    except (OSError, ValueError):
         return JobRecord()

@@ -15,14 +15,13 @@ from gan_mhe import text
 from gan_mhe.files import sha256_bytes
 from server.clock import now_ms
 from server.errors import FieldError, InvalidRequest, NotFound
+from server.settings import MOST_PRIORITY
 from server.store import tables
 from server.store.rows import KeyRow, ListedKeyRow, fetch_all, fetch_one
 from server.store.store import Store
 
 SCOPES = ("jobs:read", "jobs:write", "samples:read", "artifacts:read", "admin")
 DEFAULT_PROJECT = "default"
-MOST_PRIORITY = 10
-"""The highest priority of a job; the lowest is its negative."""
 
 _keys = tables.api_keys
 _TOKEN = re.compile(r"gk_([a-z0-9]{12})_([A-Za-z0-9_-]{43})")

@@ -47,7 +47,7 @@ class Store:
 
     def revision(self) -> str | None:
         """The revision of the database's schema; None if it has none yet. Raises DatabaseDamaged."""
-        with self._seeing_damage(), self._lock, self._writer.connect() as connection:
+        with self._seeing_damage(), self._readers.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
     def is_current(self) -> bool:
@@ -72,7 +72,7 @@ class Store:
         """
         script = ScriptDirectory(str(_MIGRATIONS))
         with self._lock:
-            with self._writer.connect() as connection:
+            with self._readers.connect() as connection:  # not the writer, which makes the file one with a log
                 current = MigrationContext.configure(connection).get_current_revision()
                 foreign = current is None and bool(inspect(connection).get_table_names())
             if current == script.get_current_head():

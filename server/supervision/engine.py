@@ -1,17 +1,22 @@
 """The thread that reads events and schedules, round after round."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import structlog
+
+from server.errors import DatabaseDamaged
 from server.supervision import reports
 from server.supervision.scheduler import Scheduler
+
+_log = structlog.get_logger()
 
 _ROUND_SECONDS = 0.2
 _ERROR_ROUND_SECONDS = 1.0
 
 
 class Engine:
-    """The one thread that reads events and schedules. An exception does not end it."""
+    """The one thread that reads events and schedules. Damage of the database ends it; no other exception does."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -46,6 +51,9 @@ class Engine:
         report = reports.Rounds()
         while not self._stopping:
             errors = [error for work in (self._scheduler.poll, self._scheduler.tick) for error in _errors_of(work)]
+            if (damage := _damage_in(errors)) is not None:
+                _log.error("database_damaged", consequence="nothing is started any more", advice=str(damage))
+                return
             report.ended(errors)
             self._awake.wait(_ERROR_ROUND_SECONDS if errors else _ROUND_SECONDS)
             self._awake.clear()
@@ -57,3 +65,13 @@ def _errors_of(work: Callable[[], None]) -> list[Exception]:
     except Exception as error:
         return [error]
     return []
+
+
+def _damage_in(errors: Sequence[Exception]) -> DatabaseDamaged | None:
+    """The first error that says that the database is damaged, alone or in a group."""
+    for error in errors:
+        if isinstance(error, DatabaseDamaged):
+            return error
+        if isinstance(error, ExceptionGroup) and (found := _damage_in(error.exceptions)) is not None:
+            return found
+    return None

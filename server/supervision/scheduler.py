@@ -40,6 +40,8 @@ _KILL_MARGIN_SECONDS = 5.0  # the supervisor kills after the grace, the schedule
 _KILL_AGAIN_SECONDS = 5.0
 _MIB = 2**20
 
+# Failures that say nothing of whether this machine can run attempts.
+_SILENT_CODES = frozenset({"disk_full", "config_invalid"})
 _NEVER_STARTED = ExitRecord(None, None, "stop", "the attempt was not started", {"outcome": "stopped"})
 
 
@@ -60,6 +62,7 @@ class _Watch:
     silent_since: float | None = None
     signalled: dict[Signal, float] = field(default_factory=dict)
     worked: bool = False
+    judged: tuple[ExitRecord | None, bool] | None = None  # how it ended, and whether the job is charged for that
     journal_seq: int = -1
     last_event: float = 0.0
 
@@ -122,7 +125,7 @@ class Scheduler:
         if complete:
             self._last_round = self._clock()
         if errors:
-            raise ExceptionGroup("some jobs could not be handled", errors)
+            raise ExceptionGroup("parts of a round failed", errors)
 
     def round_age(self) -> float:
         """Seconds since the last complete round."""
@@ -271,17 +274,18 @@ class Scheduler:
         """
         if record is None and (problem := self._unwritable(attempt)) is not None:
             record = ExitRecord(None, None, "unwritable", f"no exit record: {problem}", seconds=seconds)
-        charged = self._judge(attempt, job, record)
+        watch = self._watches.setdefault(attempt["id"], _Watch())
+        if watch.judged is None or watch.judged[0] != record:  # an end that could not be stored is still one fault
+            watch.judged = (record, self._judge(attempt, job, record))
+        charged = watch.judged[1]
         public = None if record is None else self._public(record)
         self._indexer.drain(job["id"])
 
         def work(connection: Connection) -> JobRow:
             ran = seconds if public is None else public.seconds
             delay = 0.0 if charged else self._breaker.retry_seconds
-            return endings.end(
-                connection, attempt["id"], public, self._limits,
-                seconds=ran, charged=charged, least_delay_seconds=delay,
-            )  # fmt: skip
+            own = {"seconds": ran, "least_delay_seconds": delay}
+            return endings.end(connection, attempt["id"], public, self._limits, charged=charged, **own)
 
         if self._store.write(work)["state"] in TERMINAL:
             self._breaker.ended(attempt["id"], job["id"])
@@ -293,10 +297,7 @@ class Scheduler:
         if fault is not None:
             return self._breaker.failed(attempt["id"], job["id"], fault)
         outcome = {} if record is None else record.outcome or {}
-        if outcome.get("outcome") in ("completed", "failed") and outcome.get("code") not in (
-            "disk_full",
-            "config_invalid",
-        ):
+        if outcome.get("outcome") in ("completed", "failed") and outcome.get("code") not in _SILENT_CODES:
             self._breaker.worked(attempt["id"], job["id"])
         self._breaker.ended(attempt["id"], job["id"])
         return True

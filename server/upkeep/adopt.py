@@ -4,13 +4,13 @@ A row is lost with the database, or with the time between a backup and its resto
 back whole; project, name and labels come from `job.json`. The ids of checkpoints are new.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import Connection, select
 
+from gan_mhe.errors import StorageError
 from server.errors import InvalidRequest, NotFound, NotReady
 from server.ids import is_id
 from server.ingest import deletion, importer
@@ -50,7 +50,7 @@ def _adopted(store: Store, settings: Settings, indexer: Indexer, job_id: str) ->
         return Adoption(job_id, None, "it is a task's, whose images can be drawn again from the checkpoint")
     try:
         job = _adopt(store, settings, indexer, job_id)
-    except (InvalidRequest, NotReady) as error:
+    except (InvalidRequest, NotReady, StorageError) as error:
         return Adoption(job_id, None, str(error))
     return Adoption(job_id, job["state"], None)
 
@@ -96,13 +96,13 @@ def _known_experiment(connection: Connection, record: JobRecord) -> str | None:
 
 
 def _forked_from(record: JobRecord) -> ForkedFrom | None:
-    known: Mapping[str, Any] = record.forked_from or {}
-    if not known.keys() >= ForkedFrom.__annotations__.keys():
+    origin = record.forked_from
+    if origin is None:
         return None
     return ForkedFrom(
-        job_id=known["job_id"],
-        checkpoint_id=known["checkpoint_id"],
-        step=known["step"],
-        same_config=known["same_config"],
-        one_config=known["one_config"],
+        job_id=origin.job_id,
+        checkpoint_id=origin.checkpoint_id,
+        step=origin.step,
+        same_config=origin.same_config,
+        one_config=origin.one_config,
     )

@@ -1,6 +1,5 @@
 """Examines a data directory and says what is amiss; it changes nothing and may run beside the service."""
 
-import json
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -10,7 +9,9 @@ from pathlib import Path
 from sqlalchemy import Connection, select
 from sqlalchemy.exc import DBAPIError
 
+from gan_mhe.errors import CheckpointError
 from gan_mhe.files import canonical_json, sha256_bytes, sha256_file
+from gan_mhe.records import manifest
 from server.errors import DatabaseDamaged, NotFound, NotReady, ServiceError
 from server.ingest import deletion, trash
 from server.settings import Settings
@@ -164,14 +165,13 @@ def _is_whole(settings: Settings, row: CheckpointRow) -> bool:
     files = _checkpoint_files(settings, row)
     if not files:
         return True
-    tensors, manifest = (files[name] for name in artifacts.CHECKPOINT_FILES)
+    tensors = files[manifest.TENSORS_FILE]
     try:
-        document = json.loads(manifest.read_bytes())
-        del document["sha256"]
-        whole = sha256_bytes(canonical_json(document)) == row["sha256"]
-        return whole and not _differs(tensors, document["tensors_sha256"])
-    except (ValueError, KeyError, TypeError):
+        document = manifest.read_document(tensors.parent)
+    except CheckpointError:
         return False
+    whole = sha256_bytes(canonical_json(document)) == row["sha256"]
+    return whole and not _differs(tensors, document["tensors_sha256"])
 
 
 def _listed(names: list[str]) -> str:

@@ -1,7 +1,6 @@
 """A thread that examines the database from time to time, so that damage is found before it spreads."""
 
 import threading
-from collections.abc import Callable
 
 import structlog
 
@@ -12,12 +11,14 @@ _log = structlog.get_logger("server.upkeep")
 
 
 class IntegrityWatch:
-    """Examines the whole database every six hours. It reads beside others and blocks nobody."""
+    """Examines the whole database every six hours, until damage is found. It reads beside others and blocks nobody.
 
-    def __init__(self, store: Store, on_damage: Callable[[], None], *, interval: float = INTERVAL_SECONDS) -> None:
-        """on_damage: called once, in the thread of the watch. interval: seconds between examinations."""
+    The store keeps the damage, refuses further writes, and the first that is refused ends the engine.
+    """
+
+    def __init__(self, store: Store, *, interval: float = INTERVAL_SECONDS) -> None:
+        """interval: seconds between examinations."""
         self._store = store
-        self._on_damage = on_damage
         self._interval = interval
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="integrity", daemon=True)
@@ -36,6 +37,3 @@ class IntegrityWatch:
                 self._store.examine()
             except Exception:  # the disk may be out of reach for now
                 _log.exception("database_not_examined")
-        if self._store.damage is not None and not self._stopping.is_set():
-            _log.error("database_damaged", fault=self._store.damage)
-            self._on_damage()

@@ -5,6 +5,7 @@ does not know, because they are newer, are adopted.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ def _copy_missing_jobs(settings: Settings, directory: Path, manifest: backup.Man
     missing = [job_id for job_id in jobs if not settings.job_dir(job_id).exists()]
     for job_id in missing:
         partial = settings.job_dir("") / f".{job_id}.tmp"
+        shutil.rmtree(partial, ignore_errors=True)  # of a restore that was cut short
         copy_tree(directory / backup.JOBS / job_id, partial)
         os.replace(partial, settings.job_dir(job_id))
     return missing

@@ -155,7 +155,12 @@ class TestResult:
         write_json(run.result, {"status": "completed", "final": None})
         assert run.read_result() == {"status": "completed", "final": None}
 
-    @pytest.mark.parametrize("content", ['{"status": "comp', "[1]", '"completed"', "{}", '{"status": 1}'])
+    def test_a_field_of_another_type_is_named(self, run: RunDir) -> None:
+        run.result.write_text('{"status": 1}')
+        with pytest.raises(RunDirError, match=r"result\.json is not the result of a run: status: .* got 1"):
+            run.read_result()
+
+    @pytest.mark.parametrize("content", ['{"status": "comp', "[1]", '"completed"', "{}"])
     def test_a_damaged_one_is_named(self, run: RunDir, content: str) -> None:
         run.result.write_text(content)
         with pytest.raises(RunDirError, match=r"result\.json cannot be read"):
@@ -236,6 +241,14 @@ class TestArtefacts:
         place.checkpoint(20).mkdir(parents=True)
         for name in (".step_00000040.0a1b.tmp", "step_00000060.bak", "step_", "best", "step_-1"):
             (place.checkpoints / name).mkdir()
+        assert place.checkpoint_steps() == [20]
+
+    def test_a_stranger_hides_no_checkpoint_of_the_same_step(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = RunDir(tmp_path)
+        names = [place.checkpoint(20), place.checkpoint(20).with_name("step_000000020")]
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: iter(names))  # the order of a directory is not fixed
         assert place.checkpoint_steps() == [20]
 
     def test_a_run_without_checkpoints_has_no_steps(self, tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from structlog.testing import capture_logs
 
 from server.errors import StartRefused
 from server.queue.states import State
+from server.settings import Settings
 from server.store import heartbeat, tables
 from server.store.store import Store
 from server.supervision import engine as engines
 from server.supervision import reports
+from server.upkeep.integrity_watch import IntegrityWatch
+from tests.support.kept import overwrite_page
 from tests.support.world import World
 
 COMPLETED = {"outcome": "completed", "result": {}}
@@ -119,6 +122,23 @@ class TestEngine:
             self.wait(lambda: rounds.ticks >= 5)
             engine.stop()
         assert [(entry["log_level"], entry["event"]) for entry in logs] == [("error", "scheduler round failed")] * 3
+
+    def test_damage_of_the_database_ends_it_and_is_logged_once(
+        self, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store.tidy()
+        overwrite_page(settings.database, "jobs")
+        watch = IntegrityWatch(store, interval=0.001)
+        rounds = Rounds()
+        rounds.tick = lambda: store.write(heartbeat.beat)  # type: ignore[method-assign]
+        engine = self.engine(rounds, monkeypatch, _ROUND_SECONDS=0.001, _ERROR_ROUND_SECONDS=0.001)
+        with capture_logs() as logs:
+            watch.start()
+            engine.start()
+            engine._thread.join(10)
+        assert not engine._thread.is_alive()
+        assert [(entry["log_level"], entry["event"]) for entry in logs] == [("error", "database_damaged")]
+        assert "gan-mhe restore" in logs[0]["advice"]
 
     def test_a_disk_that_cannot_be_written_is_logged_when_it_begins_and_when_it_ends(
         self, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -1,5 +1,6 @@
 """Whatever happens to the database, the files of jobs stay: a start refuses or keeps them, and deletes none."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from sqlalchemy import update
 from gan_mhe.config.run_config import RunConfig
 from server import startup
 from server.app import create_app
+from server.clock import wall_ms
 from server.errors import StartRefused
 from server.ids import new_id
 from server.queue import queue
@@ -23,6 +25,7 @@ from server.store import keys, tables
 from server.store.store import Store
 from tests.support.fake_executor import FakeExecutor
 from tests.support.kept import change_ids_in_index, hashes, overwrite_page
+from tests.support.paths import ROOT
 
 Loss = Callable[[Path], None]
 
@@ -93,6 +96,31 @@ def test_a_start_without_the_database_is_refused_and_says_how_to_go_on(
         with pytest.raises(StartRefused, match=r"the files of 3 jobs and tasks.*missing or empty.*copy of the data"):
             start(settings, executor)
     assert files(settings) == before
+
+
+def test_a_file_of_another_program_is_refused_and_stays_byte_for_byte(
+    settings: Settings, executor: FakeExecutor
+) -> None:
+    settings.database.touch()
+    replace_by_a_file_of_another_program(settings.database)
+    content = settings.database.read_bytes()
+    with pytest.raises(StartRefused, match="It was not changed"):
+        start(settings, executor)
+    assert settings.database.read_bytes() == content
+
+
+def test_a_database_that_another_machine_serves_is_not_migrated(settings: Settings, executor: FakeExecutor) -> None:
+    beat = {"host": "elsewhere", "boot_id": "another", "time": wall_ms()}
+    with sqlite3.connect(settings.database) as old:
+        old.executescript((ROOT / "tests" / "fixtures" / "version_0001" / "service.sql").read_text())
+        old.execute("insert or replace into service_state values ('heartbeat', ?)", (json.dumps(beat),))
+    old.close()
+    with pytest.raises(StartRefused, match="in use by a server on elsewhere"):
+        start(settings, executor)
+    with sqlite3.connect(settings.database) as old:
+        assert old.execute("select version_num from alembic_version").fetchone() == ("0001",)
+    old.close()
+    assert not list(settings.data_dir.glob("*.before-*"))
 
 
 def test_a_new_data_directory_needs_no_database(settings: Settings, executor: FakeExecutor) -> None:

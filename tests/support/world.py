@@ -45,8 +45,7 @@ class Reader:
 
 
 class ScriptedMachine(Machine):
-    """A machine that is broken as the test says. broken: why nothing can start; denied: directories to which nobody can
-    write; tried: how often it was asked."""
+    """A machine that is broken as the test says. broken: why nothing can start; tried: how often it was asked."""
 
     broken: str | None = None
     tried = 0

@@ -154,3 +154,9 @@ def test_a_key_that_was_created_is_required_whatever_happens_to_the_database(gan
     store = Store(data.database)
     assert store.read(keys.exist)
     store.close()
+
+
+def test_a_key_is_shown_even_if_the_note_of_it_cannot_be_written(gan_mhe: Command, data: Settings) -> None:
+    data.keys_required.symlink_to(data.data_dir / "missing" / "file")
+    code, out, err = gan_mhe("keys", "create", "ann", "--scope", "admin")
+    assert code == 1 and out.startswith("gk_") and "keys-required" in err

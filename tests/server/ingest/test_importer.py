@@ -476,6 +476,19 @@ class TestCrash:
         importer.recover(store, settings)
         assert store.read(lambda c: queue.get(c, job["id"])) == job
 
+    @pytest.mark.parametrize("absolute", [True, False])
+    def test_a_marker_takes_nothing_from_outside_the_inbox(
+        self, put: Put, take: Take, store: Store, settings: Settings, absolute: bool
+    ) -> None:
+        put()
+        job = take()
+        outside = settings.data_dir / "outside"
+        artifacts.run_dir(settings, job["id"]).root.rename(outside)
+        marker = {"name": str(outside) if absolute else "../outside"}
+        (settings.job_dir(job["id"]) / "import.json").write_text(json.dumps(marker))
+        importer.recover(store, settings)
+        assert outside.is_dir()
+
     def test_one_that_cannot_be_completed_stops_neither_the_others_nor_the_start(
         self, put: Put, take: Take, store: Store, settings: Settings, capsys: pytest.CaptureFixture[str]
     ) -> None:

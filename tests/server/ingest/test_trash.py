@@ -1,11 +1,12 @@
 """The files of deleted jobs stay for the stated time, come back when asked for, and go for good afterwards."""
 
-import json
+import shutil
+from pathlib import Path
 
 import pytest
 
 from server.clock import now_ms
-from server.errors import NotFound
+from server.errors import NotFound, NotReady
 from server.ids import new_id
 from server.ingest import deletion, retention, trash
 from server.settings import Settings
@@ -54,12 +55,22 @@ def test_it_goes_for_good_after_the_stated_days_and_not_before(
     assert (settings.trash / f"{job_id}.json").exists() is kept
 
 
-def test_without_a_note_of_the_time_the_days_count_from_now(store: Store, settings: Settings) -> None:
+def test_without_a_note_of_the_time_the_days_count_from_the_move(store: Store, settings: Settings) -> None:
     job_id = discard(store, settings)
     (settings.trash / f"{job_id}.json").unlink()
     [found] = trash.contents(settings)
-    noted = json.loads((settings.trash / f"{job_id}.json").read_text())["deleted_at"]
-    assert found.deleted_at == noted and abs(noted - now_ms()) < DAY_MS
+    assert found.deleted_at == (settings.trash / job_id).stat().st_ctime_ns // 1_000_000
+    after(settings, 6.9)
+    assert (settings.trash / job_id).exists()
+    after(settings, 7.1)
+    assert not (settings.trash / job_id).exists()
+
+
+def test_looking_into_the_trash_writes_nothing(store: Store, settings: Settings) -> None:
+    job_id = discard(store, settings)
+    (settings.trash / f"{job_id}.json").unlink()
+    trash.contents(settings)
+    assert [path.name for path in settings.trash.iterdir()] == [job_id]
 
 
 @pytest.mark.parametrize("days", [-365, 365])
@@ -76,12 +87,62 @@ def test_a_clock_that_was_set_deletes_nothing_at_once(
     assert (settings.trash / job_id).exists()
 
 
+def test_a_job_deleted_after_a_year_without_any_goes_after_the_stated_days(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trash.empty(settings, [discard(store, settings)], why="asked")
+    first = discard(store, settings)
+    retention.apply(store, settings)
+    trash.empty(settings, [first], why="asked")
+    retention.apply(store, settings)  # from here on nothing is in the trash
+    next_year = now_ms() + 365 * DAY_MS
+    for module in (retention, trash):
+        monkeypatch.setattr(module, "now_ms", lambda: next_year)
+    monkeypatch.setattr(retention, "wall_ms", lambda: next_year)
+    job_id = discard(store, settings)
+    retention.apply(store, settings)
+    assert store.read(retention._seen) == next_year and (settings.trash / job_id).exists()
+
+
 def test_a_disk_that_is_short_of_space_costs_the_oldest_first(store: Store, settings: Settings) -> None:
     first, second = discard(store, settings), discard(store, settings)
     (settings.trash / f"{first}.json").write_text('{"deleted_at": 1}')
     assert trash.empty_oldest(settings)
     assert [each.job_id for each in trash.contents(settings)] == [second]
     assert trash.empty_oldest(settings) and not trash.empty_oldest(settings)
+
+
+def test_what_cannot_be_deleted_holds_up_neither_the_rest_nor_the_pausing_of_jobs(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = discard(store, settings), discard(store, settings)
+    (settings.trash / f"{stuck}.json").write_text('{"deleted_at": 1}')
+    delete = shutil.rmtree
+
+    def delete_others(path: Path, **options: bool) -> None:
+        if path.name != stuck:
+            delete(path, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", delete_others)
+    assert trash.empty_oldest(settings) and not trash.empty_oldest(settings)
+    assert [each.job_id for each in trash.contents(settings)] == [stuck] != [other]
+    assert trash.empty(settings, [stuck], why="asked") == 0
+
+
+def test_a_job_that_a_backup_brought_back_can_be_deleted_again(store: Store, settings: Settings) -> None:
+    job_id = discard(store, settings)
+    shutil.copytree(settings.trash / job_id, settings.job_dir(job_id))
+    (settings.job_dir(job_id) / "newer").write_text("")
+    assert trash.put(settings, job_id)
+    assert not settings.job_dir(job_id).exists() and (settings.trash / job_id / "newer").exists()
+
+
+def test_files_in_the_trash_replace_none_in_jobs(store: Store, settings: Settings) -> None:
+    job_id = discard(store, settings)
+    shutil.copytree(settings.trash / job_id, settings.job_dir(job_id))
+    with pytest.raises(NotReady, match="has files in jobs/ already"):
+        trash.take_back(settings, job_id)
+    assert (settings.trash / job_id).exists()
 
 
 def test_zero_days_keep_nothing(store: Store, settings: Settings) -> None:

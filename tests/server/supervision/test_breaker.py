@@ -7,6 +7,7 @@ from structlog.testing import capture_logs
 
 from server.executors.base import Handle, LaunchSpec, Slot
 from server.queue.states import State
+from server.supervision import endings
 from server.supervision.breaker import LONGEST_WAIT_SECONDS, MOST_FAILURES, Breaker
 from tests.support.world import World
 
@@ -166,6 +167,20 @@ class TestQueue:
         world.tick(2)
         assert [world.state(job_id) for job_id in made].count(State.QUEUED) == 2
         assert world.scheduler.problem() is None
+
+    def test_a_fault_whose_end_cannot_be_stored_for_some_rounds_is_one_fault(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        job_id = world.submit()
+        world.executor.exits(world.runs(job_id), **NO_DISK)
+        with monkeypatch.context() as patch:
+            patch.setattr(endings, "end", lambda *_, **__: 1 / 0)
+            for _ in range(MOST_FAILURES):
+                with pytest.raises(ExceptionGroup):
+                    world.tick()
+        assert world.scheduler._breaker.problem is None
+        world.tick()
+        assert (world.state(job_id), world.job(job_id)["infrastructure_used"]) == (State.QUEUED, 0)
 
     def test_the_failed_jobs_keep_their_place(self, world: World) -> None:
         world.executor.slots = [Slot("cpu0", "cpu", "train")]

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from gan_mhe.records.run_dir import RunDir
@@ -73,6 +74,20 @@ def test_the_next_attempt_has_a_new_number_and_a_new_epoch(store: Store, setting
     assert (job(store, job_id)["attempts"], job(store, job_id)["lease_epoch"]) == (4, 6)
 
 
+@pytest.mark.parametrize("epoch", ["1e300", "99999999999999999999", '"x"'])
+def test_an_attempt_without_a_possible_epoch_is_known_by_its_number(
+    store: Store, settings: Settings, epoch: str
+) -> None:
+    job_id = add_run(store, settings)
+    attempts = settings.job_dir(job_id) / "attempts"
+    (attempts / ("9" * 30)).mkdir()
+    (attempts / "3").mkdir()
+    (attempts / "3" / "spec.json").write_text(f'{{"epoch": {epoch}}}')
+    forget(store, job_id)
+    adopt(store, settings)
+    assert (job(store, job_id)["attempts"], job(store, job_id)["lease_epoch"]) == (3, 3)
+
+
 def test_an_unfinished_run_becomes_a_paused_job(store: Store, settings: Settings) -> None:
     job_id = add_run(store, settings)
     RunDir(settings.job_dir(job_id) / "run").result.unlink()
@@ -100,9 +115,24 @@ def test_a_directory_that_is_no_run_stays_and_the_others_are_adopted(store: Stor
     assert "can be drawn again" in str(adopted[task].problem)
 
 
-@pytest.mark.parametrize("record", [None, "{", "[]", '{"labels": 5}', "[" * 100_000])
+RECORDS = (
+    None,
+    "{",
+    "[]",
+    '{"labels": 5}',
+    "[" * 100_000,
+    '{"name": "mine", "created_at": 1e300}',
+    '{"name": "mine", "created_at": 999999999999999}',
+    '{"name": "mine", "priority": 99999999999999999999}',
+    '{"name": "mine", "project": "../other"}',
+    '{"name": "mine", "forked_from": {"job_id": 1, "checkpoint_id": 2, "step": "x"}}',
+    '{"name": "%s"}' % ("x" * 201),
+)
+
+
+@pytest.mark.parametrize("record", RECORDS)
 def test_a_run_whose_record_is_missing_or_damaged_is_adopted_without_name(
-    store: Store, settings: Settings, record: str | None
+    store: Store, settings: Settings, client: TestClient, record: str | None
 ) -> None:
     job_id = add_run(store, settings, name="mine")
     path = settings.job_dir(job_id) / "job.json"
@@ -110,6 +140,16 @@ def test_a_run_whose_record_is_missing_or_damaged_is_adopted_without_name(
     forget(store, job_id)
     assert adopt(store, settings) == [Adoption(job_id, "succeeded", None)]
     assert (job(store, job_id)["name"], job(store, job_id)["project"]) == (None, "default")
+    [shown] = client.get("/v1/jobs").json()["data"]
+    assert shown["id"] == job_id
+
+
+def test_text_that_no_column_can_hold_stops_no_adoption(store: Store, settings: Settings) -> None:
+    job_id = add_run(store, settings)
+    (settings.job_dir(job_id) / "job.json").write_text('{"name": "\\ud800"}')
+    forget(store, job_id)
+    assert adopt(store, settings) == [Adoption(job_id, "succeeded", None)]
+    assert job(store, job_id)["name"] == "?"
 
 
 def test_the_experiment_of_a_job_comes_back_with_it_only_if_it_is_still_there(store: Store, settings: Settings) -> None:
@@ -140,10 +180,7 @@ def test_a_known_directory_or_none_is_refused_by_its_name(store: Store, settings
             adopt(store, settings, [name])
 
 
-def test_a_changed_name_is_in_the_record(store: Store, settings: Settings, client: object) -> None:
-    from fastapi.testclient import TestClient
-
-    assert isinstance(client, TestClient)
+def test_a_changed_name_is_in_the_record(store: Store, settings: Settings, client: TestClient) -> None:
     job_id = add_run(store, settings, name="old")
     assert client.patch(f"/v1/jobs/{job_id}", json={"name": "new", "labels": {"a": "b"}}).status_code == 200
     record = json.loads((settings.job_dir(job_id) / "job.json").read_text())

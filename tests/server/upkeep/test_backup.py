@@ -69,6 +69,16 @@ def test_a_restored_older_backup_takes_newer_runs_back_in_and_sets_the_newer_dat
     aside.close()
 
 
+def test_a_restore_that_was_cut_short_can_be_repeated(
+    store: Store, settings: Settings, target: Path, elsewhere: Settings
+) -> None:
+    job_id = add_run(store, settings)
+    backup.back_up(settings, target)
+    shutil.copytree(target / "jobs" / job_id / "attempts", elsewhere.job_dir(f".{job_id}.tmp") / "attempts")
+    assert restore.from_backup(elsewhere, target).copied == [job_id]
+    assert hashes(elsewhere.job_dir("")) == hashes(settings.job_dir(""))
+
+
 def test_files_that_are_here_are_not_replaced_by_those_of_the_backup(
     store: Store, settings: Settings, target: Path
 ) -> None:
