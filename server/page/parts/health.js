@@ -6,7 +6,7 @@ import { number } from "../format.js";
 
 const REFRESH_MS = 2000;
 
-/** @typedef {Record<string, {step: number, latest: number | string}>} Values */
+/** @typedef {Record<string, {step: number, value: number | string}>} Values */
 
 /**
  * What is shown: a title, the metrics whose first existing one it shows, and what is amiss about its value.
@@ -57,8 +57,8 @@ export function health(jobId) {
 function cell(sign, values) {
   const name = Object.keys(values).find((each) => sign.names.test(each));
   if (name === undefined) return null;
-  const { latest } = values[name];
-  const shown = name === "d_real" ? difference(values) : latest;
+  const { value } = values[name];
+  const shown = name === "d_real" ? difference(values) : value;
   const wrong = typeof shown === "string" ? `✗ ${shown}` : sign.amiss?.(shown, values);
   return h("div", {}, h("dt", {}, sign.title), h("dd", { title: name }, number(shown),
     wrong && h("span", { class: "bad" }, ` ${wrong}`)));
@@ -66,8 +66,8 @@ function cell(sign, values) {
 
 /** @param {Values} values */
 function difference(values) {
-  const real = values.d_real?.latest;
-  const fake = values.d_fake?.latest;
+  const real = values.d_real?.value;
+  const fake = values.d_fake?.value;
   return typeof real === "number" && typeof fake === "number" ? real - fake : (real ?? "–");
 }
 
