@@ -92,7 +92,8 @@ def _add_index(router: APIRouter, index: _File) -> None:
 
     @router.get("/", name="page")
     def page(request: Request) -> Response:
-        return not_modified(request, etag, headers) or index.response(request, headers)
+        # A browser takes the policy of a 304 in place of the one that it has kept with the page.
+        return not_modified(request, etag, _HEADERS | headers) or index.response(request, headers)
 
 
 def _add_asset(router: APIRouter, path: str, asset: _File) -> None:

@@ -71,8 +71,12 @@ function difference(values) {
   return typeof real === "number" && typeof fake === "number" ? real - fake : (real ?? "–");
 }
 
-/** Beyond this the generator's gradient is nearly nothing under the standard loss. @param {number} value */
+/**
+ * Far ahead, the discriminator leaves the generator nearly no gradient under the standard loss; at zero it knows nothing.
+ * @param {number} value
+ */
 function separation(value) {
   if (value > 10) return "✗ D is far ahead";
-  return value < 0 ? "✗ D is fooled" : null;
+  if (value < -0.1) return "✗ D rates generated images higher";
+  return Math.abs(value) < 0.01 ? "✗ D tells nothing apart" : null;
 }

@@ -33,7 +33,10 @@ export async function runs(query) {
   function drawActions() {
     const count = selected.size;
     const chosen = [...selected];
-    fill(actions, h("span", {}, count ? `${count} selected` : "Select runs to act on them."),
+    fill(actions, h("span", {}, count ? `${count} selected` : "Select runs to compare them or act on them."),
+      h("button", { type: "button", disabled: count === 0, onclick: () => {
+        location.hash = `#/compare?${new URLSearchParams(chosen.map((id) => ["job", id]))}`;
+      } }, "compare"),
       ["pause", "resume", "retry", "cancel", "delete"].map((name) =>
         h("button", { type: "button", disabled: count === 0, onclick: () => act(name, chosen) }, name)));
   }

@@ -1,0 +1,94 @@
+// The grids of several runs at one training step: each run shows its grid nearest to the step, and says which that is.
+
+import { address } from "../api.js";
+import { fill, h } from "../dom.js";
+import { link } from "../route.js";
+import { Grids } from "./film_grids.js";
+
+/**
+ * @param {any[]} jobs
+ * @param {number | null} wanted the step to begin with; null for the last
+ * @param {(step: number) => void} onStep
+ * @returns {{element: Element, destroy: () => void}}
+ */
+export function sideBySide(jobs, wanted, onStep) {
+  const abort = new AbortController();
+  const cards = jobs.map((job) => new Card(job));
+  /** @type {number[]} the steps of all grids of all runs, rising */
+  let steps = [];
+  const said = h("output", {});
+  const slider = h("input", { type: "range", min: 0, max: 0, step: 1, class: "sides-slider", "aria-label": "Training step",
+    oninput: () => show(steps[slider.valueAsNumber], true) });
+  const controls = h("p", { class: "row", hidden: true }, h("label", {}, "Step "), said, slider);
+  const status = h("p", { class: "muted", role: "status" }, "The grids are being loaded …");
+
+  /**
+   * @param {number} step
+   * @param {boolean} chosen
+   */
+  function show(step, chosen) {
+    said.textContent = step.toLocaleString("en");
+    slider.setAttribute("aria-valuetext", `step ${step}`);
+    for (const card of cards) card.show(step);
+    if (chosen) onStep(step);
+  }
+
+  async function load() {
+    await Promise.all(cards.map((card) => card.grids.load(card.job.id, abort.signal)));
+    steps = [...new Set(cards.flatMap((card) => card.grids.list.map((grid) => grid.step)))].sort((a, b) => a - b);
+    if (steps.length === 0) {
+      status.textContent = "No run has a grid yet.";
+      return;
+    }
+    status.textContent = "";
+    controls.hidden = false;
+    slider.max = String(steps.length - 1);
+    slider.value = String(wanted === null ? steps.length - 1 : nearest(steps, wanted));
+    show(steps[slider.valueAsNumber], false);
+  }
+
+  load().catch((error) => {
+    if (!abort.signal.aborted) status.textContent = error.message;
+  });
+  return { element: h("div", {}, controls, status, h("div", { class: "sides" }, cards.map((card) => card.element))),
+    destroy: () => abort.abort() };
+}
+
+/** The grid of one run. */
+class Card {
+  grids = new Grids();
+  #image = h("img", { class: "sides-image", alt: "", hidden: true });
+  #caption = h("span", { class: "muted" });
+
+  /** @param {any} job */
+  constructor(job) {
+    this.job = job;
+    this.name = job.name ?? job.id;
+    this.element = h("figure", { class: "sides-card" },
+      h("figcaption", {}, h("a", { href: link(["jobs", job.id]) }, this.name), h("br"),
+        h("span", { class: "muted" }, `${job.variant_label ?? job.variant}, seed ${job.seed}`)),
+      this.#image, this.#caption);
+  }
+
+  /** @param {number} step */
+  show(step) {
+    const grid = this.grids.list[this.grids.nearest(step)];
+    this.#image.hidden = grid === undefined;
+    if (grid === undefined) {
+      fill(this.#caption, "no grid yet");
+      return;
+    }
+    this.#image.src = address(grid.image);
+    this.#image.alt = `generated samples, job ${this.name}, step ${grid.step}`;
+    fill(this.#caption, grid.step === step ? `step ${grid.step.toLocaleString("en")}`
+      : `step ${grid.step.toLocaleString("en")}: the nearest`);
+  }
+}
+
+/**
+ * @param {number[]} steps
+ * @param {number} step
+ */
+function nearest(steps, step) {
+  return steps.reduce((best, each, index) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? index : best), 0);
+}
