@@ -18,7 +18,6 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_play
 from gan_mhe.files import sha256_bytes
 from server import startup
 from server.clock import now_ms
-from server.http import page as page_files
 from server.service import Service
 from server.settings import Settings
 from server.store import artifacts
@@ -114,7 +113,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     settings.data_dir.mkdir()
     service = startup.open_service(settings, executor=FakeExecutor())
     app = make_app(service)
-    page_files.install(app)
     server = uvicorn.Server(uvicorn.Config(app, port=0, lifespan="off", log_config=None, access_log=False))
     thread = threading.Thread(target=server.run)
     thread.start()

@@ -154,7 +154,9 @@ def batch(points: Points) -> dict[str, Any]:
 
 
 def wave(steps: int) -> dict[int, dict[str, float]]:
-    return {step: {"d_loss": 1.5 + math.sin(step), "g_loss": 5 + step / steps} for step in range(10, 10 * steps + 1, 10)}
+    return {
+        step: {"d_loss": 1.5 + math.sin(step), "g_loss": 5 + step / steps} for step in range(10, 10 * steps + 1, 10)
+    }
 
 
 def last_row(page: Page) -> Any:

@@ -149,4 +149,3 @@ def test_the_page_is_used_by_keyboard_alone(page: Page, site: Site) -> None:
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", level=1)).to_have_text("by keyboard")
     assert page.evaluate("document.activeElement.id") == "main"
-
