@@ -44,9 +44,9 @@ PIXELS = """(canvas) => {
   for (let at = 0; at < width * height; at++) {
     const [red, green, blue, alpha] = data.slice(4 * at, 4 * at + 4);
     const [column, row] = [at % width, Math.floor(at / width)];
-    if (blue < red + 60 || alpha < 20) continue;
+    if (blue < red + 60 || alpha < 60) continue;
     if (row > height * 0.75) found.axis += 1;
-    if (row < height * 0.3 && column > width / 2) found[alpha > 150 ? "strong" : "faint"] += 1;
+    if (row < height * 0.3 && column > width / 2) found[alpha > 230 ? "strong" : "faint"] += 1;
   }
   return found;
 }"""

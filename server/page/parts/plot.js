@@ -104,7 +104,7 @@ function parts(view, index) {
   const color = () => view.palette.curves[index];
   const edge = { width: 0, stroke: () => "transparent", points: { show: false } };
   const dash = DASHES[index];
-  const raw = { width: 1, stroke: () => `${color()}66`, points: { show: false } };
+  const raw = { width: 1, stroke: () => `${color()}77`, points: { show: false } };
   return [edge, edge, raw, { width: 2, stroke: color, dash, points: { size: 5, fill: color } }];
 }
 
