@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -36,15 +36,17 @@ MOUNT = """async ([assets, job]) => {
   window.view = curves(job, { onCursor: (step) => window.cursors.push(step) });
   document.querySelector("main").replaceChildren(window.view.element);
 }"""
+# How many blue pixels, those of the first curve, lie on the axis, and right above the middle: opaque and faint.
 PIXELS = """(canvas) => {
-  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
-  const found = { strong: 0, faint: 0, bottom: 0 };
-  for (let i = 0; i < data.length; i += 4) {
-    const [red, green, blue, alpha] = data.slice(i, i + 4);
-    if (!(blue > red + 60 && alpha > 20)) continue;
-    found[alpha > 200 ? "strong" : "faint"] += 1;
-    const row = Math.floor(i / 4 / canvas.width);
-    if (alpha > 200 && row > canvas.height * 0.7) found.bottom += 1;
+  const { width, height } = canvas;
+  const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
+  const found = { axis: 0, strong: 0, faint: 0 };
+  for (let at = 0; at < width * height; at++) {
+    const [red, green, blue, alpha] = data.slice(4 * at, 4 * at + 4);
+    const [column, row] = [at % width, Math.floor(at / width)];
+    if (blue < red + 60 || alpha < 60) continue;
+    if (row > height * 0.75) found.axis += 1;
+    if (row < height * 0.3 && column > width / 2) found[alpha > 230 ? "strong" : "faint"] += 1;
   }
   return found;
 }"""
@@ -102,8 +104,8 @@ def page(browser: Browser, client: TestClient, assets: TestClient) -> Iterator[P
     def answer(route: Route) -> None:
         parts = urlsplit(route.request.url)
         assert f"{parts.scheme}://{parts.netloc}" == SITE, route.request.url
-        if parts.path.endswith("/main.js"):  # another subject
-            route.fulfill(content_type="text/javascript", body="")
+        if parts.path.endswith(("/main.js", "/style.css")):  # another subject
+            route.fulfill(content_type="text/javascript" if parts.path.endswith(".js") else "text/css", body="")
             return
         source = client if parts.path.startswith("/v1/") else assets
         response = source.get(f"{parts.path}?{parts.query}")
@@ -169,10 +171,112 @@ Show = Callable[[Points], str]
 def test_values_that_are_not_finite_are_marked_on_the_axis_and_named_in_the_legend(page: Page, show: Show) -> None:
     show({10: {"d_loss": 5.0}, 20: {"d_loss": 4.0}, 30: {"d_loss": math.nan}, 40: {"d_loss": math.inf}})
     legend = page.locator(".curve-legend").first
-    expect(legend).to_contain_text("× NaN: 1, first at step 30")
+    expect(legend).to_contain_text("\N{MULTIPLICATION SIGN} NaN: 1, first at step 30")
     expect(legend).to_contain_text("▲ Infinity: 1, first at step 40")
-    with_marks = page.locator(".curve canvas").first.evaluate(PIXELS)["bottom"]
+    with_marks = page.locator(".curve canvas").first.evaluate(PIXELS)["axis"]
     push(page, "job.started", {"step": 20, "total_steps": 40, "resumed": True})
     push(page, "metric.batch", batch({30: {"d_loss": 4.5}, 40: {"d_loss": 5.0}}))
     expect(legend).not_to_contain_text("NaN")
-    assert with_marks > page.locator(".curve canvas").first.evaluate(PIXELS)["bottom"]
+    assert with_marks > page.locator(".curve canvas").first.evaluate(PIXELS)["axis"]
+
+
+def test_the_raw_line_stays_faint_under_the_smoothed_one(page: Page, show: Show) -> None:
+    show({step: {"d_loss": float(step % 20)} for step in range(10, 400, 10)})  # between 0 and 10; smoothed, near 5
+    canvas = page.locator(".curve canvas").first
+    assert canvas.evaluate(PIXELS)["strong"] > 20
+    page.get_by_label("Smoothing w").fill("0.9")
+    drawn = f"() => ({PIXELS})(document.querySelector('.curve canvas')).strong === 0"
+    page.wait_for_function(drawn)
+    assert canvas.evaluate(PIXELS)["faint"] > 20
+    assert "smooth=0.9" in page.url
+
+
+def test_the_smoothing_states_its_formula_and_follows_it(page: Page, show: Show) -> None:
+    show({10: {"d_loss": 1.0}})
+    assert "s = w·s + (1 \N{MINUS SIGN} w)·x" in str(page.get_by_label("Smoothing w").get_attribute("title"))
+    script = (
+        """async (assets) => (await import(`${assets}/parts/columns.js`)).smoothed([1, null, 3, undefined, 5], 0.5)"""
+    )
+    assets = page.evaluate("document.querySelector('link[rel=icon]').href.replace('/icon.svg', '')")
+    # By hand: 1; a gap; (1 + 3) / 2; a step of another metric; (2 + 5) / 2.
+    assert page.evaluate(script, assets) == [1, None, 2, None, 3.5]
+
+
+def test_a_logarithmic_scale_is_refused_with_a_reason_where_a_value_is_not_positive(page: Page, show: Show) -> None:
+    show({10: {"d_loss": 1.0, "d_real": 2.0}, 20: {"d_loss": 0.5, "d_real": -2.0}})
+    page.get_by_label("Logarithmic").check()
+    expect(page.locator(".curve-note").nth(1)).to_have_text("not logarithmic: d_real is -2 at step 20")
+    expect(page.locator(".curve-note").nth(0)).to_have_text("")
+    assert "log=1" in page.url
+
+
+def test_selecting_a_range_fetches_its_steps_and_a_double_click_brings_all_back(page: Page, show: Show) -> None:
+    show(wave(60))
+    over = page.locator(".curve .u-over").first
+    box = over.bounding_box()
+    assert box is not None
+    y = box["y"] + 50
+    page.mouse.move(box["x"] + box["width"] * 0.5, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, y, steps=3)
+    with page.expect_request(lambda request: "from_step=" in request.url) as asked:
+        page.mouse.up()
+    query = parse_qs(urlsplit(asked.value.url).query)
+    first, last = int(query["from_step"][0]), int(query["to_step"][0])
+    assert 290 < first < 310 < 350 < last < 370
+    count = len(range(-(-first // 10) * 10, last + 1, 10))  # a value every 10 steps
+    expect(page.locator(".curve-table caption").first).to_have_text(f"Values of {count} of {count} steps")
+    over.dblclick()
+    expect(page.locator(".curve-table caption").first).to_have_text("Values of 50 of 60 steps")
+
+
+def test_live_values_are_appended_and_those_that_a_resumed_run_repeats_are_dropped(page: Page, show: Show) -> None:
+    show(wave(3))
+    push(page, "metric.batch", batch({40: {"d_loss": 9.25, "g_loss": 4.5}}))
+    expect(last_row(page)).to_have_text("409.254.5")
+    push(page, "job.started", {"step": 20, "total_steps": 100, "resumed": True})
+    push(page, "metric.batch", batch({25: {"d_loss": 7.75, "g_loss": 3.5}}))
+    expect(last_row(page)).to_have_text("257.753.5")
+    expect(page.locator(".curve-table tbody").first.locator("tr")).to_have_count(3)
+
+
+def test_a_score_that_arrives_live_gets_a_chart_of_its_own(page: Page, show: Show) -> None:
+    show(wave(3))
+    scored = {"step": 30, "purpose": "scheduled", "scores": {"fid": 12.5}}
+    push(page, "evaluation.completed", scored)
+    expect(page.get_by_role("group", name="Chart fid: fid")).to_be_visible()
+
+
+def test_arrow_keys_move_the_cursor_of_all_charts_and_the_live_line_says_the_values(page: Page, show: Show) -> None:
+    show({10: {"d_loss": 1.5, "d_real": 3.0}, 20: {"d_loss": 1.25, "d_real": math.nan}})
+    expect(page.locator(".curve-legend").nth(1)).to_contain_text("NaN")
+    page.get_by_role("group", name="Chart Loss").focus()
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".curve-live")).to_have_text("step 20: d_loss 1.25")
+    page.keyboard.press("ArrowLeft")
+    expect(page.locator(".curve-live")).to_have_text("step 10: d_loss 1.5")
+    expect(page.locator(".curve-step").nth(1)).to_have_text("step 10")
+    assert page.evaluate("window.cursors")[-1] == 10
+
+
+def test_other_metrics_are_asked_for_only_when_their_group_is_opened(page: Page, show: Show) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    show({10: {"d_loss": 1.0, "sigma/dense": 2.0}})
+    assert not any("sigma" in url for url in asked)
+    with page.expect_request(lambda request: "sigma%2Fdense" in request.url):
+        page.get_by_text("Others").click()
+
+
+def test_the_saved_file_has_the_values_that_are_shown(page: Page, show: Show) -> None:
+    show({10: {"d_loss": 1.5}, 20: {"d_loss": math.inf}})
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save as CSV").click()
+    text = saved.value.path().read_bytes().decode()
+    assert text == "name,step,value,min,max,note\r\nd_loss,10,1.5,1.5,1.5,\r\nd_loss,20,Infinity,,,\r\n"
+
+
+def test_destroyed_curves_leave_no_plot(page: Page, show: Show) -> None:
+    show(wave(3))
+    page.evaluate("window.view.destroy()")
+    expect(page.locator(".uplot")).to_have_count(0)

@@ -1,4 +1,4 @@
-// One chart with its legend, its keys and its table: what uPlot lacks for people who do not see a canvas or use a mouse.
+// One chart with its legend, its keys and its table: what uPlot lacks for people who see no canvas or use no mouse.
 
 import { fill, h } from "../dom.js";
 import { number } from "../format.js";
@@ -46,9 +46,10 @@ export class Chart {
       "aria-label": `Chart ${title}: ${names.join(", ")}. Arrow keys move the cursor, plus zooms in, Escape zooms out.`,
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event),
     });
-    this.table = h("table", { id, class: "curve-table" });
+    this.table = h("table", { id });
     this.element = h("figure", { class: "curve" },
-      h("figcaption", {}, h("span", { class: "curve-title" }, title), this.step), this.host, this.legend, this.note, this.table);
+      h("figcaption", {}, h("span", { class: "curve-title" }, title), this.step), this.host, this.legend, this.note,
+      h("div", { class: "curve-table" }, this.table));
   }
 
   /** Draw the present series as the present view asks. */
@@ -63,7 +64,8 @@ export class Chart {
     });
     this.plot.setData(columns(this.series, view.smooth));
     const width = Math.max(1, ...this.series.map(({ bucketSteps }) => bucketSteps));
-    fill(this.note, width > 1 && `band: least and greatest value of ${number(width)} steps`, width > 1 && refused && "; ", refused);
+    const band = width > 1 ? `band: least and greatest value of ${number(width)} steps` : null;
+    fill(this.note, [band, refused].filter(Boolean).join("; ") || null);
     this.showLegend();
     this.showTable();
   }
@@ -71,7 +73,8 @@ export class Chart {
   /** Follow a new width of the page. */
   resize() {
     const { clientWidth } = this.host;
-    if (this.plot && clientWidth && clientWidth !== this.plot.width) this.plot.setSize({ width: clientWidth, height: this.plot.height });
+    if (!this.plot || !clientWidth || clientWidth === this.plot.width) return;
+    this.plot.setSize({ width: clientWidth, height: this.plot.height });
   }
 
   destroy() {
@@ -160,10 +163,12 @@ export class Chart {
   /** A table of a part of the steps, for screen readers. */
   showTable() {
     const steps = this.plot.data[0];
-    const rows = spread(steps.length, MOST_ROWS).map((index) => h("tr", {}, h("th", { scope: "row" }, String(steps[index])),
+    const rows = spread(steps.length, MOST_ROWS).map((index) => h("tr", {},
+      h("th", { scope: "row" }, String(steps[index])),
       this.series.map((each) => h("td", {}, valueAt(each, steps[index])))));
+    const head = h("tr", {}, ["step", ...this.names].map((name) => h("th", { scope: "col" }, name)));
     fill(this.table, h("caption", {}, `Values of ${rows.length} of ${steps.length} steps`),
-      h("thead", {}, h("tr", {}, ["step", ...this.names].map((name) => h("th", { scope: "col" }, name)))), h("tbody", {}, rows));
+      h("thead", {}, head), h("tbody", {}, rows));
   }
 }
 
@@ -189,8 +194,8 @@ function valueAt({ points }, step) {
  * @param {Series} series
  */
 function marks({ points }) {
-  return [...nonFinite(points)].map(([word, { count, first }]) =>
-    h("span", { class: "curve-mark" }, `${GLYPHS[word]} ${word}: ${count}, first at step ${first.toLocaleString("en")}`));
+  return [...nonFinite(points)].map(([word, { count, first }]) => h("span", { class: "curve-mark" },
+    `${GLYPHS[word]} ${word}: ${count}, first at step ${first.toLocaleString("en")}`));
 }
 
 /**

@@ -6,7 +6,9 @@
  * @typedef {{step: number, last: number | null, min: number | null, max: number | null, word: string | null}} Point
  */
 
-/** @typedef {{step: number, last: number | string, min: number | null, max: number | null, nonfinite: number}} Bucket */
+/**
+ * @typedef {{step: number, last: number | string, min: number | null, max: number | null, nonfinite: number}} Bucket
+ */
 
 /**
  * The points of one metric. `covered`: the last step that the history has in buckets of several steps, -1 for none.
@@ -177,8 +179,12 @@ export function spread(length, limit) {
  */
 export function csv(all) {
   /** @param {string | number | null} cell */
-  const quoted = (cell) => (/[",\r\n]/.test(String(cell ?? "")) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell ?? ""));
+  const quoted = (cell) => {
+    const text = String(cell ?? "");
+    return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+  };
   const rows = all.flatMap(({ name, points }) =>
     points.map(({ step, last, min, max, word }) => [name, step, last ?? word, min, max, last === null ? null : word]));
-  return [["name", "step", "value", "min", "max", "note"], ...rows].map((cells) => `${cells.map(quoted).join(",")}\r\n`).join("");
+  const lines = [["name", "step", "value", "min", "max", "note"], ...rows];
+  return lines.map((cells) => `${cells.map(quoted).join(",")}\r\n`).join("");
 }

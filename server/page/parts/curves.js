@@ -80,7 +80,8 @@ class Curves {
       note({ log: view.log ? 1 : null });
       this.redraw();
     } });
-    const smooth = h("input", { type: "range", min: 0, max: MOST_SMOOTHING, step: 0.01, value: view.smooth, title: FORMULA, oninput: () => {
+    const range = { type: "range", min: 0, max: MOST_SMOOTHING, step: 0.01, value: view.smooth, title: FORMULA };
+    const smooth = h("input", { ...range, oninput: () => {
       view.smooth = Number(smooth.value);
       shown.textContent = view.smooth.toFixed(2);
       note({ smooth: view.smooth || null });
@@ -141,7 +142,11 @@ class Curves {
 
   /** @param {number} left */
   more(left) {
-    return h("button", { type: "button", onclick: () => { this.others += OTHERS_AT_ONCE; this.arrange(); } }, `Show more (${left} left)`);
+    const show = () => {
+      this.others += OTHERS_AT_ONCE;
+      this.arrange();
+    };
+    return h("button", { type: "button", onclick: show }, `Show more (${left} left)`);
   }
 
   /**
@@ -204,6 +209,8 @@ class Curves {
       const { data } = await get(this.address(slot, window), this.stop.signal);
       slot.chart.series = data.map(seriesOf);
       for (const event of slot.missed) this.apply(slot, event);
+      // Of a run that goes on, these values may be newer than the list of the metrics.
+      this.view.last = Math.max(this.view.last, ...slot.chart.series.map(({ points }) => points.at(-1)?.step ?? 0));
       fill(slot.status);
       Object.assign(slot, { window, asks: false });
       this.mark(slot);
@@ -222,7 +229,8 @@ class Curves {
    */
   address({ chart }, window) {
     const points = window ? WINDOW_POINTS : Math.min(Math.max(chart.host.clientWidth, FEWEST_POINTS), MOST_POINTS);
-    const query = new URLSearchParams([...chart.names.map((name) => ["name", name]), ["max_points", String(points)], ["mode", "minmax"]]);
+    const names = chart.names.map((name) => ["name", name]);
+    const query = new URLSearchParams([...names, ["max_points", String(points)], ["mode", "minmax"]]);
     if (window) {
       query.set("from_step", String(window[0]));
       query.set("to_step", String(window[1]));
@@ -302,7 +310,8 @@ class Curves {
   schedule(wait = REDRAW_MS) {
     if (document.hidden || this.stop.signal.aborted || (this.timer && wait)) return;
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => requestAnimationFrame(() => this.flush()), Math.max(0, wait - (performance.now() - this.drawn)));
+    const rest = Math.max(0, wait - (performance.now() - this.drawn));
+    this.timer = setTimeout(() => requestAnimationFrame(() => this.flush()), rest);
   }
 
   flush() {

@@ -9,7 +9,7 @@ import { smoothed, table } from "./columns.js";
 /** @typedef {{text: string, line: string, curves: string[]}} Palette */
 
 /**
- * How all charts are drawn. `window`: the steps from and to which the user looks, null for all; `last`: the newest step.
+ * How all charts are drawn. `window`: the first and last step in sight, null for all; `last`: the newest step.
  * @typedef {{log: boolean, smooth: number, window: [number, number] | null, last: number, palette: Palette}} View
  */
 
@@ -26,6 +26,7 @@ export const GLYPHS = /** @type {Record<string, string>} */ ({
 
 // uPlot's columns of one curve, after the steps: the band's edges first, so that the lines lie above it.
 const PARTS = 4;
+const HEIGHT = 220;
 const MARK_PIXELS = 12;
 const STEP_SIZES = Array.from({ length: 42 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
 
@@ -67,7 +68,7 @@ export function columns(all, smooth) {
  */
 export function plot(host, names, { view, series, log, sync, listeners }) {
   const options = {
-    width: Math.max(host.clientWidth, 200), height: 220, legend: { show: false }, padding: [10, 12, 0, 0],
+    width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, 12, 0, 0],
     scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log) },
     series: [{}, ...names.flatMap((_, index) => parts(view, index))],
     bands: names.map((_, index) => band(view, index)),
@@ -103,7 +104,7 @@ function parts(view, index) {
   const color = () => view.palette.curves[index];
   const edge = { width: 0, stroke: () => "transparent", points: { show: false } };
   const dash = DASHES[index];
-  const raw = { width: 1, stroke: () => `${color()}66`, points: { show: false } };
+  const raw = { width: 1, stroke: () => `${color()}77`, points: { show: false } };
   return [edge, edge, raw, { width: 2, stroke: color, dash, points: { size: 5, fill: color } }];
 }
 
@@ -126,7 +127,10 @@ function axes(view) {
   const labels = (_, values) => values.map((value) => (value === null ? "" : number(value)));
   /** @param {any} _ @param {number[]} values */
   const steps = (_, values) => values.map((value) => value.toLocaleString("en"));
-  return [{ ...shared, values: steps, incrs: STEP_SIZES, space: 70 }, { ...shared, values: labels, size: 62, space: 32 }];
+  return [
+    { ...shared, values: steps, incrs: STEP_SIZES, size: 32, space: 70 },
+    { ...shared, values: labels, size: 62, space: 32 },
+  ];
 }
 
 /**
