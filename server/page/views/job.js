@@ -34,8 +34,7 @@ export async function job(jobId, query, connected) {
   const answer = h("p", { role: "alert", class: "bad" });
   const wanted = query.get("step");
   const parts = {
-    film: film(jobId, { wanted: wanted === null ? null : Number(wanted), onStep: (step) => note({ step }),
-      name: known.name ?? jobId, total: known.progress.total_steps }),
+    film: film(jobId, { wanted: wanted === null ? null : Number(wanted), onStep: (step) => note({ step }) }),
     curves: curves(jobId, {}),
     health: health(jobId),
     log: logTail(jobId),
