@@ -1,4 +1,4 @@
-"""What tests of the page share: a browser, a service with its page, jobs with sample grids, and what pages must not do."""
+"""What tests of the page share: a browser, a service with its page, jobs with sample grids; what pages must not do."""
 
 import os
 import re
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import httpx2
@@ -50,7 +51,7 @@ class Site:
     url: str
     service: Service
 
-    @property
+    @cached_property
     def assets(self) -> str:
         """The address of the page's files."""
         found = re.search(r'src="(ui/\w+/)main\.js"', httpx2.get(self.url).text)
@@ -89,8 +90,8 @@ class Site:
         self.service.store.write(lambda connection: artifacts.prune_samples(connection, job_id, steps))
 
 
-# Of the package and not of the session: while Playwright runs, this thread has a running event loop, and tests elsewhere
-# could start none.
+# Of the package and not of the session: while Playwright runs, this thread has a running event loop, and tests
+# elsewhere could start none.
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium."""

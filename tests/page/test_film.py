@@ -38,7 +38,10 @@ def make_job(site: Site) -> str:
 
 @pytest.fixture
 def mount(page: Page, site: Site) -> Mount:
-    """Put the film of a job into an empty document with the page's policy; the attribute `data-step` of `main` is the step that it reported last."""
+    """Put the film of a job into an empty document with the page's policy.
+
+    The attribute `data-step` of `main` is the step that it reported last.
+    """
     assets = site.assets
     html = f"""<!doctype html><html lang="en"><title>film</title><meta name="viewport" content="width=device-width">
         <link rel="icon" href="{assets}icon.svg"><link rel="stylesheet" href="{assets}parts/film.css"><main></main>"""
@@ -220,7 +223,7 @@ def test_an_image_that_cannot_be_read_is_reported_and_the_last_stays(
     expect_step(page, "4,200")
     press(page, "ArrowLeft")
     expect(page.get_by_role("alert")).to_have_text(
-        "The image of step 12 could not be loaded. step 4,200 is still shown."
+        "The image of step 12 could not be loaded. The picture is still that of step 4,200."
     )
     expect(page.locator("figcaption")).to_contain_text("step 4,200")
     press(page, "ArrowLeft")
@@ -273,7 +276,7 @@ def test_a_comparison_shows_a_to_the_left_and_b_to_the_right_of_the_handle(page:
     second = page.get_by_role("slider", name="Step B, right")
     expect(second).to_have_attribute("aria-valuetext", "step 4,200 of 4")
     second.press("ArrowLeft")
-    expect(page.locator("figcaption")).to_have_text("Left A: step 8. Right B: step 12. 48 × 32 pixels.")
+    expect(page.locator("figcaption")).to_have_text("Left A: step 8. Right B: step 12. 48 \u00d7 32 pixels.")
     handle = page.get_by_role("slider", name="Border between A and B")
     assert colors(page, 10, 38) == [RED, GREEN]
     handle.press("End")
@@ -295,8 +298,8 @@ def test_grids_have_native_pixels_until_they_are_enlarged(page: Page, mount: Mou
     image = page.locator(".film-open img").first
     expect(image).to_have_css("image-rendering", "pixelated")
     expect(image).to_have_css("width", "48px")
-    page.get_by_role("button", name="3×").click()
-    expect(page.get_by_role("button", name="3×")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="3\u00d7").click()
+    expect(page.get_by_role("button", name="3\u00d7")).to_have_attribute("aria-pressed", "true")
     expect(image).to_have_css("width", "144px")
     expect(image).to_have_css("height", "96px")
     press(page, "ArrowLeft")

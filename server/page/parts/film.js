@@ -7,7 +7,7 @@ import { Picture, stepText } from "./film_picture.js";
 
 /** @typedef {import("./film_grids.js").Grid} Grid */
 /** @typedef {import("./film_picture.js").Zoom} Zoom */
-/** @typedef {{step: number, width: number, height: number, url: string}} Drawn the data of the event `sample.created` */
+/** @typedef {{step: number, width: number, height: number, url: string}} Drawn data of the event `sample.created` */
 
 const NO_GRID = "No grid yet: the first is drawn at step 0, before training.";
 const RATES = [2, 5, 10]; // grids a second
@@ -48,10 +48,12 @@ class Film {
   #sliderA = h("input", { type: "range", min: 0, step: 1, oninput: () => this.#chosen(this.#sliderA.valueAsNumber) });
   #stepB = h("span", { "aria-hidden": "true", class: "film-step" });
   #sliderB = h("input", { type: "range", min: 0, step: 1, oninput: () => this.#choseB() });
-  #rowB = h("label", { class: "film-slider", hidden: true }, h("span", {}, "Step B, right"), this.#stepB, this.#sliderB);
+  #rowB = h("label", { class: "film-slider", hidden: true },
+    h("span", {}, "Step B, right"), this.#stepB, this.#sliderB);
   #play = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggle() }, "Play");
   #rate = rates();
-  #compare = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggleB() }, "Compare two steps");
+  #compare = h("button", { type: "button", "aria-pressed": "false", onclick: () => this.#toggleB() },
+    "Compare two steps");
   #asked = h("input", { type: "number", min: 0, step: 1, required: true });
   #rule = h("p", { role: "status", class: "film-rule" });
   #failure = h("p", { role: "alert", class: "film-failure" });
@@ -117,7 +119,8 @@ class Film {
     return h("div", { class: "film-controls" },
       h("label", { class: "film-slider" }, this.#labelA, this.#stepA, this.#sliderA),
       this.#rowB,
-      h("div", { class: "film-row" }, this.#play, h("label", {}, "Speed ", this.#rate), go, this.#compare, this.#zooms()));
+      h("div", { class: "film-row" },
+        this.#play, h("label", {}, "Speed ", this.#rate), go, this.#compare, this.#zooms()));
   }
 
   #zooms() {
@@ -204,7 +207,8 @@ class Film {
     } catch {
       const steps = b ? `${stepText(a.step)} or ${stepText(b.step)}` : stepText(a.step);
       const kept = this.#picture.shown;
-      fill(this.#failure, `The image of ${steps} could not be loaded.`, kept && ` ${stepText(kept.step)} is still shown.`);
+      fill(this.#failure, `The image of ${steps} could not be loaded.`,
+        kept && ` The picture is still that of ${stepText(kept.step)}.`);
     }
   }
 
@@ -296,5 +300,7 @@ class Film {
 /** The choice of the speed. It begins slowly for readers who asked for little motion. */
 function rates() {
   const first = matchMedia("(prefers-reduced-motion: reduce)").matches ? 2 : 5;
-  return h("select", {}, RATES.map((rate) => h("option", { value: rate, selected: rate === first }, `${rate} grids a second`)));
+  const option = (/** @type {number} */ rate) => h("option", { value: rate, selected: rate === first },
+    `${rate} grids a second`);
+  return h("select", {}, RATES.map(option));
 }

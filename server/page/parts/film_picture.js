@@ -55,12 +55,13 @@ export class Picture {
   #imageB = h("img", { alt: "", class: "film-b", hidden: true });
   #line = h("span", { class: "film-line", hidden: true });
   #handle = h("input", {
-    type: "range", class: "film-handle", min: 0, max: 100, value: 50, hidden: true, "aria-label": "Border between A and B",
-    oninput: () => this.#wipe(),
+    type: "range", class: "film-handle", min: 0, max: 100, value: 50, hidden: true,
+    "aria-label": "Border between A and B", oninput: () => this.#wipe(),
   });
   #frame = h("div", { class: "film-frame" },
     h("button", {
-      type: "button", class: "film-open", title: "Open in full size", "aria-haspopup": "dialog", onclick: () => this.#open(),
+      type: "button", class: "film-open", title: "Open in full size", "aria-haspopup": "dialog",
+      onclick: () => this.#open(),
     }, this.#imageA, this.#imageB, this.#line),
     this.#handle);
   #caption = h("figcaption");
@@ -80,8 +81,8 @@ export class Picture {
   }
 
   /**
-   * Show grid A, and B over it unless that is null, once their images are decoded. Rejects if one cannot be loaded; then
-   * what was shown stays.
+   * Show grid A, and B over it unless that is null, once their images are decoded. Rejects if one cannot be loaded;
+   * then what was shown stays.
    * @param {Grid} a
    * @param {Grid | null} b
    */
@@ -109,10 +110,11 @@ export class Picture {
   set zoom(zoom) {
     this.#zoom = zoom;
     this.#frame.classList.toggle("fit", zoom === "fit");
-    for (const [image, grid] of [[this.#imageA, this.#a], [this.#imageB, this.#b]]) {
-      if (!grid) continue;
-      image.width = grid.width * (zoom === "fit" ? 1 : zoom);
-      image.height = grid.height * (zoom === "fit" ? 1 : zoom);
+    if (!this.#a) return;
+    const scale = zoom === "fit" ? 1 : zoom;
+    for (const image of [this.#imageA, this.#imageB]) { // both the size of A, so that the border is at one place
+      image.width = this.#a.width * scale;
+      image.height = this.#a.height * scale;
     }
   }
 
