@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 SOAK_MINUTES ?= 60
 WAITING := tests/reliability tests/server/executors tests/server/cli tests/server/streams tests/server/test_serve.py
+BROWSER := tests/page
 
 # Processes that tests start load compiled sources instead of compiling them again.
 export PYTHONDONTWRITEBYTECODE :=
@@ -15,11 +16,13 @@ export PYTHONDONTWRITEBYTECODE :=
 demo: $(READY)
 	$(BIN)/gan-mhe demo
 
-# Two lanes: tests that compute, one per core; then tests that wait for processes, many at once. A lane is a list of paths
-# and not a marker, because every worker of a lane collects, and so imports, all that the lane may run.
+# Three lanes: tests that compute, one per core; tests that wait for processes, many at once; tests that drive a browser,
+# whole files at a time, because a browser and an event loop of another test cannot be in one process. A lane is a list of
+# paths and not a marker, because every worker of a lane collects, and so imports, all that the lane may run.
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 $(addprefix --ignore=,$(WAITING))
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations=30 $(addprefix --ignore=,$(WAITING) $(BROWSER))
 	$(BIN)/python -m pytest -n 6 --dist worksteal --durations=10 $(WAITING)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=5 $(BROWSER)
 
 # Each half takes SOAK_MINUTES at most; the campaign finishes and audits the round that is under way.
 soak: $(READY)
