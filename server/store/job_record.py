@@ -3,45 +3,82 @@
 Written at each launch, at an import, and when a caller changes the job. `server.upkeep.adopt` reads it.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
+from gan_mhe.json_text import read_object
+from gan_mhe.text import printable
 from server.settings import Settings
-from server.store.rows import JobRow
+from server.store.keys import MOST_PRIORITY
+from server.store.rows import ForkedFrom, JobRow
 
 NAME = "job.json"
-_MAX_BYTES = 2**20
+_END_OF_9999_MS = 253_402_300_800_000
+_MAX_NAME = 200
 _log = structlog.get_logger("server.store")
 
 
+def _line(value: str) -> str:
+    return printable(value)[:_MAX_NAME]
+
+
+Line = Annotated[str, AfterValidator(_line)]
+LabelKey = Annotated[str, Field(pattern=r"^[a-z0-9._/-]{1,63}$")]
+
+
+class _Fork(BaseModel):
+    """Where a fork began. What is not said of its configuration counts as changed, so that it is no seed of another."""
+
+    job_id: Annotated[str, Field(pattern=r"^job_[0-9a-z]{1,26}$")]
+    checkpoint_id: Annotated[str, Field(pattern=r"^ckpt_[0-9a-z]{1,26}$")]
+    step: Annotated[int, Field(ge=0, lt=2**53)]
+    same_config: bool = False
+    one_config: bool = False
+
+
 class JobRecord(BaseModel):
-    """The facts of a job that its run does not contain. Files of older versions lack some of them."""
+    """The facts of a job that its run does not contain. Files of older versions lack some of them.
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    They are from a file: what could not have been submitted is refused, but a name or a label only made harmless.
+    """
 
-    project: str = "default"
-    name: str | None = None
-    labels: dict[str, str] = {}
-    origin: str = "submitted"
-    experiment_id: str | None = None
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+    project: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")] = "default"
+    name: Line | None = None
+    labels: Annotated[dict[LabelKey, Line], Field(max_length=64)] = {}
+    origin: Literal["submitted", "forked", "imported"] = "submitted"
+    experiment_id: Annotated[str, Field(pattern=r"^exp_[0-9a-z]{1,26}$")] | None = None
     cell: dict[str, Any] | None = None
-    forked_from: dict[str, Any] | None = None
-    priority: int = 0
-    wall_seconds_limit: float | None = None
-    created_at: int | None = None
+    forked_from: _Fork | None = None
+    priority: Annotated[int, Field(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
+    wall_seconds_limit: Annotated[float, Field(gt=0)] | None = None
+    created_at: Annotated[int, Field(ge=0, lt=_END_OF_9999_MS)] | None = None
+
+    def fork(self) -> ForkedFrom | None:
+        """Where the job began as a fork; None if it is none."""
+        known = self.forked_from
+        if known is None:
+            return None
+        return ForkedFrom(
+            job_id=known.job_id,
+            checkpoint_id=known.checkpoint_id,
+            step=known.step,
+            same_config=known.same_config,
+            one_config=known.one_config,
+        )
 
 
 def write(settings: Settings, job: JobRow) -> None:
     """Write a job's record. Raises StorageError if it cannot be written."""
     values: Mapping[str, Any] = job
-    record = JobRecord.model_validate({name: values[name] for name in JobRecord.model_fields})
-    write_json(settings.job_dir(job["id"]) / NAME, {"id": job["id"], **record.model_dump()})
+    record = {name: values[name] for name in JobRecord.model_fields}
+    write_json(settings.job_dir(job["id"]) / NAME, {"id": job["id"], **record})
 
 
 def refresh(settings: Settings, job: JobRow) -> None:
@@ -54,11 +91,13 @@ def refresh(settings: Settings, job: JobRow) -> None:
 
 
 def read(settings: Settings, job_id: str) -> JobRecord:
-    """A job's record; the defaults if there is none or it is damaged, because the run matters more."""
-    path = settings.job_dir(job_id) / NAME
+    """A job's record; the defaults for what is missing or cannot be right, because the run matters more."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return JobRecord()
-        return JobRecord.model_validate(json.loads(path.read_bytes()))
-    except (OSError, ValueError, RecursionError, ValidationError):
+        document = read_object(settings.job_dir(job_id) / NAME)
+    except (OSError, ValueError):
         return JobRecord()
+    try:
+        return JobRecord.model_validate(document)
+    except ValidationError as error:
+        wrong = {each["loc"][0] for each in error.errors()}
+        return JobRecord.model_validate({name: value for name, value in document.items() if name not in wrong})
