@@ -1,10 +1,12 @@
 """Atomic file and directory writes, content hashes, and append-only JSON-lines files."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,6 +97,41 @@ def remove_temporaries(directory: Path) -> None:
             shutil.rmtree(leftover, ignore_errors=True)
         else:
             leftover.unlink(missing_ok=True)
+
+
+def move_directory(source: Path, target: Path) -> None:
+    """Move a directory to a path that does not exist yet; both appear whole or not at all.
+
+    Between file systems it is copied, without pipes and sockets, flushed to disk, and then deleted. Raises OSError; the
+    source is then as it was. A process killed meanwhile leaves `.tmp` entries, which `remove_temporaries` deletes.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _move_between_file_systems(source, target)
+
+
+def _move_between_file_systems(source: Path, target: Path) -> None:
+    copy, left = target.with_name(f".{target.name}.tmp"), source.with_name(f".{source.name}.tmp")
+    for leftover in (copy, left):
+        shutil.rmtree(leftover, ignore_errors=True)
+    try:
+        shutil.copytree(source, copy, symlinks=True, copy_function=_copy_to_disk)
+        os.rename(copy, target)
+    except OSError:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    os.rename(source, left)
+    shutil.rmtree(left, ignore_errors=True)
+
+
+def _copy_to_disk(source: str, target: str) -> None:
+    if stat.S_ISREG(os.lstat(source).st_mode):
+        shutil.copy2(source, target)
+        with open(target, "rb") as file:
+            os.fsync(file.fileno())
 
 
 def canonical_json(value: Any) -> bytes:

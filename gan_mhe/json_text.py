@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
+from gan_mhe.plain_files import open_plain
+
 MAX_BYTES = 8 * 2**20
 """Largest document, and longest line of a JSON-lines file."""
 MAX_DEPTH = 64
@@ -38,7 +40,7 @@ def parse(content: bytes, *, keep_halves: bool = False) -> Any:
 
 def read(path: Path, *, keep_halves: bool = False) -> Any:
     """Read the JSON value in a file. Raises OSError, and ValueError as `parse` and for numbers beyond a float's."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         value = parse(file.read(MAX_BYTES + 1), keep_halves=keep_halves)
     json.dumps(value, allow_nan=False)  # raises for 1e999, which is read as infinity
     return value
@@ -57,7 +59,7 @@ def read_lines(path: Path) -> Iterator[Any]:
 
     Raises ValueError as `parse`, with the number of the line, from 0.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         for number, line in enumerate(_bounded_lines(file)):
             if not line.endswith(b"\n"):
                 continue  # the last line

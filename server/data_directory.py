@@ -9,6 +9,7 @@ from pathlib import Path
 
 from server.errors import StartRefused
 
+REPLACED = "replaced"
 _LOCK = "server.lock"
 
 
@@ -46,3 +47,10 @@ def locked(data_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def newest_replaced(data_dir: Path) -> Path | None:
+    """The directory of the database that was set aside last by a restore; None if there is none."""
+    replaced = data_dir / REPLACED
+    found = [path for path in replaced.iterdir() if path.is_dir()] if replaced.is_dir() else []
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)

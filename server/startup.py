@@ -13,6 +13,7 @@ from server import data_directory
 from server.errors import DatabaseDamaged, StartRefused
 from server.executors.base import Executor
 from server.ingest import deletion, importer
+from server.queue import queue
 from server.service import Service
 from server.settings import Settings
 from server.store import heartbeat, keys
@@ -69,11 +70,13 @@ def refuse_a_lost_database(store: Store, settings: Settings) -> None:
     """StartRefused if the database is new while there are files of jobs: it was lost, and with it jobs and keys."""
     found = deletion.job_directories(settings)
     if found and (not settings.database.exists() or store.is_new()):
+        aside = data_directory.newest_replaced(settings.data_dir)
+        where = f"; the one that a restore set aside last is in {aside}" if aside else ""
         raise StartRefused(
             f"{settings.job_dir('')} has the files of {len(found)} jobs and tasks, but the database "
-            f"{settings.database} is missing or empty. No file of a job was changed. Put a copy of the database there, "
-            "or run `gan-mhe restore BACKUP`, or without a backup `gan-mhe restore --from-runs`, which makes a new "
-            "database from the runs"
+            f"{settings.database} is missing or empty{where}. No file of a job was changed. Put a copy of the database "
+            "there, or run `gan-mhe restore BACKUP`, or without a backup `gan-mhe restore --from-runs`, which makes a "
+            "new database from the runs"
         )
 
 
@@ -116,6 +119,14 @@ def complete_imports(store: Store, settings: Settings) -> None:
     importer.recover(store, settings)
 
 
+def report_missing_files(store: Store, settings: Settings) -> None:
+    """Log if no job has files, although some ran: another volume may be mounted, or none."""
+    ran = store.read(queue.count_trained)
+    if ran and not deletion.job_directories(settings):
+        advice = "stop the service and mount the right volume, or `gan-mhe restore BACKUP`"
+        _log.error("files_of_jobs_missing", directory="jobs", jobs=ran, advice=advice)
+
+
 def report_unknown_directories(store: Store, settings: Settings) -> None:
     """Log how many directories of jobs the database does not know; their files stay as they are."""
     names = deletion.unknown_directories(store, settings)
@@ -125,4 +136,10 @@ def report_unknown_directories(store: Store, settings: Settings) -> None:
 
 
 _REFUSING: tuple[Step, ...] = (refuse_a_lost_database, refuse_another_machine, examine_database, migrate)
-_MENDING: tuple[Step, ...] = (remember_keys, complete_deletions, complete_imports, report_unknown_directories)
+_MENDING: tuple[Step, ...] = (
+    remember_keys,
+    complete_deletions,
+    complete_imports,
+    report_missing_files,
+    report_unknown_directories,
+)

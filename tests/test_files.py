@@ -21,6 +21,7 @@ from gan_mhe.files import (
     atomic_write,
     canonical_json,
     default_cache_dir,
+    move_directory,
     remove_temporaries,
     sha256_bytes,
     sha256_file,
@@ -314,3 +315,50 @@ def test_the_cache_lies_in_the_home_folder_otherwise(
     if value is not None:
         monkeypatch.setenv("GAN_MHE_CACHE", value)
     assert default_cache_dir() == tmp_path / ".cache" / "gan-mhe"
+
+
+@pytest.fixture
+def two_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A directory with files, and a path that no rename reaches from it."""
+    source, target = tmp_path / "a" / "run", tmp_path / "b" / "run"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "file").write_text("content")
+    (source / "link").symlink_to("inner/file")
+    target.parent.mkdir()
+    rename = os.rename
+
+    def within_one_file_system(old: Any, new: Any) -> None:
+        if Path(old).parent != Path(new).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", within_one_file_system)
+    return source, target
+
+
+def test_a_directory_moves_to_another_file_system(two_file_systems: tuple[Path, Path]) -> None:
+    source, target = two_file_systems
+    os.mkfifo(source / "pipe")
+    move_directory(source, target)
+    assert (target / "inner" / "file").read_text() == (target / "link").read_text() == "content"
+    assert os.readlink(target / "link") == "inner/file"
+    assert list(source.parent.iterdir()) == [] and list(target.parent.iterdir()) == [target]
+
+
+def test_a_move_to_a_full_file_system_leaves_the_source_as_it_was(
+    two_file_systems: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = two_file_systems
+    monkeypatch.setattr("shutil.copy2", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        move_directory(source, target)
+    assert (source / "inner" / "file").read_text() == "content" and list(target.parent.iterdir()) == []
+
+
+def test_a_move_that_was_cut_short_is_made_again_whole(two_file_systems: tuple[Path, Path]) -> None:
+    source, target = two_file_systems
+    cut_short = target.parent / ".run.tmp"
+    cut_short.mkdir()
+    (cut_short / "half").write_text("cont")
+    move_directory(source, target)
+    assert sorted(path.name for path in target.iterdir()) == ["inner", "link"]

@@ -114,10 +114,14 @@ class Story:
         return found
 
     def differences(self, other: "Story") -> list[str]:
-        """What is not equal, in words; empty if the runs are equal in every bit."""
+        """What is not equal to an unbroken run, in words; empty if the runs are equal in every bit.
+
+        A stop saves a checkpoint at a step of its own, which the unbroken run does not have.
+        """
+        tensors = {step: sha256 for step, sha256 in self.tensors.items() if step in other.tensors}
         parts = {
             "result": (self.result, other.result),
-            "tensors": (self.tensors, other.tensors),
+            "tensors": (tensors, other.tensors),
             "samples": (self.samples, other.samples),
             "scalars": (self.scalars, other.scalars),
         }

@@ -151,12 +151,16 @@ def settings_of(**options: Any) -> "Settings":
 @contextmanager
 def service_errors() -> Iterator[None]:
     """Convert errors of the service to errors of the command."""
+    from sqlalchemy.exc import DBAPIError
+
     from server.errors import ServiceError
 
     try:
         yield
     except ServiceError as error:
         raise GanMheError(str(error)) from None
+    except DBAPIError as error:
+        raise GanMheError(f"cannot use the database: {error.orig}") from error
 
 
 def files_of(settings: "Settings") -> AbstractContextManager[None]:

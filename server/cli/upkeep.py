@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 trash_app = typer.Typer(help="The files of deleted jobs, kept for some days.", no_args_is_help=True)
 _MIB = 2**20
+_MAX_LISTED = 5
 
 
 def backup(
@@ -30,6 +31,10 @@ def backup(
     with service_errors(), files_of(settings):
         made = back_up(settings, target)
     say(f"{made.jobs} jobs, {made.files} files, {made.size_bytes / _MIB:.1f} MiB are in {target}")
+    if made.left_out:
+        more = f" and {len(made.left_out) - _MAX_LISTED} more" if len(made.left_out) > _MAX_LISTED else ""
+        listed = ", ".join(made.left_out[:_MAX_LISTED])
+        print_error(f"links and special files are not in the backup: {listed}{more}")
 
 
 def restore(
@@ -133,13 +138,10 @@ def restore_from_trash(
     job: Annotated[str, typer.Argument(help="Id of a deleted job.")], data_dir: DataDir = None
 ) -> None:
     """Take the files of a deleted job back, and make it a job again."""
-    from server.ingest import trash
-    from server.upkeep.adopt import adopt as adopt_directories
+    from server.upkeep.adopt import take_back
 
-    settings = settings_of(data_dir=data_dir)
     with open_store(data_dir) as store:
-        trash.take_back(settings, job)
-        _print_adopted(adopt_directories(store, settings, [job]))
+        _print_adopted([take_back(store, settings_of(data_dir=data_dir), job)])
 
 
 @trash_app.command("empty")
@@ -153,10 +155,10 @@ def empty_trash(
     settings = settings_of(data_dir=data_dir)
     with service_errors():
         chosen = jobs or [each.job_id for each in trash.contents(settings)]
-        deleted = trash.empty(settings, chosen, why="asked")
-    print_error(f"{deleted} deleted")
-    if deleted < len(chosen):
-        raise GanMheError(f"{len(chosen) - deleted} cannot be deleted; `gan-mhe trash list` names what is left")
+        left = trash.empty(settings, chosen, why="asked")
+    print_error(f"{len(chosen) - len(left)} deleted")
+    if left:
+        raise GanMheError(f"cannot delete {', '.join(str(settings.trash / job_id) for job_id in left)}")
 
 
 COMMANDS = (backup, restore, adopt, doctor)

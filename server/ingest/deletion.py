@@ -4,11 +4,12 @@ A directory leaves `jobs/` only if a caller deleted its job (`server.store.remov
 database may be damaged, older than the files, or lost.
 """
 
+import shutil
 from functools import partial
+from pathlib import Path
 
 from sqlalchemy import select
 
-from gan_mhe.files import remove_temporaries
 from server.ids import is_id
 from server.ingest import trash
 from server.settings import Settings
@@ -27,9 +28,17 @@ def delete_files(store: Store, settings: Settings, job_id: str) -> None:
 
 def complete(store: Store, settings: Settings) -> None:
     """Complete the deletions that an earlier service was asked for and did not finish."""
-    remove_temporaries(settings.job_dir(""))  # what older versions put aside for deletion
+    for directory in (settings.job_dir(""), settings.trash):
+        _remove_leftovers(directory)
     for job_id in store.read(removals.asked):
         delete_files(store, settings, job_id)
+
+
+def _remove_leftovers(directory: Path) -> None:
+    """Delete what a move or a restore cut short, or an older version, put aside; nothing that others named so."""
+    for path in directory.glob(".*.tmp"):
+        if _is_name(path.name[1:].split(".")[0]):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def unknown_directories(store: Store, settings: Settings) -> list[str]:
@@ -46,4 +55,8 @@ def job_directories(settings: Settings) -> list[str]:
     jobs = settings.job_dir("")
     if not jobs.is_dir():
         return []
-    return sorted(path.name for path in jobs.iterdir() if is_id(path.name, "job") or is_id(path.name, "task"))
+    return sorted(path.name for path in jobs.iterdir() if _is_name(path.name) and path.is_dir())
+
+
+def _is_name(text: str) -> bool:
+    return is_id(text, "job") or is_id(text, "task")

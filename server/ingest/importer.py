@@ -5,7 +5,6 @@ directory names the directory in the inbox. A crash therefore leaves either the 
 completes.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -26,7 +25,7 @@ from gan_mhe.config.names import DATASETS
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.errors import RunDirError, StorageError
 from gan_mhe.evaluation.metrics import METRICS
-from gan_mhe.files import write_json
+from gan_mhe.files import move_directory, write_json
 from gan_mhe.json_text import read_object
 from gan_mhe.records.fields import Step
 from gan_mhe.records.inputs import Inputs
@@ -35,6 +34,7 @@ from gan_mhe.records.run_dir import RunDir
 from gan_mhe.text import printable
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
 from server.executors.supervisor import SPEC
+from server.ids import is_id
 from server.ingest.indexer import Indexer
 from server.queue import admission, queue
 from server.queue.states import Reason, State
@@ -120,7 +120,8 @@ def recover(store: Store, settings: Settings) -> None:
     """
     indexer = Indexer(store, settings)
     deadline = time.monotonic() + _RECOVERY_SECONDS
-    for marker in sorted(settings.job_dir("").glob(f"*/{_MARKER}")):
+    markers = settings.job_dir("").glob(f"*/{_MARKER}")
+    for marker in sorted(marker for marker in markers if is_id(marker.parent.name, "job")):
         if time.monotonic() > deadline:
             _log.warning("imports_wait_for_the_next_start", first=f"jobs/{marker.parent.name}")
             return
@@ -137,14 +138,21 @@ def _complete(store: Store, settings: Settings, indexer: Indexer, marker: Path) 
     try:
         store.read(partial(queue.get, job_id=job_id))
     except NotFound:
-        if not target.exists():  # nothing was moved yet: the run is still in the inbox
+        own = {_MARKER, job_record.NAME}
+        if {path.name for path in marker.parent.iterdir()} <= own:  # nothing was moved: the run is still in the inbox
             shutil.rmtree(marker.parent)
         return
-    name = str(read_object(marker)["name"])
-    if not target.exists():
-        with suppress(NotFound):
-            _move(_entry(settings.inbox, name), target)
+    if not os.path.lexists(target) and (source := _noted(settings, marker)).is_dir():
+        _move(source, target)
     read_in(store, settings, indexer, job_id)
+
+
+def _noted(settings: Settings, marker: Path) -> Path:
+    """The directory in the inbox that a marker names. Raises ValueError if it names none."""
+    name = read_object(marker).get("name")
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise ValueError(f"name: expected that of a directory in the inbox, got {name!r:.120}")
+    return settings.inbox / name
 
 
 def _entry(inbox: Path, name: str) -> Path:
@@ -266,21 +274,9 @@ def create_ended(connection: Connection, new: queue.NewJob, result: Mapping[str,
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a directory to a path that does not exist yet.
-
-    From another file system it is copied under a temporary name and then renamed, so that it appears complete.
-    """
+    """Move a directory out of the inbox to a path that does not exist yet. Raises StorageError."""
     try:
-        try:
-            os.rename(source, target)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            partial = target.with_name(f".{target.name}.tmp")
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source, partial)
-            os.rename(partial, target)
-            shutil.rmtree(source)
+        move_directory(source, target)
     except OSError as error:
         raise StorageError(f"cannot move {source.name!r} out of the inbox: {error.strerror or error}") from error
 

@@ -9,6 +9,7 @@ import structlog
 from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import OperationalError
 
+from server.errors import DatabaseDamaged
 from server.ingest.run_events import Ingest
 from server.ingest.tail import Text, count_lines, newest_text, whole_lines
 from server.queue import queue
@@ -70,7 +71,7 @@ class Indexer:
             return False
         except OSError as error:
             self._report(job, f"the run's files cannot be read: {error.strerror}")
-        except OperationalError:  # of the database, which concerns all jobs
+        except (OperationalError, DatabaseDamaged):  # of the database, which concerns all jobs
             raise
         except Exception as error:  # whatever else a file can cause concerns its own job alone
             if self._report(job, "the run's files cannot be read further; the service's log says why"):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gan_mhe.json_text import MAX_BYTES
+from gan_mhe.plain_files import open_plain
 
 CHUNK_BYTES = 256 * 1024
 MAX_LINE_BYTES = MAX_BYTES
@@ -32,7 +33,7 @@ class Lines:
 
 def whole_lines(path: Path, offset: int) -> Lines:
     """Read whole lines from byte `offset` on, about CHUNK_BYTES; a last line without a line end is not included."""
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         file.seek(offset)
         content = file.read(CHUNK_BYTES)
         end = content.rfind(b"\n") + 1
@@ -58,7 +59,7 @@ def _long_line(file: BinaryIO, content: bytes, offset: int) -> Lines:
 def count_lines(path: Path) -> tuple[int, int]:
     """Count the whole lines of a file. Returns their number and their size in bytes."""
     lines, size, position = 0, 0, 0
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         while block := file.read(CHUNK_BYTES):
             if found := block.count(b"\n"):
                 lines, size = lines + found, position + block.rfind(b"\n") + 1
@@ -81,7 +82,7 @@ def newest_text(path: Path, offset: int, *, to_the_end: bool) -> Text | None:
     A last line without a line end is not included, unless it is too long or `to_the_end` is set. A file that became
     shorter is read from its beginning.
     """
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         size = os.fstat(file.fileno()).st_size
         offset = offset if offset <= size else 0
         begin = max(offset, size - TEXT_BYTES)

@@ -123,6 +123,12 @@ def count(connection: Connection) -> int:
     return connection.execute(select(func.count()).select_from(_jobs)).scalar_one()
 
 
+def count_trained(connection: Connection) -> int:
+    """Return how many jobs have trained a step: they have files."""
+    query = select(func.count()).select_from(_jobs).where(_jobs.c.kind == TRAIN, _jobs.c.step > 0)
+    return connection.execute(query).scalar_one()
+
+
 def waiting(connection: Connection, project: str) -> int:
     """Return how many jobs of a project are queued."""
     query = select(func.count()).select_from(_jobs).where(_jobs.c.project == project, _jobs.c.state == State.QUEUED)

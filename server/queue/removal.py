@@ -20,7 +20,7 @@ def remove(connection: Connection, job: JobRow) -> None:
         raise InvalidTransition(f"{job['id']} is {job['state']}; only a job that has ended can be deleted")
     if queue.live_attempt(connection, job["id"]):
         raise InvalidTransition(f"{job['id']} still has a process; it can be deleted once that is gone")
-    waiting = _waiting_for(connection, job["id"])
+    waiting = waiting_for(connection, job["id"])
     if waiting:
         raise InvalidTransition(
             f"{job['id']} has checkpoints that are still needed by {', '.join(waiting)}; it can be deleted afterwards"
@@ -29,7 +29,7 @@ def remove(connection: Connection, job: JobRow) -> None:
     removals.ask(connection, job["id"])
 
 
-def _waiting_for(connection: Connection, job_id: str) -> list[str]:
+def waiting_for(connection: Connection, job_id: str) -> list[str]:
     """The first forks and tasks that have not ended and read the job's checkpoints.
 
     A fork reads them until it has a checkpoint of its own.

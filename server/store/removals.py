@@ -4,14 +4,14 @@ A job is listed in the transaction that deletes its row, and taken off the list 
 deletion cut short is completed later and no other directory is ever deleted for want of a row.
 """
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, literal, select
 
 from server.store import tables
 from server.store.sqlite import upsert
 
 _PREFIX = "remove:"  # a job's id follows: the key in service_state
 
-_state = tables.service_state
+_state, _jobs = tables.service_state, tables.jobs
 
 
 def ask(connection: Connection, job_id: str) -> None:
@@ -20,9 +20,10 @@ def ask(connection: Connection, job_id: str) -> None:
 
 
 def asked(connection: Connection) -> list[str]:
-    """The ids of the listed jobs."""
-    keys = connection.execute(select(_state.c.key).where(_state.c.key.startswith(_PREFIX))).scalars()
-    return [key.removeprefix(_PREFIX) for key in keys]
+    """The ids of the listed jobs. One that has a row was made a job again since, and is none of them."""
+    jobs = select(literal(_PREFIX) + _jobs.c.id)
+    query = select(_state.c.key).where(_state.c.key.startswith(_PREFIX), _state.c.key.not_in(jobs))
+    return [key.removeprefix(_PREFIX) for key in connection.execute(query).scalars()]
 
 
 def done(connection: Connection, job_id: str) -> None:

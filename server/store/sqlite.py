@@ -3,14 +3,16 @@
 import time
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
-from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
+from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
+
+from gan_mhe.errors import StorageError
 
 BUSY_TIMEOUT_MS = 30_000
 _READERS = 8
@@ -26,7 +28,7 @@ def writer_engine(path: Path) -> Engine:
 
     A deferred transaction that reads and then writes would fail if another process wrote in between.
     """
-    engine = create_engine(f"sqlite:///{path}", poolclass=StaticPool, connect_args={"check_same_thread": False})
+    engine = create_engine(_address(path, "rwc"), poolclass=StaticPool, connect_args={"check_same_thread": False})
     _configure(engine, "BEGIN IMMEDIATE", "PRAGMA journal_mode=WAL", "PRAGMA foreign_keys=ON")
     return engine
 
@@ -34,7 +36,7 @@ def writer_engine(path: Path) -> Engine:
 def reader_engine(path: Path) -> Engine:
     """Create the engine of the connections that cannot write."""
     engine = create_engine(
-        f"sqlite:///{path}",
+        _address(path, "rw"),  # not made where it was moved away
         poolclass=QueuePool,
         pool_size=_READERS,
         max_overflow=32,
@@ -42,6 +44,11 @@ def reader_engine(path: Path) -> Engine:
     )
     _configure(engine, "BEGIN", "PRAGMA query_only=ON")
     return engine
+
+
+def _address(path: Path, mode: str) -> URL:
+    """The address of a database file, whatever characters its path has. mode: rwc makes it if it is missing."""
+    return URL.create("sqlite", database=f"file:{quote(str(path))}", query={"mode": mode, "uri": "true"})
 
 
 def _configure(engine: Engine, begin: str, *pragmas: str) -> None:
@@ -95,8 +102,14 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
 
 
 def backup(connection: Any, path: Path) -> None:
-    """Copy the database consistently while others use it. connection: a DBAPI connection outside any transaction."""
-    connection.execute("VACUUM INTO ?", (str(path),))
+    """Copy the database consistently while others use it. connection: a DBAPI connection outside any transaction.
+
+    Raises StorageError if the copy cannot be written.
+    """
+    try:
+        connection.execute("VACUUM INTO ?", (str(path),))
+    except connection.OperationalError as error:
+        raise StorageError(f"cannot copy the database to {path}: {error}") from error
 
 
 def damage_in(error: Exception) -> str | None:
@@ -136,7 +149,7 @@ def copy_readable_rows(damaged: Engine, target: Engine, table: Table) -> bool:
     """Copy the rows of a table that can be read, and that refer to rows already there. Returns whether all could be.
 
     It reads the table and no index, forward up to the damage and then backward. The damaged database may be of an
-    older schema.
+    older schema. Raises StorageError if the target cannot be written.
     """
     with damaged.connect() as old, target.connect() as new:
         source, sink = old.connection.dbapi_connection, new.connection.dbapi_connection
@@ -152,22 +165,40 @@ def copy_readable_rows(damaged: Engine, target: Engine, table: Table) -> bool:
         complete = False
         for direction in () if not columns else ("ASC", "DESC"):
             by = ", ".join(f'"{name}" {direction}' for name in order)
-            try:
-                for row in source.execute(f"SELECT {columns} FROM {table.name} NOT INDEXED ORDER BY {by}"):
-                    _insert(sink, table.name, columns, row)
-                complete = direction == "ASC"
+            rows = _Readable(source, f"SELECT {columns} FROM {table.name} NOT INDEXED ORDER BY {by}")
+            for row in rows:
+                _insert(sink, table.name, columns, row)
+            complete = not rows.damaged and direction == "ASC"
+            if not rows.damaged:
                 break
-            except source.DatabaseError:
-                continue
         sink.execute("COMMIT")
         return complete
+
+
+class _Readable:
+    """The rows of a query up to the first that cannot be read. damaged: whether there was such a row."""
+
+    def __init__(self, connection: Any, query: str) -> None:
+        self._connection = connection
+        self._query = query
+        self.damaged = False
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        try:
+            yield from self._connection.execute(self._query)
+        except self._connection.DatabaseError:
+            self.damaged = True
 
 
 def _insert(sink: Any, table: str, columns: str, row: tuple[Any, ...]) -> None:
     """Insert a row unless it is there already, or refers to one that is not."""
     marks = ", ".join("?" * len(row))
-    with suppress(sink.IntegrityError):
+    try:
         sink.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({marks})", row)
+    except sink.IntegrityError:
+        pass
+    except sink.DatabaseError as error:
+        raise StorageError(f"cannot write the new database: {error}") from error
 
 
 def truncate_log(connection: Any) -> None:

@@ -47,6 +47,8 @@ class Store:
 
     def revision(self) -> str | None:
         """The revision of the database's schema; None if it has none yet. Raises DatabaseDamaged."""
+        if not self._path.exists():
+            return None
         with self._seeing_damage(), self._readers.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
 
@@ -60,6 +62,8 @@ class Store:
         seconds: when to give up, None never. Returns whether the database was examined to its end. Thread-safe; others
         read and write meanwhile.
         """
+        if not self._path.exists():
+            return True
         with self._readers.connect() as connection:
             fault, complete = sqlite.first_fault(connection.connection.dbapi_connection, seconds)
         self.damage = self.damage or fault
@@ -72,9 +76,7 @@ class Store:
         """
         script = ScriptDirectory(str(_MIGRATIONS))
         with self._lock:
-            with self._readers.connect() as connection:  # not the writer, which makes the file one with a log
-                current = MigrationContext.configure(connection).get_current_revision()
-                foreign = current is None and bool(inspect(connection).get_table_names())
+            current, foreign = self._look()
             if current == script.get_current_head():
                 return
             if foreign:
@@ -83,7 +85,7 @@ class Store:
                     "it is another program's, or damaged. It was not changed"
                 )
             if current is not None:
-                self._check_known(script, current)
+                self._check_known(current)
                 self._copy_before_migration(current)
             config = Config()
             config.set_main_option("script_location", str(_MIGRATIONS))
@@ -91,9 +93,19 @@ class Store:
                 config.attributes["connection"] = connection
                 alembic.command.upgrade(config, "head")
 
-    def _check_known(self, script: ScriptDirectory, current: str) -> None:
-        known = {revision.revision for revision in script.walk_revisions()}
-        if current not in known:
+    def _look(self) -> tuple[str | None, bool]:
+        """The revision of the schema, and whether the database is another program's: it has tables and no revision.
+
+        It looks through a reader, because the writer makes the file one with a write-ahead log.
+        """
+        if not self._path.exists():
+            return None, False
+        with self._readers.connect() as connection:
+            current = MigrationContext.configure(connection).get_current_revision()
+            return current, current is None and bool(inspect(connection).get_table_names())
+
+    def _check_known(self, current: str) -> None:
+        if not knows(current):
             raise StartRefused(
                 f"the database {self._path} has schema {current}, which this version does not know; "
                 "expected a version of the service at least as new as the one that wrote it"
@@ -178,3 +190,8 @@ class Store:
 def announce(connection: Connection, row: JournalRow) -> None:
     """Pass a journal row to the listeners once the transaction is committed."""
     connection.info[_NEW_ROWS].append(row)
+
+
+def knows(revision: str) -> bool:
+    """Whether this version can read, and migrate, a database with such a schema."""
+    return revision in {known.revision for known in ScriptDirectory(str(_MIGRATIONS)).walk_revisions()}

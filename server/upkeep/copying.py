@@ -3,16 +3,29 @@
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+
+from gan_mhe.errors import StorageError
+from gan_mhe.plain_files import open_plain
 
 _BLOCK = 2**20
 
 
-def plain_files(root: Path) -> Iterator[Path]:
-    """All plain files below a directory, in order; links and temporary files are left out.
+@dataclass(frozen=True)
+class Copied:
+    """What was copied of a directory, by path relative to it: the SHA-256 of each file, and what is no plain file."""
 
-    Files and directories that vanish meanwhile are left out too; other errors are raised.
+    hashes: Mapping[str, str]
+    left_out: Sequence[str]
+
+
+def _entries(root: Path) -> Iterator[tuple[Path, bool]]:
+    """Everything below a directory but directories, in order, and whether it is a plain file.
+
+    Temporary files are left out, and files and directories that vanish meanwhile; other errors are raised. A link to a
+    directory is not followed: it could lead anywhere.
     """
 
     def raise_unless_gone(error: OSError) -> None:
@@ -21,43 +34,56 @@ def plain_files(root: Path) -> Iterator[Path]:
 
     for directory, below, files in os.walk(root, onerror=raise_unless_gone):
         below[:] = sorted(name for name in below if not _is_temporary(name))
-        for name in sorted(files):
+        links = [name for name in below if Path(directory, name).is_symlink()]
+        for name in sorted([*links, *files]):
             path = Path(directory, name)
-            if not _is_temporary(name) and _is_plain(path):
-                yield path
+            if not _is_temporary(name) and (mode := _mode(path)) is not None:
+                yield path, stat.S_ISREG(mode)
 
 
 def copy_file(source: Path, target: Path) -> str:
-    """Copy what a file contains now, and flush it to disk; returns its SHA-256."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    """Copy what a file contains now, and flush it to disk; returns its SHA-256.
+
+    Raises FileNotFoundError if it vanished, StorageError if it cannot be copied.
+    """
     digest = hashlib.sha256()
-    with open(source, "rb") as read, open(target, "xb") as written:
-        while block := read.read(_BLOCK):
-            digest.update(block)
-            written.write(block)
-        written.flush()
-        os.fsync(written.fileno())
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with open_plain(source) as read, open(target, "xb") as written:
+            while block := read.read(_BLOCK):
+                digest.update(block)
+                written.write(block)
+            written.flush()
+            os.fsync(written.fileno())
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise StorageError(f"cannot copy {source} to {target}: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
-def copy_tree(source: Path, target: Path) -> Mapping[str, str]:
-    """Copy all plain files below a directory; returns their SHA-256 by path relative to it."""
-    hashes = {}
-    for path in plain_files(source):
+def copy_tree(source: Path, target: Path) -> Copied:
+    """Copy all plain files below a directory. Raises StorageError if one cannot be copied."""
+    hashes, left_out = {}, []
+    for path, plain in _entries(source):
         relative = path.relative_to(source)
+        if not plain:
+            left_out.append(str(relative))
+            continue
         try:
             hashes[str(relative)] = copy_file(path, target / relative)
         except FileNotFoundError:
             (target / relative).unlink(missing_ok=True)
-    return hashes
+    return Copied(hashes, left_out)
 
 
 def _is_temporary(name: str) -> bool:
     return name.startswith(".") and name.endswith(".tmp")
 
 
-def _is_plain(path: Path) -> bool:
+def _mode(path: Path) -> int | None:
+    """The kind of an entry; None if it vanished."""
     try:
-        return stat.S_ISREG(path.lstat().st_mode)
+        return path.lstat().st_mode
     except FileNotFoundError:
-        return False
+        return None

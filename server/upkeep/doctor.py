@@ -1,5 +1,6 @@
 """Examines a data directory and says what is amiss; it changes nothing and may run beside the service."""
 
+import os
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -113,6 +114,9 @@ def _permissions(store: Store, settings: Settings) -> Finding:
     if mode & _OTHERS:
         advice = f"`chmod 700 {settings.data_dir}`: other users of the machine can read jobs and the hashes of keys"
         return Finding("permissions", False, f"the data directory has mode {stat.S_IMODE(mode):o}", advice)
+    if not os.access(settings.database, os.W_OK):
+        advice = "run as the user of the service, or `chmod 600` the database"
+        return Finding("permissions", False, "this user cannot write the database", advice)
     return Finding("permissions", True, "only the owner can enter the data directory")
 
 

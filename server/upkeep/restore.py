@@ -17,7 +17,7 @@ from server.errors import StartRefused
 from server.queue import queue
 from server.settings import Settings
 from server.store import keys
-from server.store.store import Store
+from server.store.store import Store, knows
 from server.upkeep import backup
 from server.upkeep.adopt import Adoption, adopt
 from server.upkeep.copying import copy_file, copy_tree
@@ -46,9 +46,15 @@ class Restored:
 def from_backup(settings: Settings, directory: Path) -> Restored:
     """Put the database of a backup in place, and the directories of jobs that are missing here.
 
-    Raises StartRefused if a server uses the data directory, or a file of the backup is missing or damaged.
+    Raises StartRefused if a server uses the data directory, the backup is of a newer version, or a file of it is
+    missing or damaged; StorageError if something cannot be copied. The database is then as it was.
     """
     manifest = backup.read(directory)
+    if not knows(manifest.schema_revision):
+        raise StartRefused(
+            f"{directory} was made by version {manifest.version} and has schema {manifest.schema_revision!r}, which "
+            "this version does not know; expected a backup of a version that is not newer. Nothing was changed"
+        )
     damaged = backup.damaged_files(directory, manifest)
     if damaged:
         more = f" and {len(damaged) - _MAX_LISTED} more" if len(damaged) > _MAX_LISTED else ""
@@ -70,7 +76,11 @@ def from_damaged(settings: Settings) -> Restored:
     Raises StartRefused if a server uses the data directory, or there is no database.
     """
     if not settings.database.is_file():
-        raise StartRefused(f"there is no database {settings.database}; `--from-runs` needs none")
+        newest = data_directory.newest_replaced(settings.data_dir)
+        where = (
+            f"a restore has set one aside in {newest}: move its files back" if newest else "`--from-runs` needs none"
+        )
+        raise StartRefused(f"there is no database {settings.database}; {where}")
     with data_directory.locked(settings.data_dir):
         new = _temporary(settings)
         damaged = salvage(settings.database, new)
@@ -107,7 +117,7 @@ def _migrated(path: Path) -> None:
 def _copy_missing_jobs(settings: Settings, directory: Path, manifest: backup.Manifest) -> list[str]:
     """Copy the directories of jobs that are not here; those that are here are at least as new."""
     jobs = sorted({path.split("/")[1] for path in manifest.files if path.startswith(f"{backup.JOBS}/")})
-    missing = [job_id for job_id in jobs if not settings.job_dir(job_id).exists()]
+    missing = [job_id for job_id in jobs if not os.path.lexists(settings.job_dir(job_id))]
     for job_id in missing:
         partial = settings.job_dir("") / f".{job_id}.tmp"
         shutil.rmtree(partial, ignore_errors=True)  # of a restore that was cut short
@@ -140,12 +150,18 @@ def _move_aside(settings: Settings) -> Path | None:
     present = [path for part in _PARTS if (path := Path(f"{settings.database}{part}")).exists()]
     if not present:
         return None
-    aside = settings.data_dir / "replaced" / time.strftime("%Y%m%dT%H%M%S")
+    cut_short = None if settings.database.exists() else data_directory.newest_replaced(settings.data_dir)
+    aside = cut_short or _new_aside(settings)  # what belongs together stays together
+    for path in present:
+        os.replace(path, aside / path.name)
+    return aside
+
+
+def _new_aside(settings: Settings) -> Path:
+    aside = settings.data_dir / data_directory.REPLACED / time.strftime("%Y%m%dT%H%M%S")
     number = 1
     while aside.exists():
         number += 1
         aside = aside.with_name(f"{aside.name.split('-')[0]}-{number}")
     aside.mkdir(parents=True, mode=0o700)
-    for path in present:
-        os.replace(path, aside / path.name)
     return aside

@@ -1,6 +1,7 @@
 """The campaign of `make soak`: a whole round of it, and that its auditor sees what it is there to see."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -99,6 +100,13 @@ def test_a_run_that_differs_from_its_twin_is_reported(
     here, there = write_run(tmp_path / "here"), write_run(tmp_path / "there")
     (here / file).write_text((here / file).read_text().replace(old, new))
     assert Story(RunDir(here)).differences(Story(RunDir(there))) == [expected]
+
+
+def test_a_checkpoint_that_a_stop_saved_is_no_difference(tmp_path: Path) -> None:
+    here, there = write_run(tmp_path / "here"), write_run(tmp_path / "there")
+    shutil.copytree(here / "checkpoints" / "step_00000020", here / "checkpoints" / "step_00000007")
+    assert Story(RunDir(here)).differences(Story(RunDir(there))) == []
+    assert Story(RunDir(there)).differences(Story(RunDir(here))) == ["tensors"]
 
 
 def test_a_program_under_a_shifted_clock_reads_the_shifted_time(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from gan_mhe.config.run_config import RunConfig
 from server.clock import from_wall
-from server.errors import FieldError, InvalidRequest, NotFound, RevisionMismatch, ServiceError
+from server.errors import FieldError, InvalidRequest, InvalidTransition, NotFound, RevisionMismatch, ServiceError
 from server.http import errors
 from server.http.bodies import BatchJobs, ChangeJob, Moment, RetryJob, StopJob, SubmitJob
 from server.http.dependencies import Answer, OnceDep, Principal, ReadJobs, ServiceDep, WriteJobs
@@ -292,7 +292,15 @@ def retry_job(
 
 
 def _start_over(connection: Connection, row: JobRow) -> JobRow:
-    """Retry a job without its checkpoints; the worker sets rejected ones aside."""
+    """Retry a job without its checkpoints; the worker sets rejected ones aside.
+
+    Raises InvalidTransition while forks or tasks still read them.
+    """
+    waiting = removal.waiting_for(connection, row["id"])
+    if waiting:
+        raise InvalidTransition(
+            f"{row['id']} has checkpoints that are still needed by {', '.join(waiting)}; it can start over afterwards"
+        )
     queued = queue.retry(connection, row)
     artifacts.reject_checkpoints(connection, row["id"])
     return queued

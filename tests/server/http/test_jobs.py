@@ -558,6 +558,16 @@ def test_a_retry_begins_at_the_last_checkpoint_or_at_the_start(
     assert kept["status"] == status
 
 
+def test_a_job_does_not_start_over_while_a_fork_waits_for_its_checkpoint(client: TestClient, service: Service) -> None:
+    job_id = submit(client)["id"]
+    add_checkpoint(service, job_id, 20)
+    fork = client.post(f"/v1/jobs/{job_id}/fork", json={"overrides": {"training.steps": 80}}).json()["id"]
+    move(service, job_id, State.FAILED, reason=Reason.ERROR)
+    refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"from": "start"}), 409, "invalid_transition")
+    assert fork in refused["detail"]
+    assert client.post(f"/v1/jobs/{job_id}/retry").status_code == 200
+
+
 def test_a_retry_from_elsewhere_is_refused_with_the_field(client: TestClient) -> None:
     job_id = submit(client)["id"]
     refused = problem(client.post(f"/v1/jobs/{job_id}/retry", json={"from": "step 3"}), 422, "invalid_request")

@@ -32,6 +32,7 @@ from server.settings import Settings
 from server.store import artifacts, journal, metric_history, tables
 from server.store.rows import JobRow
 from server.store.store import Store
+from tests.support.kept import add_run
 
 
 def png() -> bytes:
@@ -183,7 +184,7 @@ class TestImport:
         rename = os.rename
 
         def across(source: Any, target: Any) -> None:
-            if Path(source) == run.root:
+            if Path(source) == run.root and Path(target).parent != run.root.parent:
                 raise OSError(errno.EXDEV, "Invalid cross-device link")
             rename(source, target)
 
@@ -497,8 +498,32 @@ class TestCrash:
         markers = [settings.job_dir(job["id"]) / "import.json", settings.job_dir(new_id("job")) / "import.json"]
         markers[1].parent.mkdir()
         markers[0].write_text("not JSON")
+        shutil.rmtree(settings.job_dir(job["id"]) / "run")
         markers[1].write_text('{"name": "old"}')
         importer.recover(store, settings)
         assert [marker.exists() for marker in markers] == [True, False]
         printed = capsys.readouterr().out
         assert "import_not_completed" in printed and f"jobs/{job['id']}" in printed
+
+
+@pytest.mark.parametrize("name", ["my_archive", "job_01m8g71frsen6s7j7v15h73g7q"])
+def test_recovering_deletes_no_directory_that_has_more_than_an_import_wrote(
+    store: Store, settings: Settings, name: str
+) -> None:
+    directory = settings.job_dir(name)
+    directory.mkdir(parents=True)
+    for file in ("import.json", "thesis.txt"):
+        (directory / file).write_text('{"name": "x"}')
+    importer.recover(store, settings)
+    assert sorted(path.name for path in directory.iterdir()) == ["import.json", "thesis.txt"]
+
+
+@pytest.mark.parametrize("name", ["../jobs/{}/run", "/etc", ".", 5])
+def test_a_marker_names_nothing_outside_the_inbox(store: Store, settings: Settings, name: object) -> None:
+    victim, job_id = add_run(store, settings), add_run(store, settings)
+    shutil.rmtree(settings.job_dir(job_id) / "run")
+    named = name.format(victim) if isinstance(name, str) else name
+    (settings.job_dir(job_id) / "import.json").write_text(json.dumps({"name": named}))
+    settings.inbox.mkdir()
+    importer.recover(store, settings)
+    assert (settings.job_dir(victim) / "run").is_dir() and not (settings.job_dir(job_id) / "run").exists()

@@ -41,6 +41,7 @@ from gan_mhe.records.events import (
 from gan_mhe.records.recorder import Recorder
 from server import crash_points
 from server.clock import now_ms
+from server.errors import DatabaseDamaged
 from server.executors.base import Slot
 from server.images import render
 from server.ingest import indexer, run_events, tail
@@ -1000,23 +1001,31 @@ def test_one_poll_takes_a_bounded_part_of_each_job(job: Job, reader: Indexer) ->
     assert job.row()["events_offset"] == job.run.events.stat().st_size
 
 
-def test_an_error_of_the_database_with_one_job_does_not_keep_the_others_from_being_read(
-    job: Job, reader: Indexer, store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [OperationalError("", {}, Exception("disk I/O error")), DatabaseDamaged("page 7")])
+def test_an_error_of_the_database_is_raised_after_the_others_were_read_and_blames_no_files(
+    job: Job,
+    reader: Indexer,
+    store: Store,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
-    def fail_for_one(row: JobRow) -> bool:
-        if row["id"] == job.id:
-            raise OperationalError("UPDATE jobs", {}, Exception("disk I/O error"))
-        return read(row)
-
     other = Job(store, settings)
     for each in (job, other):
         each.says(started())
     read = reader._read_events
-    monkeypatch.setattr(reader, "_read_events", fail_for_one)
+
+    def read_others(row: JobRow) -> bool:
+        if row["id"] == job.id:
+            raise error
+        return read(row)
+
+    monkeypatch.setattr(reader, "_read_events", read_others)
     with pytest.raises(ExceptionGroup) as raised:
         reader.poll()
-    assert [error.__notes__ for error in raised.value.exceptions] == [[f"job {job.id}"]]
+    assert raised.value.exceptions == (error,) and error.__notes__[-1] == f"job {job.id}"
     assert (job.row()["state"], other.row()["state"]) == ("starting", "running")
+    assert job.journal("job.notice") == []
 
 
 def test_a_grid_may_have_as_many_pixels_as_are_rendered() -> None:

@@ -15,6 +15,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection, inspect, select, text
+from sqlalchemy.exc import OperationalError
 
 from server import data_directory, startup
 from server.errors import StartRefused
@@ -338,3 +339,23 @@ class TestOneServer:
             thread.join()
         assert count(store) == count(other) == 40
         other.close()
+
+
+def test_readers_do_not_make_a_database_where_it_was_moved_away(store: Store, settings: Settings) -> None:
+    path = settings.database
+    submit(store)
+    for part in ("", "-wal", "-shm"):
+        path.with_name(path.name + part).rename(path.with_name(f"moved{part}"))
+    with pytest.raises(OperationalError, match="unable to open"):
+        count(store)
+    assert not path.exists()
+
+
+def test_a_path_with_characters_that_mean_something_in_an_address_is_the_same_for_readers_and_writer(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path / "a b?c#d%41.sqlite3")
+    store.migrate()
+    submit(store)
+    assert count(store) == 1 and [path.name for path in tmp_path.glob("*.sqlite3")] == ["a b?c#d%41.sqlite3"]
+    store.close()

@@ -1,14 +1,18 @@
 """Directories of jobs without a row become the jobs that they were."""
 
 import json
+import os
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from gan_mhe.errors import StorageError
 from gan_mhe.records.run_dir import RunDir
 from server.errors import NotFound
 from server.ids import new_id
+from server.ingest import importer
 from server.queue import queue
 from server.settings import Settings
 from server.store import artifacts, metric_history, tables
@@ -131,7 +135,7 @@ RECORDS = (
 
 
 @pytest.mark.parametrize("record", RECORDS)
-def test_a_run_whose_record_is_missing_or_damaged_is_adopted_without_name(
+def test_a_run_whose_record_is_missing_or_damaged_is_adopted_and_shown(
     store: Store, settings: Settings, client: TestClient, record: str | None
 ) -> None:
     job_id = add_run(store, settings, name="mine")
@@ -139,7 +143,7 @@ def test_a_run_whose_record_is_missing_or_damaged_is_adopted_without_name(
     path.unlink() if record is None else path.write_text(record)
     forget(store, job_id)
     assert adopt(store, settings) == [Adoption(job_id, "succeeded", None)]
-    assert (job(store, job_id)["name"], job(store, job_id)["project"]) == (None, "default")
+    assert job(store, job_id)["project"] == "default" and len(job(store, job_id)["name"] or "") <= 200
     [shown] = client.get("/v1/jobs").json()["data"]
     assert shown["id"] == job_id
 
@@ -185,3 +189,101 @@ def test_a_changed_name_is_in_the_record(store: Store, settings: Settings, clien
     assert client.patch(f"/v1/jobs/{job_id}", json={"name": "new", "labels": {"a": "b"}}).status_code == 200
     record = json.loads((settings.job_dir(job_id) / "job.json").read_text())
     assert (record["id"], record["name"], record["labels"]) == (job_id, "new", {"a": "b"})
+
+
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"created_at": 10**30},
+    {"created_at": -(10**15)},
+    {"priority": 10**30},
+    {"priority": 99},
+    {"wall_seconds_limit": -5},
+    {"project": "../x"},
+    {"origin": "elsewhere"},
+    {"labels": {"a": "b", "\x00": "c"}},
+    {"experiment_id": "\ud800"},
+    {"forked_from": {"job_id": 5, "checkpoint_id": [], "step": "x", "same_config": 3, "one_config": None}},
+    {"forked_from": {"job_id": "../../elsewhere", "checkpoint_id": "ckpt_a", "step": 2}},
+]
+
+
+@pytest.mark.parametrize("values", IMPOSSIBLE)
+def test_what_no_job_can_have_is_not_taken_from_the_record(
+    store: Store, settings: Settings, client: Any, values: dict[str, Any]
+) -> None:
+    job_id, other = add_run(store, settings, name="mine"), add_run(store, settings)
+    path = settings.job_dir(job_id) / "job.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    for each in (job_id, other):
+        forget(store, each)
+    assert [each.state for each in adopt(store, settings)] == ["succeeded", "succeeded"]
+    after = job(store, job_id)
+    assert after["name"] == "mine" and all(after[name] != value for name, value in values.items())
+    assert client.get("/v1/jobs").status_code == client.get(f"/v1/jobs/{job_id}").status_code == 200
+
+
+def test_a_name_that_a_terminal_obeys_is_harmless_afterwards(store: Store, settings: Settings) -> None:
+    job_id = add_run(store, settings)
+    path = settings.job_dir(job_id) / "job.json"
+    path.write_text(json.dumps({"name": "a\x1b[2Jb", "labels": {"team": "c\nd"}}))
+    forget(store, job_id)
+    adopt(store, settings)
+    assert (job(store, job_id)["name"], job(store, job_id)["labels"]) == (r"a\x1b[2Jb", {"team": r"c\nd"})
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["job.json", "console.log", "import.json", "attempts/1/spec.json"])
+def test_a_pipe_among_the_files_of_a_job_keeps_nobody_waiting(store: Store, settings: Settings, name: str) -> None:
+    job_id = add_run(store, settings)
+    path = settings.job_dir(job_id) / name
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+    forget(store, job_id)
+    assert [each.state for each in adopt(store, settings)] == ["succeeded"]
+    importer.recover(store, settings)
+
+
+def test_a_directory_that_cannot_be_written_stays_and_the_others_are_adopted(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stuck, other = sorted((add_run(store, settings), add_run(store, settings)))
+    mark = importer.mark
+
+    def refuse(rules: Settings, job_id: str, name: str) -> None:
+        if job_id == stuck:
+            raise StorageError("cannot write: Read-only file system")
+        mark(rules, job_id, name)
+
+    for job_id in (stuck, other):
+        forget(store, job_id)
+    monkeypatch.setattr(importer, "mark", refuse)
+    assert adopt(store, settings) == [
+        Adoption(stuck, None, "cannot write: Read-only file system"),
+        Adoption(other, "succeeded", None),
+    ]
+
+
+def test_of_two_commands_one_adopts_and_the_other_says_so(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = add_run(store, settings)
+    forget(store, job_id)
+    read_run = importer.read_run
+
+    def read_late(path: Any) -> Any:
+        """Let the other command finish between this one's look and its transaction."""
+        monkeypatch.setattr(importer, "read_run", read_run)
+        monkeypatch.setattr(importer, "lock_run", lambda stack, source: None)
+        assert adopt(store, settings) == [Adoption(job_id, "succeeded", None)]
+        return read_run(path)
+
+    monkeypatch.setattr(importer, "read_run", read_late)
+    [second] = adopt(store, settings)
+    assert second.problem == "another command has made it a job meanwhile"
+    assert not (settings.job_dir(job_id) / "import.json").exists()
+
+
+def test_a_plain_file_with_the_name_of_a_job_is_no_directory_of_one(store: Store, settings: Settings) -> None:
+    add_run(store, settings)
+    settings.job_dir(new_id("job")).write_text("x")
+    os.mkfifo(settings.job_dir(new_id("job")))
+    assert adopt(store, settings) == []

@@ -1,18 +1,24 @@
 """A backup of a running service is complete, or says that it is not, and can be restored."""
 
+import errno
 import json
+import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from server import data_directory
+from gan_mhe.errors import StorageError
+from server import data_directory, startup
 from server.errors import DatabaseDamaged, StartRefused
+from server.ids import new_id
 from server.settings import Settings
 from server.store import keys
+from server.store import sqlite as database
 from server.store.store import Store
-from server.upkeep import backup, restore
+from server.upkeep import backup, copying, doctor, restore, salvage
 from tests.support.kept import add_run, change_ids_in_index, forget, hashes, job, overwrite_page
 
 
@@ -246,3 +252,157 @@ def test_forgotten_rows_are_adopted_again_from_a_backup_that_has_only_files(
     restored = restore.from_backup(elsewhere, target)
     assert [each.job_id for each in restored.adopted] == [job_id]
     shutil.rmtree(target)
+
+
+def test_what_is_no_plain_file_is_named_and_stops_no_backup(
+    store: Store, settings: Settings, target: Path, tmp_path: Path
+) -> None:
+    job_id = add_run(store, settings)
+    run = settings.job_dir(job_id) / "run"
+    run.rename(tmp_path / "large")
+    run.symlink_to(tmp_path / "large")
+    os.mkfifo(settings.job_dir(job_id) / "pipe")
+    settings.job_dir(new_id("job")).write_text("no directory")
+    made = backup.back_up(settings, target)
+    assert made.left_out == [f"jobs/{job_id}/pipe", f"jobs/{job_id}/run"]
+
+
+def test_a_backup_into_the_directory_that_it_copies_is_refused(store: Store, settings: Settings) -> None:
+    job_id = add_run(store, settings)
+    inside = settings.job_dir(job_id) / "backup"
+    with pytest.raises(StartRefused, match="outside of what is copied"):
+        backup.back_up(settings, inside)
+    assert not inside.exists()
+
+
+def test_a_backup_without_the_volume_of_the_jobs_is_refused(store: Store, settings: Settings, target: Path) -> None:
+    add_run(store, settings)
+    shutil.rmtree(settings.job_dir(""))
+    settings.job_dir("").symlink_to("/nonexistent/volume")
+    with pytest.raises(StartRefused, match="no file of the 1 jobs that ran: is their volume mounted"):
+        backup.back_up(settings, target)
+    with pytest.raises(StartRefused, match="not a complete backup"):
+        backup.read(target)
+
+
+def test_a_start_without_the_volume_of_the_jobs_says_so(
+    store: Store, settings: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_run(store, settings)
+    settings.job_dir("").rename(settings.data_dir / "elsewhere")
+    startup.mend(store, settings)
+    assert "files_of_jobs_missing" in capsys.readouterr().out
+
+
+def test_a_full_disk_makes_no_backup_that_looks_whole(
+    store: Store, settings: Settings, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_run(store, settings)
+
+    def full(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(copying.os, "fsync", full)
+    with pytest.raises(StorageError, match=r"cannot copy .* to .*: No space left on device"):
+        backup.back_up(settings, target)
+    with pytest.raises(StartRefused, match="not a complete backup"):
+        backup.read(target)
+
+
+def test_a_restore_that_was_cut_short_is_repeated(
+    store: Store, settings: Settings, target: Path, elsewhere: Settings
+) -> None:
+    job_id = add_run(store, settings)
+    backup.back_up(settings, target)
+    half = elsewhere.job_dir(f".{job_id}.tmp") / "run" / "config.json"
+    half.parent.mkdir(parents=True)
+    half.write_text("{")
+    restore.from_backup(elsewhere, target)
+    assert hashes(elsewhere.job_dir("")) == hashes(settings.job_dir(""))
+
+
+def test_a_backup_of_a_newer_version_changes_nothing(
+    store: Store, settings: Settings, target: Path, elsewhere: Settings
+) -> None:
+    add_run(store, settings)
+    store.write(lambda connection: connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'"))
+    backup.back_up(settings, target)
+    with pytest.raises(StartRefused, match=r"has schema '9999', which this version does not know.*Nothing was changed"):
+        restore.from_backup(elsewhere, target)
+    assert not elsewhere.data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"service.sqlite3": "0", "jobs/../victim/file": "0"},
+        {"service.sqlite3": "0", "/etc/passwd": "0"},
+        {"service.sqlite3": "0", "jobs/job_01m8g71frsen6s7j7v15h73g7q/../../x": "0"},
+    ],
+)
+def test_a_manifest_names_files_of_jobs_alone(
+    store: Store, settings: Settings, target: Path, elsewhere: Settings, files: dict[str, str]
+) -> None:
+    backup.back_up(settings, target)
+    manifest = json.loads((target / "backup.json").read_text())
+    (target / "backup.json").write_text(json.dumps({**manifest, "files": files}))
+    with pytest.raises(StartRefused, match=r"cannot be read: .*expected"):
+        restore.from_backup(elsewhere, target)
+    assert not elsewhere.data_dir.exists()
+
+
+def test_a_restore_cut_short_before_the_new_database_was_in_place_says_where_the_old_one_is(
+    store: Store, settings: Settings
+) -> None:
+    add_run(store, settings)
+    store.close()
+    aside = restore._move_aside(settings)
+    for way in (lambda: startup.open_service(settings), lambda: restore.from_damaged(settings)):
+        with pytest.raises(StartRefused, match=f"{aside}"):
+            way()
+
+
+def test_the_log_of_a_database_is_set_aside_with_it_even_if_a_restore_was_cut_short_between_them(
+    store: Store, settings: Settings
+) -> None:
+    store.close()
+    log = settings.database.with_name("service.sqlite3-wal")
+    restore._move_aside(settings)
+    log.write_bytes(b"frames")
+    assert restore.from_runs(settings).aside is not None
+    [aside] = (settings.data_dir / "replaced").iterdir()
+    assert {path.name for path in aside.iterdir()} >= {"service.sqlite3", "service.sqlite3-wal"}
+
+
+def test_a_salvage_onto_a_full_disk_fails_and_leaves_the_database_in_place(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(40):
+        keys.create(store, f"{number}" * 40, "default", ["admin"])
+    store.tidy()
+    store.close()
+    before = settings.database.read_bytes()
+    writer_engine = database.writer_engine
+
+    def small(path: Path) -> Any:
+        engine = writer_engine(path)
+        with engine.connect() as connection:  # the one connection of this engine
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            if pages > 1:  # migrated
+                connection.exec_driver_sql(f"PRAGMA max_page_count={pages + 1}")
+        return engine
+
+    monkeypatch.setattr(salvage.sqlite, "writer_engine", small)
+    with pytest.raises(StorageError, match="cannot write the new database: database or disk is full"):
+        salvage.salvage(settings.database, settings.data_dir / "new.sqlite3")
+    assert settings.database.read_bytes() == before
+
+
+def test_the_doctor_says_when_the_database_cannot_be_written(
+    store: Store, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.data_dir.chmod(0o700)
+    monkeypatch.setattr(os, "access", lambda path, mode: path != settings.database)
+    amiss = [finding for finding in doctor.examine(store, settings, hashes=False) if not finding.well]
+    assert [finding.text for finding in amiss] == ["this user cannot write the database"]
