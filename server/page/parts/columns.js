@@ -1,5 +1,7 @@
 // The numbers behind a chart: points of a metric sorted by step, and the columns that uPlot draws. No DOM here.
 
+import { number } from "../format.js";
+
 /**
  * The values of one or more steps. `last` is null where the newest value is not finite; `word` names what is not:
  * "NaN", "Infinity", "-Infinity", or "some non-finite" if other values of the bucket are finite.
@@ -142,7 +144,7 @@ export function table(all) {
 export function notPositive(all) {
   for (const { name, points } of all) {
     const found = points.find(({ min }) => min !== null && min <= 0);
-    if (found) return `not logarithmic: ${name} is ${found.min} at step ${found.step}`;
+    if (found) return `not logarithmic: ${name} is ${number(found.min)} at step ${found.step}`;
   }
   return null;
 }

@@ -256,7 +256,7 @@ class Curves {
   push(event) {
     if (!LIVE.includes(event.type)) return;
     const before = this.names.size;
-    if (event.type === "job.started" && !event.data.resumed) this.view.last = 0;
+    if (event.type === "job.started") this.view.last = event.data.resumed ? event.data.step : 0;
     for (const [step, values] of measured(event)) {
       this.view.last = Math.max(this.view.last, step);
       for (const name of Object.keys(values)) this.names.add(name);
