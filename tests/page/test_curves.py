@@ -1,22 +1,18 @@
 """The curves of a job, in a real browser. The pages and values come from the service's application, without a port."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect
 from sqlalchemy import Connection, update
 
 from server import startup
 from server.executors.base import Slot
-from server.http.page import install
 from server.queue import queue
 from server.service import Service
 from server.settings import Settings
@@ -24,9 +20,7 @@ from server.store import metric_points, tables
 from tests.support.app import make_client
 from tests.support.fake_executor import FakeExecutor
 
-CHROMIUM = "/usr/bin/chromium"
 SITE = "http://localhost"
-ARGUMENTS = ("--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking", "--no-first-run")
 MOUNT = """async ([assets, job]) => {
   const { curves } = await import(`${assets}/parts/curves.js`);
   const sheet = document.createElement("link");
@@ -72,29 +66,8 @@ def client(service: Service, portal: BlockingPortal) -> TestClient:
     return make_client(service, portal)
 
 
-@pytest.fixture(scope="module")
-def assets(portal: BlockingPortal) -> TestClient:
-    """The page's files alone."""
-    app = FastAPI()
-    install(app)
-    client = TestClient(app)
-    client.portal = portal
-    return client
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        assert "GAN_MHE_NEED_BROWSER" not in os.environ, f"{CHROMIUM} is missing"
-        pytest.skip(f"{CHROMIUM} is missing")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def page(browser: Browser, client: TestClient, assets: TestClient) -> Iterator[Page]:
+def page(browser: Browser, client: TestClient) -> Iterator[Page]:
     """A page of the site. The test fails if the browser reports an error or a violation of the policy."""
     page = browser.new_page(viewport={"width": 900, "height": 1400})
     problems: list[str] = []
@@ -107,8 +80,7 @@ def page(browser: Browser, client: TestClient, assets: TestClient) -> Iterator[P
         if parts.path.endswith(("/main.js", "/style.css")):  # another subject
             route.fulfill(content_type="text/javascript" if parts.path.endswith(".js") else "text/css", body="")
             return
-        source = client if parts.path.startswith("/v1/") else assets
-        response = source.get(f"{parts.path}?{parts.query}")
+        response = client.get(f"{parts.path}?{parts.query}")
         headers = {name: value for name, value in response.headers.items() if name != "content-encoding"}
         route.fulfill(status=response.status_code, headers=headers, body=response.content)
 
