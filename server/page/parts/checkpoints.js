@@ -15,7 +15,7 @@ export function checkpoints(jobId) {
   const drawing = h("div");
   const empty = h("p", { class: "muted" }, "No checkpoint yet.");
   const table = h("div", { class: "table", hidden: true }, h("table", {},
-    h("thead", {}, h("tr", {}, ["Step", "Size", "State", ""].map((text) => h("th", { scope: "col" }, text)))), rows));
+    h("thead", {}, h("tr", {}, ["Step", "Size", "State", "Use"].map((text) => h("th", { scope: "col" }, text)))), rows));
 
   async function refresh() {
     const { data } = await get(`/v1/jobs/${jobId}/checkpoints`);

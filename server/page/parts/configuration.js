@@ -22,7 +22,7 @@ export function configuration(job) {
 
 /** @param {[string, any][]} rows */
 function table(rows) {
-  return h("div", { class: "table" }, h("table", {}, h("tbody", {}, rows.map(([key, value]) =>
+  return h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Configuration" }, h("table", {}, h("tbody", {}, rows.map(([key, value]) =>
     h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, JSON.stringify(value)))))));
 }
 

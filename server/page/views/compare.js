@@ -64,7 +64,7 @@ function verdict(table, jobs) {
       `the interval covers the mean with ${percent} %. Real images: ${number(table.real)}.`),
     table.same_budget === false && h("p", { class: "note" }, "The runs differ in more than the variant: their budgets are not equal."),
     forest(table, names),
-    h("div", { class: "table" }, h("table", {},
+    h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Scores by variant" }, h("table", {},
       h("thead", {}, h("tr", {}, ["Variant", "n", "Mean", "Std", `${percent} % interval`, "Best", ...(paired ? ["Difference", "p (Holm)"] : [])]
         .map((text, index) => h("th", { scope: "col", class: index ? "n" : "" }, text)))),
       h("tbody", {}, table.rows.map((/** @type {any} */ row) => tableRow(row, paired))))),
