@@ -28,7 +28,7 @@ from tests.support.fake_executor import FakeExecutor
 from tests.support.kept import add_run
 
 CHROMIUM = shutil.which("chromium")
-REQUIRED = "GAN_MHE_REQUIRE_BROWSER"
+REQUIRED = "TEST_REQUIRE_BROWSER"
 # No sandbox: containers run as root. Shared memory is small there. The resolver refuses every name: no network.
 ARGUMENTS = [
     "--no-sandbox",
