@@ -75,7 +75,6 @@ ROUTERS = (
     imports.router,
     catalogue.router,
     system.router,
-    session.router,
 )
 
 
@@ -123,6 +122,7 @@ def create_app(service: Service) -> Application:
         app.include_router(router, responses=errors.PROBLEMS)
     docs.install(app)
     page.install(app)
+    app.include_router(session.router)  # the page's, and no part of the API
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=service.settings.max_body_bytes)
     app.add_middleware(Hardening, settings=service.settings)
     app.add_middleware(Head)
