@@ -38,6 +38,7 @@ COMMANDS = [
     ),
     *("serve", "submit", "watch", "jobs", "cancel", "pause", "resume", "retry", "fetch"),
     *("keys", "keys create", "keys list", "keys revoke"),
+    *("backup", "restore", "adopt", "doctor", "trash", "trash list", "trash restore", "trash empty"),
 ]
 SCORED = ("training.steps=2", "evaluation.num_samples=100")
 

@@ -559,7 +559,7 @@ def test_a_wrong_method_is_answered_with_the_allowed_ones(
     assert client.request(method, path).headers["allow"] == allowed
 
 
-@looped("path", ["/", "/v1", "/v2/jobs", "/v1/job", "/v1/jobs/", "/v1/jobs/x/y", "/admin", "/.env"])
+@looped("path", ["/v1", "/v2/jobs", "/v1/job", "/v1/jobs/", "/v1/jobs/x/y", "/admin", "/.env"])
 def test_an_unknown_route_is_not_found(client: TestClient, service: Service, path: str) -> None:
     refused(client, service, f"GET {path}", {}, 404, "not_found")
 
@@ -843,7 +843,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int
     """Address of a listening server."""
     process = start("--port", "0", "--data-dir", str(tmp_path_factory.mktemp("served")), "--cpu-slots", "1")
     try:
-        url = process.stdout.readline().strip().removesuffix("/docs")
+        url = process.stdout.readline().strip().removesuffix("/")
         yield "127.0.0.1", int(url.rpartition(":")[2])
     finally:
         process.destroy()
