@@ -95,7 +95,7 @@ def test_training_that_ends_while_no_server_runs_is_recorded_by_the_next(server:
 
 def test_jobs_resume_after_the_machine_went_down(server: Server) -> None:
     server.start()
-    first, second = server.submit(STEPS), server.submit(STEPS, seed=1)
+    first, second = server.submit(5 * STEPS), server.submit(5 * STEPS, seed=1)  # the first waits for the second
     waiting = server.submit(STEPS, seed=2)
     server.wait_for(first, "running", step=15)
     server.wait_for(second, "running", step=15)
