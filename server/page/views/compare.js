@@ -62,6 +62,8 @@ function verdict(table, jobs) {
   return [
     h("p", { class: "muted" }, `${table.metric.replaceAll("_", " ")}, protocol ${table.protocol}. The unit is the training seed; `,
       `the interval covers the mean with ${percent} %. Real images: ${number(table.real)}.`),
+    table.rows.every((/** @type {any} */ row) => row.n < 2) &&
+      h("p", { class: "note" }, "One seed says nothing about the spread between seeds."),
     table.same_budget === false && h("p", { class: "note" }, "The runs differ in more than the variant: their budgets are not equal."),
     forest(table, names),
     h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Scores by variant" }, h("table", {},
