@@ -60,16 +60,6 @@ export async function get(path, signal) {
 }
 
 /**
- * The text of a GET.
- * @param {string} path
- * @param {AbortSignal} [signal]
- * @returns {Promise<string>}
- */
-export async function getText(path, signal) {
-  return (await send(path, { signal })).text();
-}
-
-/**
  * The JSON document that answers a change, null if there is none.
  * @param {"POST" | "PATCH" | "DELETE"} method
  * @param {string} path

@@ -125,6 +125,36 @@ def test_a_running_job_follows_its_events(page: Page, site: Site) -> None:
     expect(page.locator("article")).to_contain_text("cancelled")
 
 
+def test_a_stream_that_is_refused_for_a_while_is_said_and_healed(page: Page, site: Site, problems: list[str]) -> None:
+    new = new_job(RunConfig(), "default", name="cut off")
+    made = site.service.store.write(lambda connection: queue.create(connection, new))
+    page.route("**/stream?*", lambda route: route.fulfill(status=503))
+    page.goto(f"{site.url}/#/jobs/{made['id']}")
+    page.route(f"**/v1/jobs/{made['id']}", lambda route: route.fulfill(status=503, body="{}"))
+    expect(page.locator("#connection")).to_have_text("reconnecting …")
+    page.unroute_all()
+    expect(page.locator("#connection")).to_have_text("live")
+    problems[:] = [each for each in problems if "503" not in each]
+
+
+def test_a_revoked_key_leads_from_a_followed_run_to_the_form(
+    page: Page, site: Site, token: str, problems: list[str]
+) -> None:
+    new = new_job(RunConfig(), "default", name="followed")
+    made = site.service.store.write(lambda connection: queue.create(connection, new))
+    page.goto(site.url)
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    closing = "event: stream.closed\ndata: {}\n\n"  # what the service sends within 15 s
+    page.route("**/stream?*", lambda route: route.fulfill(content_type="text/event-stream", body=closing))
+    page.goto(f"{site.url}/#/jobs/{made['id']}")
+    expect(page.locator("#connection")).to_have_text("reconnecting …")
+    keys.revoke(site.service.store, token.split("_")[1])
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    problems[:] = [each for each in problems if "401" not in each]
+
+
 @pytest.mark.parametrize("width", [320, 1440])
 def test_nothing_but_tables_is_wider_than_the_window(page: Page, site: Site, width: int) -> None:
     job_id = site.add_job("narrow")

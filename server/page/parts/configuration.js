@@ -2,8 +2,9 @@
 
 import { h } from "../dom.js";
 
-const FIRST = ["variant", "training.steps", "training.batch_size", "data.name", "networks.generator", "networks.discriminator",
-  "optimizer.discriminator_lr", "optimizer.generator_lr", "loss.name", "evaluation.protocol", "training.precision"];
+const FIRST = ["variant", "training.steps", "training.batch_size", "data.name", "generator.architecture",
+  "discriminator.architecture", "loss", "constraints.normalization", "optimizer.discriminator_lr", "optimizer.generator_lr",
+  "evaluation.protocol", "training.precision"];
 
 /**
  * @param {any} job

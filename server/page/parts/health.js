@@ -9,25 +9,26 @@ const REFRESH_MS = 2000;
 /** @typedef {Record<string, {step: number, value: number | string}>} Values */
 
 /**
- * What is shown: a title, the metrics whose first existing one it shows, and what is amiss about its value.
- * @type {{title: string, names: RegExp, amiss?: (value: number, all: Values) => string | null}[]}
+ * What is shown: a title, and the metrics whose first existing one it shows.
+ * @type {{title: string, names: RegExp}[]}
  */
 const SIGNS = [
   { title: "Discriminator loss", names: /^d_loss$/ },
   { title: "Generator loss", names: /^g_loss$/ },
-  { title: "Logits of real − generated", names: /^d_real$/, amiss: separation },
+  { title: "Logits of real − generated", names: /^d_real$/ },
   { title: "Penalty's share of the gradient", names: /^gradient_ratio\/[^/]+$/ },
   { title: "Penalty, weighted", names: /^penalty_weighted\// },
   { title: "Energy of the first layer", names: /^energy\// },
   { title: "Smallest angle of the first layer", names: /^angle\// },
-  { title: "Largest singular value", names: /^sigma_max/ },
+  { title: "Largest singular value", names: /^sigma\// },
 ];
 
 /**
  * @param {string} jobId
+ * @param {string} loss
  * @returns {{element: Element, refresh: () => void}}
  */
-export function health(jobId) {
+export function health(jobId, loss) {
   const list = h("dl", { class: "facts" });
   let due = false;
 
@@ -36,7 +37,7 @@ export function health(jobId) {
     const { data } = await get(`/v1/jobs/${jobId}/metrics`);
     /** @type {Values} */
     const values = Object.fromEntries(data.map((/** @type {any} */ each) => [each.name, each]));
-    const cells = SIGNS.map((sign) => cell(sign, values)).filter((each) => each !== null);
+    const cells = SIGNS.map((sign) => cell(sign, values, loss)).filter((each) => each !== null);
     fill(list, cells.length ? cells : h("div", {}, h("dd", { class: "muted" }, "Nothing was reported yet.")));
   }
 
@@ -53,13 +54,15 @@ export function health(jobId) {
 /**
  * @param {typeof SIGNS[number]} sign
  * @param {Values} values
+ * @param {string} loss
  */
-function cell(sign, values) {
+function cell(sign, values, loss) {
   const name = Object.keys(values).find((each) => sign.names.test(each));
   if (name === undefined) return null;
   const { value } = values[name];
   const shown = name === "d_real" ? difference(values) : value;
-  const wrong = typeof shown === "string" ? `✗ ${shown}` : sign.amiss?.(shown, values);
+  const judged = name === "d_real" && loss === "non_saturating"; // the logits of other losses have no scale
+  const wrong = typeof shown === "string" ? `✗ ${shown}` : judged && separation(shown);
   return h("div", {}, h("dt", {}, sign.title), h("dd", { title: name }, number(shown),
     wrong && h("span", { class: "bad" }, ` ${wrong}`)));
 }
@@ -72,7 +75,7 @@ function difference(values) {
 }
 
 /**
- * Far ahead, the discriminator leaves the generator nearly no gradient under the standard loss; at zero it knows nothing.
+ * Far ahead, the discriminator leaves the generator nearly no gradient under this loss; at zero it knows nothing.
  * @param {number} value
  */
 function separation(value) {

@@ -36,7 +36,7 @@ export async function job(jobId, query, connected) {
   const parts = {
     film: film(jobId, { wanted: wanted === null ? null : Number(wanted), onStep: (step) => note({ step }) }),
     curves: curves(jobId, {}),
-    health: health(jobId),
+    health: health(jobId, known.config.loss),
     log: logTail(jobId),
     checkpoints: checkpoints(jobId),
   };

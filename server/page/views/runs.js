@@ -79,7 +79,7 @@ function passing(error) {
 /** @param {URLSearchParams} query */
 function parameters(query) {
   const sent = new URLSearchParams({ limit: String(PAGE_ROWS) });
-  for (const name of ["state", "variant", "name", "order", "cursor", "experiment_id"]) {
+  for (const name of ["state", "variant", "name", "order", "cursor"]) {
     const value = query.get(name);
     if (value) sent.set(name, value);
   }
