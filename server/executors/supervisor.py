@@ -80,10 +80,13 @@ class Supervisor:
         self._spec = spec
         self._directory = directory
         self._libc = ctypes.CDLL(None, use_errno=True)
-        self._started, self._began = _now(), time.monotonic()
+        self._started = _now()
+        self._began = time.monotonic()
         self._cause: Cause = "exit"
         self._allowed_seconds = 0.0  # from the request to stop to the kill
-        self._killed, self._blocked, self._received = False, False, list[int]()
+        self._killed = False
+        self._blocked = False  # the newest attempt to write failed
+        self._received: list[int] = []
         self._wake, self._console_end = -1, -1
         self._lease_due = self._renewed = time.monotonic()
         self._wall_at = self._repeat_at = self._kill_at = _NEVER
@@ -202,7 +205,8 @@ class Supervisor:
         now, ttl = time.monotonic(), self._spec["lease_ttl_seconds"]
         if now < self._lease_due:
             return
-        self._lease_due, boottime = now + ttl / 3, time.clock_gettime(time.CLOCK_BOOTTIME)
+        self._lease_due = now + ttl / 3
+        boottime = time.clock_gettime(time.CLOCK_BOOTTIME)
         lease = {"epoch": self._spec["epoch"], "boottime": boottime, "boot_id": boot_id()}
         try:
             _write_json(self._directory / LEASE, lease, durable=False)
