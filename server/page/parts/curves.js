@@ -84,9 +84,8 @@ class Curves {
     const smooth = h("input", { ...range, oninput: () => {
       view.smooth = Number(smooth.value);
       shown.textContent = view.smooth.toFixed(2);
-      note({ smooth: view.smooth || null });
       this.redraw();
-    } });
+    }, onchange: () => note({ smooth: view.smooth || null }) }); // not while it moves: browsers refuse so many addresses
     this.out = h("button", { type: "button", disabled: true, onclick: () => this.zoom(null) }, "Show all steps");
     const save = h("button", { type: "button", onclick: () => this.save() }, "Save as CSV");
     return h("div", { class: "curve-tools" }, h("label", {}, log, " Logarithmic"),

@@ -18,19 +18,16 @@ export function sideBySide(jobs, wanted, onStep) {
   let steps = [];
   const said = h("output", {});
   const slider = h("input", { type: "range", min: 0, max: 0, step: 1, class: "sides-slider", "aria-label": "Training step",
-    oninput: () => show(steps[slider.valueAsNumber], true) });
+    oninput: () => show(steps[slider.valueAsNumber]),
+    onchange: () => onStep(steps[slider.valueAsNumber]) }); // not while it moves: browsers refuse so many addresses
   const controls = h("p", { class: "row", hidden: true }, h("label", {}, "Step "), said, slider);
   const status = h("p", { class: "muted", role: "status" }, "The grids are being loaded …");
 
-  /**
-   * @param {number} step
-   * @param {boolean} chosen
-   */
-  function show(step, chosen) {
+  /** @param {number} step */
+  function show(step) {
     said.textContent = step.toLocaleString("en");
     slider.setAttribute("aria-valuetext", `step ${step}`);
     for (const card of cards) card.show(step);
-    if (chosen) onStep(step);
   }
 
   async function load() {
@@ -44,7 +41,7 @@ export function sideBySide(jobs, wanted, onStep) {
     controls.hidden = false;
     slider.max = String(steps.length - 1);
     slider.value = String(wanted === null ? steps.length - 1 : nearest(steps, wanted));
-    show(steps[slider.valueAsNumber], false);
+    show(steps[slider.valueAsNumber]);
   }
 
   load().catch((error) => {
