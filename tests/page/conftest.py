@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -136,13 +137,20 @@ def problems() -> list[str]:
 
 @pytest.fixture
 def page(browser: Browser, site: Site, problems: list[str]) -> Iterator[Page]:
-    """An empty tab. Errors, violations of the policy and requests to other places fail the test."""
+    """An empty tab."""
+    with watched_tab(browser, site.url, problems) as page:
+        yield page
+
+
+@contextmanager
+def watched_tab(browser: Browser, url: str, problems: list[str]) -> Iterator[Page]:
+    """An empty tab. Errors, violations of the policy and requests to other places than `url` fail the test."""
     page = browser.new_page(reduced_motion="no-preference")
     page.set_default_timeout(WAIT_MS)
     page.add_init_script(REPORT_VIOLATIONS)
     page.on("console", _note_errors(problems))
     page.on("pageerror", lambda error: problems.append(f"uncaught: {error}"))
-    page.on("request", lambda request: _note_foreign(problems, site, request.url))
+    page.on("request", lambda request: _note_foreign(problems, url, request.url))
     yield page
     page.close()
     assert not problems, f"in Chromium {browser.version}: {problems}"
@@ -156,6 +164,6 @@ def _note_errors(problems: list[str]) -> Callable[[ConsoleMessage], None]:
     return note
 
 
-def _note_foreign(problems: list[str], site: Site, url: str) -> None:
-    if not url.startswith((f"{site.url}/", "blob:")):
+def _note_foreign(problems: list[str], home: str, url: str) -> None:
+    if not url.startswith((f"{home}/", "blob:")):
         problems.append(f"a request to another place: {url}")

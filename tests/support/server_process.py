@@ -55,6 +55,7 @@ class Server:
     environment: dict[str, str]
     process: Forked | None = None
     address: str = ""
+    port: int = 0  # where it is started; 0 for a free one
     started: list[Forked] = field(default_factory=list)
 
     def start(self, **environment: str) -> "Server":
@@ -78,7 +79,7 @@ class Server:
         """Start a server process and do not wait."""
         process = fork(
             MAIN,
-            ["serve", "--port", "0", "--data-dir", str(self.data_dir)],
+            ["serve", "--port", str(self.port), "--data-dir", str(self.data_dir)],
             environment={**os.environ, **self.environment, **environment},
             log=self.data_dir.with_suffix(".log"),
         )
