@@ -1,6 +1,7 @@
 """Commands for existing runs (images, scores, state), and the list of variants.
 
-Modules that load torch are imported inside the commands, so that `--help` is fast.
+Modules that load torch, which takes seconds, are imported inside the commands, after everything that can be refused
+without them.
 """
 
 import json
@@ -39,11 +40,12 @@ def sample(
     ema: Ema = False,
 ) -> None:
     """Generate images with the generator of a run."""
+    output_is_optional()
+    run_dir = RunDir(run)
+    run_dir.read_config()
     from gan_mhe.run import sample
 
-    output_is_optional()
     sample.check_destination(out_)
-    run_dir = RunDir(run)
     if interpolate:
         images = sample.interpolate(run_dir, rows=n, columns=interpolate, seed=seed, step=step, ema=ema)
     else:
@@ -63,15 +65,17 @@ def score(
     format_: Annotated[Format, typer.Option("--format", help="table or json.")] = Format.table,
 ) -> None:
     """Score the generator of a run, under its own or another protocol."""
-    from gan_mhe.run.score import score_checkpoint
-
     if format_ not in (Format.table, Format.json):
         raise ConfigError(f"--format: expected table or json, got {format_}")
     overrides: dict[str, Any] = {
         "evaluation": ({"ema": True} if ema else {}) | ({"protocol": protocol} if protocol else {})
     }
     overrides = merge(overrides, compose.parse_local_overrides(set_ or []))
-    scored = score_checkpoint(RunDir(run), step=step, overrides=overrides, notice=note)
+    run_dir = RunDir(run)
+    compose.parse_stored(merge(run_dir.read_config().document(), overrides))
+    from gan_mhe.run.score import score_checkpoint
+
+    scored = score_checkpoint(run_dir, step=step, overrides=overrides, notice=note)
     if format_ is Format.json:
         out.print_json(json.dumps(scored))
     else:

@@ -38,8 +38,6 @@ def scorer_train(
     --set takes the keys of the section `data`, so that the scorer reads what `gan-mhe train` reads, such as
     data.split=test or data.resize=crop; it wins over the options.
     """
-    from gan_mhe.run.score import train_and_save_classifier
-
     output_is_optional()
     overrides = compose.parse_local_overrides(set_ or [])
     others = [key for key in flatten(overrides) if not key.startswith("data.")]
@@ -47,6 +45,8 @@ def scorer_train(
         raise ConfigError(f"--set: a scorer reads keys of the section data only; got {', '.join(others)}")
     options = {"data": {"name": data, "root": root, "image_size": image_size}, "evaluation": {"protocol": "none"}}
     settings = compose.parse(merge(options, overrides))
+    from gan_mhe.run.score import train_and_save_classifier
+
     trained = train_and_save_classifier(
         name,
         settings,

@@ -1,15 +1,16 @@
-"""Prints scores and comparisons."""
+"""Prints scores and comparisons. The statistics, which load scipy, are imported by what needs them."""
 
 from typing import Any
 
 from gan_mhe.cli.console import print_table, say
 from gan_mhe.cli.options import Format
-from gan_mhe.comparison import compare as comparisons
-from gan_mhe.comparison import results, table
+from gan_mhe.comparison import results
 
 
 def print_scored(scores: list[results.RunScore], **options: Any) -> None:
     """Print the comparison of the runs that have scores. options: keyword arguments of `compare`."""
+    from gan_mhe.comparison import compare as comparisons
+
     if any(score.final for score in scores):
         print_comparison(comparisons.compare(scores, **options), Format.table)
     else:
@@ -42,6 +43,8 @@ def _number(value: Any) -> str:
 
 def print_comparison(comparison: results.Comparison, format_: Format) -> None:
     """Print a comparison in one of the formats."""
+    from gan_mhe.comparison import table
+
     match format_:
         case Format.table:
             print_table(table.headings(comparison), table.table_cells(comparison))

@@ -1,6 +1,7 @@
 """Commands that train: one run, or a sweep of variants x seeds.
 
-Modules that load torch are imported inside the commands, so that `--help` is fast.
+Modules that load torch, which takes seconds, are imported inside the commands, after everything that can be refused
+without them.
 """
 
 from pathlib import Path
@@ -11,7 +12,6 @@ import typer
 from gan_mhe.cli.console import out, print_error, say
 from gan_mhe.cli.options import FAILURE, INTERRUPTED, ConfigFile, Jobs, Set, folder
 from gan_mhe.cli.scores import print_result, print_scored
-from gan_mhe.comparison import compare as comparisons
 from gan_mhe.config import compose
 from gan_mhe.errors import RunDirError
 from gan_mhe.records.run_dir import RunDir
@@ -29,15 +29,15 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in the run directory.")] = False,
 ) -> None:
     """Train one GAN."""
+    output_is_optional()
+    settings = compose.compose(
+        compose.find_local(config), variant=variant, seed=seed, overrides=compose.parse_local_overrides(set_ or [])
+    )
     from gan_mhe.cli.console import sink_for
     from gan_mhe.run.control import stop_on_signals
     from gan_mhe.run.loop import execute, has_progress
     from gan_mhe.sweep.sweep import run_directory
 
-    output_is_optional()
-    settings = compose.compose(
-        compose.find_local(config), variant=variant, seed=seed, overrides=compose.parse_local_overrides(set_ or [])
-    )
     directory = run_dir or run_directory(Path("runs") / Path(config).stem, settings)
     if has_progress(RunDir(directory)) and not resume:
         raise RunDirError(f"{directory} already contains a run; continue it with --resume or choose another --run-dir")
@@ -81,13 +81,14 @@ def _sweep(
     root: Path,
     jobs: int | None,
 ) -> None:
-    from gan_mhe.cli.console import sinks_for
-    from gan_mhe.run.control import stop_on_signals
-    from gan_mhe.sweep import sweep as sweeps
-
     configs = compose.expand(
         document, variants=list(dict.fromkeys(variants)), seeds=list(dict.fromkeys(seeds)), overrides=overrides
     )
+    from gan_mhe.cli.console import sinks_for
+    from gan_mhe.comparison import compare as comparisons
+    from gan_mhe.run.control import stop_on_signals
+    from gan_mhe.sweep import sweep as sweeps
+
     shared = sweeps.plan(configs, jobs)
     runs = sweeps.runs_below(root, configs)
     sweeps.refuse_changed(runs)

@@ -8,7 +8,6 @@ import typer
 from gan_mhe.cli.console import note
 from gan_mhe.cli.options import Format
 from gan_mhe.cli.scores import print_comparison
-from gan_mhe.comparison import compare as comparisons
 from gan_mhe.comparison import results
 
 
@@ -40,6 +39,8 @@ def compare(
         with Client(server) as client:
             comparison = client.compare(runs, metric=metric, reference=reference, view=view)
     else:
+        from gan_mhe.comparison import compare as comparisons
+
         scores = [comparisons.read_score(run) for run in comparisons.find_runs(map(Path, runs), note)]
         comparison = comparisons.compare(scores, metric=metric, reference=reference, view=view)
     print_comparison(comparison, format_)
