@@ -5,7 +5,7 @@ from typing import Any
 from gan_mhe.cli.console import print_table, say
 from gan_mhe.cli.options import Format
 from gan_mhe.comparison import compare as comparisons
-from gan_mhe.comparison import results, table
+from gan_mhe.comparison import latex, results, table
 
 
 def print_scored(scores: list[results.RunScore], **options: Any) -> None:
@@ -52,3 +52,5 @@ def print_comparison(comparison: results.Comparison, format_: Format) -> None:
             say(table.as_csv(comparison))
         case Format.markdown:
             say(table.as_markdown(comparison))
+        case Format.latex:
+            say(latex.as_latex(comparison))
