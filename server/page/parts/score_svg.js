@@ -23,7 +23,7 @@ export function scorePicture(all, { metric, protocol, real, note }) {
   const last = Math.max(1, ...points.map(({ step }) => step));
   const x = (/** @type {number} */ step) => LEFT + (step / last) * (WIDTH - LEFT - RIGHT);
   const y = (/** @type {number} */ value) => TOP + ((high - value) / (high - low)) * HEIGHT;
-  const height = TOP + HEIGHT + 50 + LEGEND * (all.length + (real === null ? 0 : 1)) + 24;
+  const height = TOP + HEIGHT + 50 + LEGEND * (all.length + (real === null ? 0 : 1)) + 32;
   const title = `${metric} against training steps, protocol ${protocol}`;
   const element = svg("svg", { viewBox: `0 0 ${WIDTH} ${height}` }, label(LEFT, 20, title, { "font-weight": 600 }),
     ...axes(low, high, last, x, y), ...level(real, y), ...all.flatMap((series, index) => curve(series, index, x, y)),

@@ -79,8 +79,9 @@ function heading({ id, name, base, matrix, counts, total, labels, created_at: cr
 
 /** @param {string[]} keys */
 function cellHeads(keys) {
-  return h("thead", {}, h("tr", {}, keys.map((key) => h("th", { scope: "col" }, key)), h("th", { scope: "col" }, "Run"),
-    h("th", { scope: "col" }, "State"), h("th", { scope: "col" }, "Progress"), h("th", { scope: "col", class: "n" }, "Last score")));
+  return h("thead", {}, h("tr", {}, keys.map((key) => h("th", { scope: "col" }, key)),
+    h("th", { scope: "col" }, "State"), h("th", { scope: "col" }, "Progress"), h("th", { scope: "col", class: "n" }, "Last score"),
+    h("th", { scope: "col" }, "Run")));
 }
 
 /**
@@ -90,8 +91,9 @@ function cellHeads(keys) {
 function cellRow(job, keys) {
   const { step, total_steps: total } = job.progress;
   return h("tr", {}, keys.map((key) => h("td", {}, key in (job.cell ?? {}) ? valueText(job.cell[key]) : "–")),
-    h("td", {}, h("a", { href: link(["jobs", job.id]) }, job.id)), h("td", {}, stateMark(job)),
+    h("td", {}, stateMark(job)),
     h("td", {}, total ? [h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }), " ",
       h("span", { class: "muted" }, `${step.toLocaleString("en")} / ${total.toLocaleString("en")}`)] : "–"),
-    h("td", { class: "n" }, job.metric ? `${number(job.metric.latest)} at ${job.metric.step.toLocaleString("en")}` : "–"));
+    h("td", { class: "n" }, job.metric ? `${number(job.metric.latest)} at ${job.metric.step.toLocaleString("en")}` : "–"),
+    h("td", {}, h("a", { href: link(["jobs", job.id]) }, job.id)));
 }
