@@ -319,3 +319,13 @@ def test_a_narrow_window_scrolls_nothing_but_tables(page: Page, site: Site, curv
     expect(page.locator("table.scores")).to_be_visible()
     expect(page.locator(".curve-legend li")).to_have_count(2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def test_a_box_that_is_ticked_keeps_the_focus(page: Page, site: Site, jobs: list[str]) -> None:
+    page.goto(view(site, jobs))
+    page.get_by_text("Choose runs").click()
+    box = page.get_by_label("none, seed 1")
+    box.press("Space")
+    expect(box).not_to_be_checked()
+    expect(box).to_be_focused()
+    expect(page.locator(".sides-card")).to_have_count(5)

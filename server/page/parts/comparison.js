@@ -103,95 +103,111 @@ function shown(table, jobs, sent) {
     pictureFiles("plot", `${table.metric}-by-variant`, () => plot), scoreTable(table), tableFiles(sent)];
 }
 
+/** All of some runs: their films, what the user chose, and a section for each group. */
+class Comparison {
+  /**
+   * @param {any[]} jobs
+   * @param {URLSearchParams} query
+   */
+  constructor(jobs, query) {
+    this.jobs = jobs;
+    this.query = query;
+    this.turn = 0;
+    this.films = films(jobs, query);
+    /** @type {Map<string, Section>} */
+    this.sections = new Map();
+    const select = () => h("select", { onchange: () => this.chosen() });
+    this.metric = select();
+    this.view = select();
+    this.reference = select();
+    this.metricLabel = h("label", {}, "Metric ", this.metric);
+    this.referenceLabel = h("label", {}, "Differences from ", this.reference);
+    this.apart = h("p", { class: "note", hidden: true }, APART);
+    this.place = h("div");
+    this.rest = h("div");
+    offer(this.view, VIEWS, query.get("view") ?? "");
+    this.element = h("div", {},
+      h("section", { "aria-label": "Samples" }, h("h2", {}, "Samples by training step"), this.films.element),
+      h("section", { "aria-label": "Scores" }, h("h2", {}, "Scores"),
+        h("div", { class: "row" }, this.metricLabel, h("label", {}, "Compare after ", this.view), this.referenceLabel),
+        this.apart, this.place, this.rest));
+  }
+
+  /** Keep what the user has chosen in the address, and show it. */
+  async chosen() {
+    note({ metric: this.metric.value === metricsOf(this.jobs)[0] ? null : this.metric.value, reference: this.reference.value,
+      view: this.view.value === VIEWS[0][0] ? null : this.view.value });
+    await this.draw();
+  }
+
+  async draw() {
+    const mine = ++this.turn;
+    const metrics = metricsOf(this.jobs);
+    offer(this.metric, metrics.map((name) => [name, name.replaceAll("_", " ")]), this.metric.value || (this.query.get("metric") ?? ""));
+    this.metricLabel.hidden = metrics.length < 2;
+    const metric = this.metric.value || "score";
+    const { groups, apart } = grouped(this.jobs, metric);
+    const sections = this.arrange(groups, metric);
+    // Before the first drawing there is nothing to choose from, and the address tells.
+    const reference = this.reference.options.length ? this.reference.value : this.query.get("reference") ?? "";
+    const choice = { metric, view: this.view.value, reference };
+    const drawn = await Promise.all(groups.map((group, index) => sections[index].draw(group, choice)));
+    if (mine !== this.turn) return; // the user has chosen something else meanwhile
+    const variants = [...new Set(drawn.flat())];
+    offer(this.reference, [["", "no variant"], ...variants.map((name) => [name, name])], reference);
+    this.referenceLabel.hidden = variants.length < 2;
+    fill(this.rest, apart.length > 0 && h("section", { "aria-label": "Runs apart" }, h("h3", {}, "In no comparison"),
+      runList(apart.map(({ job }) => job), (job) => apart.find((each) => each.job === job)?.why ?? "")));
+  }
+
+  /**
+   * The sections of the groups, those that exist already as they are.
+   * @param {Group[]} groups
+   * @param {string} metric
+   */
+  arrange(groups, metric) {
+    const before = this.sections;
+    this.sections = new Map(groups.map((group) => {
+      const key = `${metric} ${group.key}`;
+      return [key, before.get(key) ?? new Section(group, metric)];
+    }));
+    for (const [key, section] of before) if (!this.sections.has(key)) section.destroy();
+    const sections = [...this.sections.values()];
+    const several = groups.length > 1;
+    this.apart.hidden = !several;
+    sections.forEach(({ title }, index) => {
+      const { protocol, fingerprint } = groups[index];
+      title.hidden = !several;
+      title.textContent = `Protocol ${protocol}, ${fingerprint ? `fingerprint ${fingerprint.slice(0, 12)}` : "not scored yet"}`;
+    });
+    const { children } = this.place;
+    const same = children.length === sections.length && sections.every(({ element }, index) => children[index] === element);
+    if (!same) fill(this.place, sections.map(({ element }) => element));
+    return sections;
+  }
+
+  /** @param {any[]} jobs the same runs as they are now */
+  async update(jobs) {
+    this.jobs = jobs;
+    this.films.update(jobs);
+    await this.draw();
+  }
+
+  destroy() {
+    this.films.destroy();
+    for (const section of this.sections.values()) section.destroy();
+  }
+}
+
 /**
  * @param {any[]} jobs at least one
  * @param {URLSearchParams} query
  * @returns {{element: Element, update: (jobs: any[]) => Promise<void>, destroy: () => void}}
  */
 export function comparison(jobs, query) {
-  const film = films(jobs, query);
-  /** @type {Map<string, Section>} */
-  let sections = new Map();
-  let known = jobs;
-  const metric = h("select", { onchange: () => redraw() });
-  const view = h("select", { onchange: () => redraw() },
-    VIEWS.map(([value, text]) => h("option", { value, selected: value === query.get("view") }, text)));
-  const reference = h("select", { onchange: () => redraw() });
-  const metricLabel = h("label", {}, "Metric ", metric);
-  const referenceLabel = h("label", {}, "Differences from ", reference);
-  const apart = h("p", { class: "note", hidden: true }, APART);
-  const place = h("div");
-  const rest = h("div");
-  offer(reference, [["", "no variant"]], query.get("reference") ?? "");
-
-  async function redraw() {
-    note({ metric: metric.value === metricsOf(known)[0] ? null : metric.value, reference: reference.value,
-      view: view.value === "steps" ? null : view.value });
-    await draw();
-  }
-
-  let turn = 0;
-  async function draw() {
-    const mine = ++turn;
-    const metrics = metricsOf(known);
-    offer(metric, metrics.map((name) => [name, name.replaceAll("_", " ")]), metric.value || (query.get("metric") ?? ""));
-    metricLabel.hidden = metrics.length < 2;
-    const chosen = metric.value || "score";
-    const { groups, apart: others } = grouped(known, chosen);
-    const kept = arrange(groups, chosen);
-    const wanted = reference.value || (query.get("reference") ?? "");
-    const choice = { metric: chosen, view: view.value, reference: reference.options.length > 1 ? reference.value : wanted };
-    const drawn = await Promise.all(groups.map((group, index) => kept[index].draw(group, choice)));
-    if (mine !== turn) return;
-    const variants = [...new Set(drawn.flat())];
-    offer(reference, [["", "no variant"], ...variants.map((name) => [name, name])], choice.reference);
-    referenceLabel.hidden = variants.length < 2;
-    fill(rest, others.length > 0 && h("section", { "aria-label": "Runs apart" }, h("h3", {}, "In no comparison"),
-      runList(others.map(({ job }) => job), (job) => others.find((each) => each.job === job)?.why ?? "")));
-  }
-
-  /**
-   * The sections of the groups, those that exist already as they are.
-   * @param {Group[]} groups
-   * @param {string} name of the metric
-   */
-  function arrange(groups, name) {
-    const before = sections;
-    sections = new Map(groups.map((group) => {
-      const key = `${name} ${group.key}`;
-      return [key, before.get(key) ?? new Section(group, name)];
-    }));
-    for (const [key, section] of before) if (!sections.has(key)) section.destroy();
-    const kept = [...sections.values()];
-    apart.hidden = groups.length < 2;
-    kept.forEach((section, index) => {
-      section.title.hidden = groups.length < 2;
-      section.title.textContent = `Protocol ${groups[index].protocol}, ${groups[index].fingerprint
-        ? `fingerprint ${groups[index].fingerprint.slice(0, 12)}` : "not scored yet"}`;
-    });
-    if (kept.some((section, index) => place.children[index] !== section.element) || place.children.length !== kept.length) {
-      fill(place, kept.map(({ element }) => element));
-    }
-    return kept;
-  }
-
-  draw();
-  const element = h("div", {},
-    h("section", { "aria-label": "Samples" }, h("h2", {}, "Samples by training step"), film.element),
-    h("section", { "aria-label": "Scores" }, h("h2", {}, "Scores"),
-      h("div", { class: "row" }, metricLabel, h("label", {}, "Compare after ", view), referenceLabel), apart, place, rest));
-  return {
-    element,
-    async update(/** @type {any[]} */ jobs) {
-      known = jobs;
-      film.update(jobs);
-      await draw();
-    },
-    destroy() {
-      film.destroy();
-      for (const section of sections.values()) section.destroy();
-    },
-  };
+  const made = new Comparison(jobs, query);
+  made.draw();
+  return made;
 }
 
 /**

@@ -43,10 +43,16 @@ export function films(jobs, query) {
     draw();
   }
 
+  // Made once, so that a box that was pressed keeps the focus.
+  const ticks = new Map(jobs.map(({ id }) => [id, h("input", { type: "checkbox",
+    onchange: (/** @type {any} */ event) => tick(id, event.target.checked) })]));
+  fill(boxes, jobs.map((job) => h("label", {}, ticks.get(job.id), ` ${variantOf(job)}, seed ${job.seed}`)));
+
   function drawBoxes() {
-    fill(boxes, known.map((job) => h("label", {}, h("input", { type: "checkbox", checked: shown.has(job.id),
-      disabled: !shown.has(job.id) && shown.size >= MOST_FILMS,
-      onchange: (/** @type {any} */ event) => tick(job.id, event.target.checked) }), ` ${variantOf(job)}, seed ${job.seed}`)));
+    for (const [id, box] of ticks) {
+      box.checked = shown.has(id);
+      box.disabled = !box.checked && shown.size >= MOST_FILMS;
+    }
   }
 
   function draw() {
