@@ -43,7 +43,7 @@ def _number(value: Any) -> str:
 
 def print_comparison(comparison: results.Comparison, format_: Format) -> None:
     """Print a comparison in one of the formats."""
-    from gan_mhe.comparison import table
+    from gan_mhe.comparison import latex, table
 
     match format_:
         case Format.table:
@@ -55,3 +55,5 @@ def print_comparison(comparison: results.Comparison, format_: Format) -> None:
             say(table.as_csv(comparison))
         case Format.markdown:
             say(table.as_markdown(comparison))
+        case Format.latex:
+            say(latex.as_latex(comparison))

@@ -114,7 +114,7 @@ def _wide_cells(comparison: Comparison) -> list[tuple[str, ...]]:
         wide += (_number(row.mean_rank, 2), _share(row.first_share))
         if comparison.reference is not None:
             wide += (_difference_cell(row, decimals),)
-            wide += tuple("" if row.pairs is None else _p(p) for p in (row.p_value, row.p_holm, row.p_permutation))
+            wide += tuple("" if row.pairs is None else p_text(p) for p in (row.p_value, row.p_holm, row.p_permutation))
             wide += ("" if row.pairs is None else effect(row.minimum_detectable_effect, decimals),)
         cells.append(wide)
     return [*_real_cells(comparison, len(_wide_headings(comparison))), *cells]
@@ -152,7 +152,11 @@ def _difference_cell(row: Row, decimals: int) -> str:
 
 
 def _tests(row: Row) -> str:
-    return "" if row.p_value is None or math.isnan(row.p_value) else f", p {_p(row.p_value)} (Holm {_p(row.p_holm)})"
+    return (
+        ""
+        if row.p_value is None or math.isnan(row.p_value)
+        else f", p {p_text(row.p_value)} (Holm {p_text(row.p_holm)})"
+    )
 
 
 def _number(value: float | None, decimals: int) -> str:
@@ -170,8 +174,8 @@ def _share(value: float | None) -> str:
     return "-" if value is None else "nan" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def _p(value: float | None) -> str:
-    """Two decimals, or three where they may decide about significance."""
+def p_text(value: float | None) -> str:
+    """A p-value with two decimals, or three where they may decide about significance; "-" for None."""
     if value is None or value >= 0.1:
         return _number(value, 2)
     return "<0.001" if value < 0.001 else _number(value, 3)
@@ -286,12 +290,12 @@ def _untested(comparison: Comparison, tested: list[Row]) -> list[str]:
 
 def _verdict(reference: str, tested: list[Row]) -> str:
     by_p = sorted((row.p_holm, row.variant, _pairs(row)) for row in tested if row.p_holm is not None)
-    found = [f"{variant} (Holm-corrected p {_p(p)}, {pairs})" for p, variant, pairs in by_p if p < ALPHA]
+    found = [f"{variant} (Holm-corrected p {p_text(p)}, {pairs})" for p, variant, pairs in by_p if p < ALPHA]
     level = f"at the {100 * ALPHA:.0f} % level"
     if found:
         return f"Significantly different from {reference} {level}: {', '.join(found)}."
     smallest, _, pairs = by_p[0]
-    return f"No significant difference to {reference} {level} (smallest Holm-corrected p {_p(smallest)}, {pairs})."
+    return f"No significant difference to {reference} {level} (smallest Holm-corrected p {p_text(smallest)}, {pairs})."
 
 
 def _pairs(row: Row) -> str:

@@ -26,7 +26,7 @@ def compare(
     view: Annotated[
         results.View, typer.Option(help="Compare after equal steps, or after equal training time.")
     ] = "steps",
-    format_: Annotated[Format, typer.Option("--format", help="table, json, csv or markdown.")] = Format.table,
+    format_: Annotated[Format, typer.Option("--format", help="table, json, csv, markdown or latex.")] = Format.table,
     server: Annotated[
         str | None,
         typer.Option(metavar="URL", help="Compare jobs of this service; RUNS are ids of jobs or experiments."),

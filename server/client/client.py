@@ -332,7 +332,7 @@ class Client:
         self,
         ids: str | Sequence[str],
         *,
-        format: Literal["json", "csv", "markdown"],
+        format: Literal["json", "csv", "markdown", "latex"],
         metric: str | None = None,
         reference: str | None = None,
         view: "View" = "steps",

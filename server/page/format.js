@@ -9,7 +9,7 @@ export function number(value) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "string") return value;
   if (value !== 0 && (Math.abs(value) >= 1e6 || Math.abs(value) < 1e-3)) return value.toExponential(2);
-  return Number(value.toPrecision(4)).toLocaleString("en", { maximumFractionDigits: 4 });
+  return Number(value.toPrecision(4)).toLocaleString("en", { maximumFractionDigits: 6 });
 }
 
 /**

@@ -4,6 +4,8 @@ import { Problem, Unreachable } from "./api.js";
 import { fill, h } from "./dom.js";
 import { current } from "./route.js";
 import { compare } from "./views/compare.js";
+import { experiment } from "./views/experiment.js";
+import { experiments } from "./views/experiments.js";
 import { job } from "./views/job.js";
 import { login } from "./views/login.js";
 import { runs } from "./views/runs.js";
@@ -32,6 +34,7 @@ function make() {
   const { parts, query } = current();
   if (parts[0] === "jobs" && parts[1]) return job(parts[1], query, connected);
   if (parts[0] === "compare") return compare(query);
+  if (parts[0] === "experiments") return parts[1] ? experiment(parts[1], query) : experiments(query);
   if (parts.length === 0) return runs(query);
   return Promise.reject(new Problem({ status: 404, code: "no_view", detail: "there is no such view" }));
 }

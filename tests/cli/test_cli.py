@@ -326,9 +326,10 @@ def test_sweep_refuses_less_than_one_run_at_a_time(gan_mhe: Command) -> None:
     assert output.code == 2 and "'--jobs'" in output.err
 
 
-def test_compare_prints_the_same_comparison_in_four_formats(gan_mhe: Command, sweep_root: Path) -> None:
+def test_compare_prints_the_same_comparison_in_every_format(gan_mhe: Command, sweep_root: Path) -> None:
     output = {
-        name: gan_mhe("compare", str(sweep_root), "--format", name) for name in ("table", "json", "csv", "markdown")
+        name: gan_mhe("compare", str(sweep_root), "--format", name)
+        for name in ("table", "json", "csv", "markdown", "latex")
     }
     assert {(each.code, each.err) for each in output.values()} == {(0, "")}
     document = json.loads(output["json"].out)
@@ -339,6 +340,7 @@ def test_compare_prints_the_same_comparison_in_four_formats(gan_mhe: Command, sw
         assert row["mean"] == float(by_csv[row["variant"]]["mean"])
         assert re.search(rf"^{row['variant']} +2 +{row['mean']:.2f} ", output["table"].out, re.MULTILINE)
         assert f"| {row['variant']} | 2 | {row['mean']:.2f} |" in output["markdown"].out
+        assert f"{row['variant']} & 2 & ${row['mean']:.2f}$" in output["latex"].out
     assert document["fingerprint"][:12] in output["table"].out
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from tests.page.compared import finish, make_experiment, measure
 from tests.page.conftest import WAIT_MS, Site
 from tests.server.http.test_compare import train
 
@@ -47,11 +48,19 @@ def tab(request: pytest.FixtureRequest, browser: Browser, scheme: str) -> Iterat
 def test_axe_finds_nothing(axe: str, tab: Page, site: Site) -> None:
     job_id = site.add_job("accessible")
     jobs = [train(site.service, variant, seed, 5.0 + seed) for variant in ("none", "mhe_sn") for seed in (0, 1)]
+    experiment, cells = make_experiment(site.service, {"variant": ["none", "mhe_sn"], "seed": [0, 1]}, "accessible")
+    for each in cells[:2]:
+        measure(site.service, each, {20: 5.0, 40: 6.0})
+        finish(site.service, each, 6.0)
+    compared = "#/compare?reference=none&" + "&".join(f"job={each}" for each in jobs)
+    experiments = ("#/experiments", f"#/experiments/{experiment}")
     found = []
-    for view in ("#/", f"#/jobs/{job_id}", "#/compare?" + "&".join(f"job={each}" for each in jobs), "#/compare"):
+    for view in ("#/", f"#/jobs/{job_id}", compared, "#/compare", *experiments):
         tab.goto("about:blank")
         tab.goto(f"{site.url}/{view}")
         expect(tab.get_by_role("heading", level=1)).to_be_visible()
+        if view in (compared, experiments[1]):
+            expect(tab.locator("table.scores")).to_be_visible()
         tab.evaluate(f"{axe}; 0")
         found += [f"{view}: {each}" for each in tab.evaluate(RUN)]
     assert found == []

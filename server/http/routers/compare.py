@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.requests import Request
 from fastapi.responses import Response
 
+from gan_mhe.comparison.latex import as_latex
 from gan_mhe.comparison.results import View
 from gan_mhe.comparison.table import as_csv, as_markdown
 from server.http.dependencies import ReadJobs, ServiceDep
@@ -15,9 +16,10 @@ from server.queue import job_comparison
 
 router = APIRouter(prefix="/v1", tags=["compare"])
 
-Format = Literal["json", "csv", "markdown"]
+Format = Literal["json", "csv", "markdown", "latex"]
 
-_MEDIA_TYPES: dict[str, Format] = {"text/csv": "csv", "text/markdown": "markdown"}
+# No type of LaTeX is registered; this is what systems give files whose name ends with .tex.
+_MEDIA_TYPES: dict[str, Format] = {"text/csv": "csv", "text/markdown": "markdown", "text/x-tex": "latex"}
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The table.", "content": {media_type: {} for media_type in _MEDIA_TYPES}},
 }
@@ -57,6 +59,8 @@ def compare_jobs(
             return Response(as_csv(compared) + "\n", media_type="text/csv")
         case "markdown":
             return Response(as_markdown(compared) + "\n", media_type="text/markdown")
+        case "latex":
+            return Response(as_latex(compared) + "\n", media_type="text/x-tex")
     return job_comparison.document(compared, jobs)
 
 

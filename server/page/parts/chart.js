@@ -9,13 +9,14 @@ import { columns, DASHES, GLYPHS, plot } from "./plot.js";
 /** @typedef {import("./plot.js").View} View */
 
 /**
- * What a chart shares with the others. `say` tells a screen reader; `onCursor` the page.
+ * What a chart shares with the others. `say` tells a screen reader; `onCursor` the page; `note` explains what is drawn.
  * @typedef {object} Shared
  * @property {View} view
  * @property {string} sync
  * @property {(window: [number, number] | null) => void} onZoom
  * @property {(step: number | null) => void} onCursor
  * @property {(text: string) => void} say
+ * @property {string} [note]
  */
 
 const MOST_ROWS = 50;
@@ -65,7 +66,7 @@ export class Chart {
     this.plot.setData(columns(this.series, view.smooth));
     const width = Math.max(1, ...this.series.map(({ bucketSteps }) => bucketSteps));
     const band = width > 1 ? `band: least and greatest value of ${number(width)} steps` : null;
-    fill(this.note, [band, refused].filter(Boolean).join("; ") || null);
+    fill(this.note, [this.shared.note, band, refused].filter(Boolean).join("; ") || null);
     this.showLegend();
     this.showTable();
   }
@@ -186,7 +187,8 @@ function valueAt({ points }, step) {
     else high = middle;
   }
   const point = points[low];
-  return point?.step === step ? number(point?.last ?? point?.word) : "–";
+  if (!point || point.step !== step) return "–";
+  return `${number(point.last ?? point.word)}${point.note ? ` (${point.note})` : ""}`;
 }
 
 /**

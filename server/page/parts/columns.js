@@ -4,8 +4,10 @@ import { number } from "../format.js";
 
 /**
  * The values of one or more steps. `last` is null where the newest value is not finite; `word` names what is not:
- * "NaN", "Infinity", "-Infinity", or "some non-finite" if other values of the bucket are finite.
- * @typedef {{step: number, last: number | null, min: number | null, max: number | null, word: string | null}} Point
+ * "NaN", "Infinity", "-Infinity", or "some non-finite" if other values of the bucket are finite. `note`: what must be said
+ * beside the value.
+ * @typedef {{step: number, last: number | null, min: number | null, max: number | null, word: string | null,
+ *   note?: string}} Point
  */
 
 /**
@@ -19,7 +21,7 @@ import { number } from "../format.js";
 
 /** @typedef {(number | null | undefined)[]} Column */
 
-const SOME = "some non-finite";
+export const SOME = "some non-finite";
 
 /**
  * @param {Bucket} bucket

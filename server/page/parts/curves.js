@@ -7,6 +7,7 @@ import { fill, h } from "../dom.js";
 import { current, note } from "../route.js";
 import { Chart } from "./chart.js";
 import { add, csv, dropAfter, seriesOf } from "./columns.js";
+import { save } from "./export.js";
 import { GROUPS, plan } from "./groups.js";
 import { palette } from "./plot.js";
 
@@ -342,9 +343,7 @@ class Curves {
   /** Save the values of the charts that have been in sight. */
   save() {
     const shown = [...this.slots.values()].filter(({ window }) => window !== undefined);
-    const url = URL.createObjectURL(new Blob([csv(shown.flatMap(({ chart }) => chart.series))], { type: "text/csv" }));
-    h("a", { href: url, download: `${this.jobId}-curves.csv` }).click();
-    setTimeout(() => URL.revokeObjectURL(url)); // after the browser has taken it
+    save(new Blob([csv(shown.flatMap(({ chart }) => chart.series))], { type: "text/csv" }), `${this.jobId}-curves.csv`);
   }
 
   destroy() {

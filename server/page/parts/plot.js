@@ -9,8 +9,10 @@ import { smoothed, table } from "./columns.js";
 /** @typedef {{text: string, line: string, curves: string[]}} Palette */
 
 /**
- * How all charts are drawn. `window`: the first and last step in sight, null for all; `last`: the newest step.
- * @typedef {{log: boolean, smooth: number, window: [number, number] | null, last: number, palette: Palette}} View
+ * How all charts are drawn. `window`: the first and last step in sight, null for all; `last`: the newest step; `level`: a
+ * value that is drawn as a dashed line over all steps.
+ * @typedef {{log: boolean, smooth: number, window: [number, number] | null, last: number, palette: Palette,
+ *   level?: number | null}} View
  */
 
 /** @typedef {{onZoom: (window: [number, number] | null) => void, onMove: (chosen: boolean) => void}} Listeners */
@@ -69,13 +71,13 @@ export function columns(all, smooth) {
 export function plot(host, names, { view, series, log, sync, listeners }) {
   const options = {
     width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, 12, 0, 0],
-    scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log) },
+    scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log, view) },
     series: [{}, ...names.flatMap((_, index) => parts(view, index))],
     bands: names.map((_, index) => band(view, index)),
     axes: axes(view),
     cursor: cursor(sync, listeners),
     hooks: {
-      draw: [(/** @type {any} */ drawn) => mark(drawn, series(), view)],
+      draw: [(/** @type {any} */ drawn) => { level(drawn, view); mark(drawn, series(), view); }],
       setSelect: [(/** @type {any} */ drawn) => zoom(drawn, listeners)],
       setCursor: [(/** @type {any} */ drawn) => listeners.onMove(Boolean(drawn.cursor.event))],
     },
@@ -84,13 +86,16 @@ export function plot(host, names, { view, series, log, sync, listeners }) {
 }
 
 /**
- * The scale of the values. uPlot knows no range where no value is finite.
+ * The scale of the values, and of the level. uPlot knows no range where no value is finite.
  * @param {boolean} log
+ * @param {View} view
  */
-function valueScale(log) {
-  /** @param {any} _ @param {number | null} min @param {number | null} max */
-  const range = (_, min, max) => {
-    if (min === null || max === null || !Number.isFinite(min) || !Number.isFinite(max)) return log ? [1, 10] : [0, 1];
+function valueScale(log, view) {
+  /** @param {any} _ @param {number | null} least @param {number | null} most */
+  const range = (_, least, most) => {
+    const ends = [least, most, view.level].filter((each) => typeof each === "number" && Number.isFinite(each));
+    if (ends.length === 0) return log ? [1, 10] : [0, 1];
+    const [min, max] = [Math.min(.../** @type {number[]} */ (ends)), Math.max(.../** @type {number[]} */ (ends))];
     return log ? uPlot.rangeLog(min, max, 10, false) : uPlot.rangeNum(min, max, 0.1, true);
   };
   return { distr: log ? 3 : 1, range };
@@ -158,6 +163,25 @@ function zoom(drawn, listeners) {
   const to = Math.ceil(drawn.posToVal(left + width, "x"));
   drawn.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
   listeners.onZoom([from, Math.max(to, from + 1)]);
+}
+
+/**
+ * Draw the level.
+ * @param {any} drawn
+ * @param {View} view
+ */
+function level({ ctx, bbox, valToPos }, view) {
+  if (typeof view.level !== "number") return;
+  const y = valToPos(view.level, "y", true);
+  ctx.save();
+  ctx.strokeStyle = view.palette.text;
+  ctx.lineWidth = 1.5 * uPlot.pxRatio;
+  ctx.setLineDash([6 * uPlot.pxRatio, 4 * uPlot.pxRatio]);
+  ctx.beginPath();
+  ctx.moveTo(bbox.left, y);
+  ctx.lineTo(bbox.left + bbox.width, y);
+  ctx.stroke();
+  ctx.restore();
 }
 
 /**

@@ -4,16 +4,18 @@ import { address } from "../api.js";
 import { fill, h } from "../dom.js";
 import { link } from "../route.js";
 import { Grids } from "./film_grids.js";
+import { titles } from "./protocols.js";
 
 /**
  * @param {any[]} jobs
  * @param {number | null} wanted the step to begin with; null for the last
  * @param {(step: number) => void} onStep
- * @returns {{element: Element, destroy: () => void}}
+ * @returns {{element: Element, refresh: () => Promise<void>, destroy: () => void}}
  */
 export function sideBySide(jobs, wanted, onStep) {
   const abort = new AbortController();
-  const cards = jobs.map((job) => new Card(job));
+  const title = titles(jobs);
+  const cards = jobs.map((job) => new Card(job, title(job)));
   /** @type {number[]} the steps of all grids of all runs, rising */
   let steps = [];
   const said = h("output", {});
@@ -23,15 +25,18 @@ export function sideBySide(jobs, wanted, onStep) {
   const controls = h("p", { class: "row", hidden: true }, h("label", {}, "Step "), said, slider);
   const status = h("p", { class: "muted", role: "status" }, "The grids are being loaded …");
 
-  /** @param {number} step */
+  /** @param {number} step in the list of steps */
   function show(step) {
     said.textContent = step.toLocaleString("en");
     slider.setAttribute("aria-valuetext", `step ${step}`);
     for (const card of cards) card.show(step);
   }
 
+  /** Read the grids. At the last step the slider goes on to the new last one, else it stays at its step. */
   async function load() {
     await Promise.all(cards.map((card) => card.grids.load(card.job.id, abort.signal)));
+    const before = steps[slider.valueAsNumber];
+    const wish = steps.length === 0 ? wanted : before === steps[steps.length - 1] ? null : before;
     steps = [...new Set(cards.flatMap((card) => card.grids.list.map((grid) => grid.step)))].sort((a, b) => a - b);
     if (steps.length === 0) {
       status.textContent = "No run has a grid yet.";
@@ -40,15 +45,16 @@ export function sideBySide(jobs, wanted, onStep) {
     status.textContent = "";
     controls.hidden = false;
     slider.max = String(steps.length - 1);
-    slider.value = String(wanted === null ? steps.length - 1 : nearest(steps, wanted));
+    slider.value = String(wish === null ? steps.length - 1 : nearest(steps, wish));
     show(steps[slider.valueAsNumber]);
   }
 
-  load().catch((error) => {
+  const refresh = () => load().catch((error) => {
     if (!abort.signal.aborted) status.textContent = error.message;
   });
+  refresh();
   return { element: h("div", {}, controls, status, h("div", { class: "sides" }, cards.map((card) => card.element))),
-    destroy: () => abort.abort() };
+    refresh, destroy: () => abort.abort() };
 }
 
 /** The grid of one run. */
@@ -57,13 +63,15 @@ class Card {
   #image = h("img", { class: "sides-image", alt: "", hidden: true });
   #caption = h("span", { class: "muted" });
 
-  /** @param {any} job */
-  constructor(job) {
+  /**
+   * @param {any} job
+   * @param {{own: string, name: string | null}} title
+   */
+  constructor(job, { own, name }) {
     this.job = job;
-    this.name = job.name ?? job.id;
+    this.name = name ?? own;
     this.element = h("figure", { class: "sides-card" },
-      h("figcaption", {}, h("a", { href: link(["jobs", job.id]) }, this.name), h("br"),
-        h("span", { class: "muted" }, `${job.variant_label ?? job.variant}, seed ${job.seed}`)),
+      h("figcaption", {}, h("a", { href: link(["jobs", job.id]) }, own), name && [h("br"), h("span", { class: "muted" }, name)]),
       this.#image, this.#caption);
   }
 

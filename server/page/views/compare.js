@@ -1,98 +1,76 @@
-// Runs side by side: one slider moves all their samples by training step, above the table that says which is better.
+// Runs side by side: chosen in the list, those of an experiment, or those of a study.
 
-import { address, get } from "../api.js";
-import { fill, h } from "../dom.js";
-import { number } from "../format.js";
-import { forest } from "../parts/forest.js";
-import { sideBySide } from "../parts/side_by_side.js";
-import { link, note } from "../route.js";
+import { get } from "../api.js";
+import { h } from "../dom.js";
+import { ago } from "../format.js";
+import { comparison } from "../parts/comparison.js";
+import { swept } from "../parts/experiment_facts.js";
+import { poll } from "../parts/poll.js";
+import { MOST_RUNS, sourceOf } from "../parts/selection.js";
+import { link } from "../route.js";
 
-const MOST_FILMS = 12;
+const OFFERED = 5;
 
 /**
  * @param {URLSearchParams} query
  * @returns {Promise<import("../main.js").View>}
  */
 export async function compare(query) {
-  const ids = query.getAll("job");
-  if (ids.length === 0) return { title: "Compare", element: explanation() };
-  const jobs = await Promise.all(ids.map((id) => get(`/v1/jobs/${encodeURIComponent(id)}`)));
-  const asked = query.get("step");
-  const films = sideBySide(jobs.slice(0, MOST_FILMS), asked === null ? null : Number(asked), (step) => note({ step }));
-  const result = h("div");
-  const variants = [...new Set(jobs.map((job) => job.variant_label ?? job.variant))];
-  const reference = h("select", { onchange: () => draw() }, h("option", { value: "" }, "no variant"),
-    variants.map((name) => h("option", { value: name, selected: name === query.get("reference") }, name)));
+  const source = sourceOf(query);
+  if (source === null) return { title: "Compare", element: await explanation() };
+  const { jobs, left } = await source.load();
+  if (jobs.length === 0) return { title: source.title, element: nothing(source.title) };
+  const compared = comparison(jobs, query);
 
-  async function draw() {
-    note({ reference: reference.value });
-    const sent = new URLSearchParams(ids.map((id) => ["job", id]));
-    if (reference.value) sent.set("reference", reference.value);
-    try {
-      const table = await get(`/v1/compare?${sent}`);
-      fill(result, ...verdict(table, jobs), exports(sent));
-    } catch (error) {
-      fill(result, h("p", { class: "note error", role: "alert" }, /** @type {Error} */ (error).message));
-    }
+  const { load } = source;
+
+  async function refresh() {
+    const { jobs } = await load();
+    if (jobs.length > 0) await compared.update(jobs);
+    return jobs.some(({ terminal }) => !terminal);
   }
 
-  await draw();
-  const element = h("article", {}, h("h1", {}, `Compare ${jobs.length} runs`),
-    jobs.length > MOST_FILMS && h("p", { class: "note" }, `Samples of the first ${MOST_FILMS} runs are shown.`),
-    h("section", { "aria-label": "Samples" }, h("h2", {}, "Samples by training step"), films.element),
-    h("section", { "aria-label": "Scores" }, h("h2", {}, "Scores"),
-      variants.length > 1 && h("p", { class: "row" }, h("label", {}, "Differences from ", reference)), result));
-  return { title: "Compare", element, destroy: films.destroy };
+  const stop = jobs.every(({ terminal }) => terminal) ? () => {} : poll(refresh);
+  const counted = `${jobs.length} ${jobs.length === 1 ? "run" : "runs"}`;
+  const experiment = query.get("experiment");
+  const element = h("article", {},
+    h("h1", {}, source.title === "Compare" ? `Compare ${counted}` : `${source.title}: ${counted}`),
+    experiment && !query.has("job") && h("p", {}, h("a", { href: link(["experiments", experiment]) }, "The experiment's own page")),
+    left && h("p", { class: "note" }, `There are more: only the first ${MOST_RUNS} are compared.`), compared.element);
+  return { title: source.title, element, destroy };
+
+  function destroy() {
+    stop();
+    compared.destroy();
+  }
 }
 
-function explanation() {
+async function explanation() {
+  const { data } = await get(`/v1/experiments?limit=${OFFERED}`);
+  /** @param {SubmitEvent} event */
+  function submit(event) {
+    event.preventDefault();
+    const study = new FormData(/** @type {HTMLFormElement} */ (event.target)).get("study");
+    location.hash = link(["compare"], { study: String(study) });
+  }
   return h("div", {}, h("h1", {}, "Compare"),
-    h("p", {}, "Select two or more runs in the list of ", h("a", { href: "#/" }, "runs"), ", then choose ", h("b", {}, "compare"), "."));
+    h("section", { "aria-label": "Runs" }, h("h2", {}, "Runs"),
+      h("p", {}, "Select two or more runs in the list of ", h("a", { href: "#/" }, "runs"), ", then choose ", h("b", {}, "compare"), ".")),
+    h("section", { "aria-label": "An experiment" }, h("h2", {}, "An experiment"),
+      data.length === 0 ? h("p", { class: "muted" }, "There is none yet.")
+        : h("ul", {}, data.map((/** @type {any} */ each) => h("li", {},
+          h("a", { href: link(["compare"], { experiment: each.id }) }, each.name ?? each.id), " ",
+          h("span", { class: "muted" }, `${swept(each.matrix)}; ${ago(each.created_at)}`)))),
+      h("p", {}, h("a", { href: "#/experiments" }, "All experiments"))),
+    h("section", { "aria-label": "A study" }, h("h2", {}, "A study"),
+      h("p", {}, "Studies run with ", h("code", {}, "gan-mhe study FILE --server URL"), " are found by their name."),
+      h("form", { class: "row", onsubmit: submit }, h("label", {}, "Name of the study ", h("input", { name: "study", required: true })),
+        h("button", {}, "Compare its runs"))));
 }
 
-/**
- * @param {any} table
- * @param {any[]} jobs
- * @returns {any[]}
- */
-function verdict(table, jobs) {
-  const names = new Map(jobs.map((job) => [job.id, job]));
-  const percent = Math.round(100 * table.confidence);
-  const paired = table.rows.some((/** @type {any} */ row) => (row.difference ?? null) !== null);
-  return [
-    h("p", { class: "muted" }, `${table.metric.replaceAll("_", " ")}, protocol ${table.protocol}. The unit is the training seed; `,
-      `the interval covers the mean with ${percent} %. Real images: ${number(table.real)}.`),
-    table.rows.every((/** @type {any} */ row) => row.n < 2) &&
-      h("p", { class: "note" }, "One seed says nothing about the spread between seeds."),
-    table.same_budget === false && h("p", { class: "note" }, "The runs differ in more than the variant: their budgets are not equal."),
-    forest(table, names),
-    h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Scores by variant" }, h("table", {},
-      h("thead", {}, h("tr", {}, ["Variant", "n", "Mean", "Std", `${percent} % interval`, "Best", ...(paired ? ["Difference", "p (Holm)"] : [])]
-        .map((text, index) => h("th", { scope: "col", class: index ? "n" : "" }, text)))),
-      h("tbody", {}, table.rows.map((/** @type {any} */ row) => tableRow(row, paired))))),
-    table.unfinished.length > 0 && h("p", { class: "muted" }, "Without a score yet: ",
-      table.unfinished.map((/** @type {any} */ id, /** @type {number} */ index) => [index > 0 && ", ",
-        h("a", { href: link(["jobs", id]) }, names.get(id)?.name ?? id)]), "."),
-  ];
-}
-
-/**
- * @param {any} row
- * @param {boolean} paired
- */
-function tableRow(row, paired) {
-  const lost = row.failed + row.diverged;
-  const cell = (/** @type {any} */ text) => h("td", { class: "n" }, text);
-  return h("tr", {}, h("th", { scope: "row" }, row.variant),
-    cell(lost ? `${row.n} (+${lost} without score)` : row.n), cell(number(row.mean)), cell(number(row.std)),
-    cell(row.ci_low === null ? "–" : `${number(row.ci_low)} to ${number(row.ci_high)}`), cell(number(row.best_mean)),
-    paired && cell(number(row.difference)),
-    paired && cell(number(row.p_holm)));
-}
-
-/** @param {URLSearchParams} sent */
-function exports(sent) {
-  const file = (/** @type {string} */ format, /** @type {string} */ text, /** @type {string} */ name) =>
-    h("a", { href: address(`/v1/compare?${new URLSearchParams([...sent, ["format", format]])}`), download: name }, text);
-  return h("p", { class: "row" }, "Save as ", file("csv", "CSV", "comparison.csv"), file("markdown", "Markdown", "comparison.md"));
+/** @param {string} title */
+function nothing(title) {
+  return h("div", {}, h("h1", {}, title), h("p", { class: "note" }, title === "Experiment" ? "It has no run any more."
+    : "The service has no run of this study. Its runs have the label study:NAME."),
+  h("p", {}, h("a", { href: "#/compare" }, "What can be compared")));
 }

@@ -136,6 +136,7 @@ function heading(known) {
       fact("Attempt", known.attempt?.number ?? "–"), fact("Created", ago(known.created_at)),
       known.forked_from && fact("Forked from", h("a", { href: link(["jobs", known.forked_from.job_id]) },
         `step ${known.forked_from.step}`)),
+      known.experiment_id && fact("Experiment", h("a", { href: link(["experiments", known.experiment_id]) }, known.experiment_id)),
       fact("Id", known.id)),
   ];
 }

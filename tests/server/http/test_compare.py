@@ -346,3 +346,17 @@ def test_a_table_comes_as_markdown(client: TestClient, service: Service) -> None
     response = client.get("/v1/compare", params={"job": job}, headers={"Accept": "text/markdown;q=0.9"})
     assert response.headers["content-type"] == "text/markdown; charset=utf-8"
     assert "| mhe | 1 | 7.00 |" in response.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "params"),
+    [({}, {"format": "latex"}), ({"Accept": "text/x-tex"}, {})],
+    ids=["by the parameter", "by the header"],
+)
+def test_a_table_comes_as_latex(
+    client: TestClient, service: Service, headers: dict[str, str], params: dict[str, str]
+) -> None:
+    job = train(service, "mhe_sn", 0, 7.0)
+    response = client.get("/v1/compare", params={"job": job, **params}, headers=headers)
+    assert response.headers["content-type"] == "text/x-tex; charset=utf-8"
+    assert r"mhe\_sn & 1 & $7.00$ & " in response.text
