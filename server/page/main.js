@@ -6,6 +6,7 @@ import { current } from "./route.js";
 import { compare } from "./views/compare.js";
 import { job } from "./views/job.js";
 import { login } from "./views/login.js";
+import { newRun } from "./views/new.js";
 import { runs } from "./views/runs.js";
 
 /** @typedef {{title: string, element: Element, destroy?: () => void}} View */
@@ -32,6 +33,7 @@ function make() {
   const { parts, query } = current();
   if (parts[0] === "jobs" && parts[1]) return job(parts[1], query, connected);
   if (parts[0] === "compare") return compare(query);
+  if (parts[0] === "new") return newRun(query);
   if (parts.length === 0) return runs(query);
   return Promise.reject(new Problem({ status: 404, code: "no_view", detail: "there is no such view" }));
 }

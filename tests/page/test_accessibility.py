@@ -48,7 +48,8 @@ def test_axe_finds_nothing(axe: str, tab: Page, site: Site) -> None:
     job_id = site.add_job("accessible")
     jobs = [train(site.service, variant, seed, 5.0 + seed) for variant in ("none", "mhe_sn") for seed in (0, 1)]
     found = []
-    for view in ("#/", f"#/jobs/{job_id}", "#/compare?" + "&".join(f"job={each}" for each in jobs), "#/compare"):
+    form = "#/new?preset=debug_cpu&variant=mhe&seed=0-1&set=training.steps=0&set=loss=hinge&label=paper:mhe"
+    for view in ("#/", f"#/jobs/{job_id}", "#/compare?" + "&".join(f"job={each}" for each in jobs), "#/compare", form):
         tab.goto("about:blank")
         tab.goto(f"{site.url}/{view}")
         expect(tab.get_by_role("heading", level=1)).to_be_visible()
