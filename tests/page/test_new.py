@@ -359,14 +359,16 @@ def test_a_time_is_said_only_if_a_run_of_the_preset_has_measured_it(page: Page, 
 
     def train(connection: Any) -> str:
         row = queue.create(connection, new, State.SUCCEEDED)
-        values = {"step": 50, "wall_seconds_used": 10.0}
+        values = {"step": 50, "images_per_second": 120.0}
         connection.execute(update(tables.jobs).where(tables.jobs.c.id == row["id"]).values(values))
         return str(row["id"])
 
     job_id = site.service.store.write(train)
     page.goto("about:blank")
     open_form(page, site, f"{cell}&set=training.steps=600")
-    said = page.locator(".new-summary").get_by_text("About 2 min on this machine, from the last run of this preset")
+    said = page.locator(".new-summary").get_by_text(
+        "About 2 min of training on this machine, at the speed of the last run of this preset"
+    )
     expect(said).to_be_visible()
     expect(said.get_by_role("link", name="measured")).to_have_attribute("href", f"#/jobs/{job_id}")
     page.get_by_label("training.batch_size", exact=True).fill("25")

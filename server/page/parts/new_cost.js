@@ -13,7 +13,8 @@ import { composed, merge, nested, valueAt } from "./new_schema.js";
 
 const EARLIER_RUNS = 100;
 /** The keys that a run's speed depends on most; penalties matter too, hence "about". */
-const OF_SPEED = /^(generator\.(architecture|width|latent_dim)|discriminator\.|data\.(name|image_size)|training\.(batch_size|n_dis|precision|device))/;
+const OF_SPEED = new RegExp("^(generator\\.(architecture|width|latent_dim)|discriminator\\.|data\\.(name|image_size)|"
+  + "training\\.(batch_size|n_dis|precision|device))");
 
 const count = (/** @type {number} */ number) => number.toLocaleString("en");
 
@@ -29,25 +30,19 @@ export function costText(asked, estimate, time) {
   return [
     h("p", {}, `${count(estimate.steps)} steps, ${count(estimate.images)} real images to train on, ${scored}`,
       several ? `, in all ${count(asked.jobs)} jobs together.` : "."),
-    time && h("p", {}, `About ${duration(time.seconds)} on this machine${several ? ", one job after the other" : ""}, `,
-      "from the last run of this preset (", h("a", { href: link(["jobs", time.run.id]) }, time.run.name ?? time.run.id), ")."),
+    time && h("p", {}, `About ${duration(time.seconds)} of training on this machine`,
+      several && ", one job after the other", ", at the speed of the last run of this preset (",
+      h("a", { href: link(["jobs", time.run.id]) }, time.run.name ?? time.run.id), ")."),
   ];
 }
 
 /**
- * The newest runs that have trained long enough to have a speed.
+ * The newest runs that have measured their speed.
  * @returns {Promise<any[]>}
  */
 export async function earlierRuns() {
   const { data } = await get(`/v1/jobs?state=running&state=succeeded&limit=${EARLIER_RUNS}`);
-  return data.filter((/** @type {any} */ run) => speed(run) > 0);
-}
-
-/** Images of a run per second: as it measures them, or over its whole time, scores included. @param {any} run */
-function speed(run) {
-  if (run.progress.images_per_second) return run.progress.images_per_second;
-  const { batch_size: size, n_dis: updates } = run.config.training;
-  return run.wall_seconds_used > 0 ? (run.progress.step * size * updates) / run.wall_seconds_used : 0;
+  return data.filter((/** @type {any} */ run) => run.progress.images_per_second > 0);
 }
 
 /**
@@ -65,5 +60,5 @@ export function timeLike(asked, estimate, runs, catalogue) {
   const keys = [...catalogue.keys.values()].filter(({ key }) => OF_SPEED.test(key));
   const run = runs.find(({ config }) => keys.every(({ key, byDefault }) =>
     valueAt(config, key) === (valueAt(document, key) ?? byDefault)));
-  return run ? { seconds: estimate.images / speed(run), run } : null;
+  return run ? { seconds: estimate.images / run.progress.images_per_second, run } : null;
 }

@@ -46,7 +46,8 @@ export function field({ id, label, control, hint, group = false, extra }) {
  */
 export function ticks(choices, ticked, onChange, content = String) {
   const boxes = choices.map((choice) => {
-    const box = h("input", { type: "checkbox", value: String(choice), checked: ticked.includes(String(choice)), onchange: changed });
+    const value = String(choice);
+    const box = h("input", { type: "checkbox", value, checked: ticked.includes(value), onchange: changed });
     return { box, choice, item: h("li", {}, h("label", {}, box, h("span", {}, content(choice)))) };
   });
 

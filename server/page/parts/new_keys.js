@@ -77,8 +77,9 @@ function row(catalogue, setting, preset, onText, onRemove) {
   const key = catalogue.keys.get(setting.key);
   const remove = h("button", { type: "button", onclick: onRemove, "aria-label": `Remove ${setting.key}` }, "Remove");
   const label = h("code", {}, setting.key);
-  const hint = key ? [marked(key.description), h("br"), facts(key, catalogue, preset)] : "This service's configuration has no such key.";
-  const id = `new-set-${setting.key}`;
+  const hint = key ? [marked(key.description), h("br"), facts(key, catalogue, preset)]
+    : "This service's configuration has no such key.";
+  const id = `new-set-${setting.key.replaceAll(/[^\w.-]/g, "_")}`;
   if (key?.choices.length && !key.nullable) {
     const ticked = setting.text.split(",").map((each) => each.trim());
     const boxes = ticks(key.choices, ticked, (chosen) => onText(chosen.join(",")));
@@ -110,7 +111,8 @@ function facts(key, catalogue, preset) {
 /** @param {any} value */
 function shown(value) {
   if (value === null || value === undefined) return "unset";
-  return typeof value === "string" ? value : typeof value === "number" ? value.toLocaleString("en", { maximumSignificantDigits: 15 }) : JSON.stringify(value);
+  if (typeof value === "string") return value;
+  return Number.isInteger(value) ? value.toLocaleString("en") : JSON.stringify(value);
 }
 
 /**
@@ -119,8 +121,8 @@ function shown(value) {
  * @param {any} data
  */
 function offers(key, data) {
-  const list = (/** @type {string[]} */ names) => `this service has ${names.join(", ") || "none"}`;
+  const list = (/** @type {any[]} */ names) => `this service has ${names.join(", ") || "none"}`;
   if (key === "data.name") return list(data.data.map((/** @type {any} */ each) => each.name));
-  if (key === "data.root") return list([...new Set(/** @type {string[]} */ (data.data.flatMap((/** @type {any} */ each) => each.roots)))]);
+  if (key === "data.root") return list([...new Set(data.data.flatMap((/** @type {any} */ each) => each.roots))]);
   return key === "evaluation.weights" ? list(data.weights) : "";
 }

@@ -34,7 +34,9 @@ function python(value) {
   if (value === true) return "True";
   if (value === false) return "False";
   if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
-  if (isTable(value)) return `{${Object.entries(value).map(([key, each]) => `${python(key)}: ${python(each)}`).join(", ")}}`;
+  if (isTable(value)) {
+    return `{${Object.entries(value).map(([key, each]) => `${python(key)}: ${python(each)}`).join(", ")}}`;
+  }
   return JSON.stringify(value); // the escapes of JSON are escapes of Python
 }
 
@@ -58,7 +60,9 @@ export function script(asked, service) {
 function tomlValue(value) {
   if (value === null) throw new Inexpressible("TOML has no null, which a key of this run is set to. Use curl or Python.");
   if (Array.isArray(value)) return `[${value.map(tomlValue).join(", ")}]`;
-  if (isTable(value)) return `{ ${Object.entries(value).map(([key, each]) => `${tomlKey(key)} = ${tomlValue(each)}`).join(", ")} }`;
+  if (isTable(value)) {
+    return `{ ${Object.entries(value).map(([key, each]) => `${tomlKey(key)} = ${tomlValue(each)}`).join(", ")} }`;
+  }
   return typeof value === "string" ? quoted(value) : String(value);
 }
 
@@ -82,7 +86,8 @@ function assigned(value) {
  * @param {string} service
  */
 export function shell(asked, service) {
-  const { preset, variant, seed, overrides = {}, matrix = {}, name, labels = {}, priority, wall_seconds_limit: limit } = asked.body;
+  const { preset, variant, seed, overrides = {}, matrix = {} } = asked.body;
+  const { name, labels = {}, priority, wall_seconds_limit: limit } = asked.body;
   const { variant: variants, seed: seeds, ...varied } = matrix;
   const options = [
     variant !== undefined && `--variant=${variant}`, seed !== undefined && `--seed=${seed}`,
@@ -119,7 +124,8 @@ export function file(asked, catalogue) {
 function remarks(asked, document) {
   const names = [["data", "root"], ["evaluation", "weights"]].filter(([section, key]) => document[section]?.[key])
     .map((parts) => parts.join("."));
-  return [asked.jobs > 1 && `# The first of ${asked.jobs} jobs; the others differ in ${Object.keys(asked.body.matrix).join(", ")}.`,
+  const differ = asked.jobs > 1 && Object.keys(asked.body.matrix).join(", ");
+  return [differ && `# The first of ${asked.jobs} jobs; the others differ in ${differ}.`,
     names.length > 0 && `# ${names.join(" and ")}: a name of the service; write the path for a run of your own.`]
     .filter((line) => line !== false);
 }

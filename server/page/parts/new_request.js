@@ -14,19 +14,23 @@ import { labelsOf, Mistyped, numberOf, seedsOf, typed, valuesOf } from "./new_va
  * @typedef {import("../api.js").FieldProblem} FieldProblem
  */
 
+/** Trains anywhere, without a download. */
+const USUAL_PRESET = "digits_cnn";
+
 /**
- * The entries that an address holds; the first preset and seed 0 where it holds none.
+ * The entries that an address holds; the usual preset and seed 0 where it holds none.
  * @param {URLSearchParams} query
  * @param {Catalogue} catalogue
  * @returns {Entries}
  */
 export function fromAddress(query, catalogue) {
+  const names = catalogue.presets.map(({ name }) => name);
   const settings = query.getAll("set").map((each) => {
     const at = each.indexOf("=");
     return /** @type {[string, string]} */ (at < 0 ? [each, ""] : [each.slice(0, at), each.slice(at + 1)]);
   });
   return {
-    preset: query.get("preset") ?? (catalogue.presets.find(({ name }) => name === "digits_cnn") ?? catalogue.presets[0])?.name ?? "",
+    preset: query.get("preset") ?? names.find((name) => name === USUAL_PRESET) ?? names[0],
     name: query.get("name") ?? "", variants: [...new Set(query.getAll("variant"))], seeds: query.get("seed") ?? "0",
     settings: [...new Map(settings)].map(([key, text]) => ({ key, text })),
     labels: query.getAll("label").join("\n"), priority: query.get("priority") ?? "", limit: query.get("limit") ?? "",

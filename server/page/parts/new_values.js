@@ -19,9 +19,11 @@ export function seedsOf(text) {
     const found = /^(\d+)(?:-(\d+))?$/.exec(part);
     if (!found) throw new Mistyped(`Expected seeds such as 0, 1, 2 or a range such as 0-4; got “${part}”.`);
     const [first, last] = [Number(found[1]), Number(found[2] ?? found[1])];
-    if (!Number.isSafeInteger(first) || !Number.isSafeInteger(last)) throw new Mistyped(`Expected seeds below 2^53; got ${part}.`);
+    if (![first, last].every(Number.isSafeInteger)) throw new Mistyped(`Expected seeds below 2^53; got ${part}.`);
     if (last < first) throw new Mistyped(`Expected the smaller seed of a range first; got ${part}.`);
-    if (last - first >= MOST_SEEDS) throw new Mistyped(`Expected a range of at most ${MOST_SEEDS.toLocaleString("en")} seeds; got ${part}.`);
+    if (last - first >= MOST_SEEDS) {
+      throw new Mistyped(`Expected a range of at most ${MOST_SEEDS.toLocaleString("en")} seeds; got ${part}.`);
+    }
     return Array.from({ length: last - first + 1 }, (_, index) => first + index);
   });
 }
@@ -98,7 +100,9 @@ function valueOf(key, piece) {
 function exact(piece) {
   const value = Number(piece);
   if (!Number.isFinite(value)) throw new Mistyped(`Expected a finite number; got ${piece}.`);
-  if (/^[+-]?\d+$/.test(piece) && !Number.isSafeInteger(value)) throw new Mistyped(`Expected integers below 2^53; got ${piece}.`);
+  if (/^[+-]?\d+$/.test(piece) && !Number.isSafeInteger(value)) {
+    throw new Mistyped(`Expected integers below 2^53; got ${piece}.`);
+  }
   return value;
 }
 

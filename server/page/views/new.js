@@ -109,14 +109,16 @@ export async function newRun(query) {
   async function submit(event) {
     event.preventDefault();
     if (accepted === null) return;
-    const { path, body } = accepted;
+    const asked = accepted;
+    const { path, body } = asked;
     button.disabled = true;
     failure.textContent = "";
     try {
       const { id } = await change("POST", path, body, { headers: { "Idempotency-Key": key } });
       location.hash = link([path === "/v1/jobs" ? "jobs" : "experiments", id]);
     } catch (error) {
-      failure.textContent = refusal(/** @type {Error} */ (error));
+      if (error instanceof Problem && error.errors.length) refused(error, asked);
+      else failure.textContent = refusal(/** @type {Error} */ (error));
       button.disabled = accepted === null;
     }
   }
