@@ -4,6 +4,7 @@ Commands import what they need when they run, so that `--help` responds quickly.
 """
 
 import os
+import tomllib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,32 +37,42 @@ def submit(
     seed: Annotated[int | None, typer.Option(help="Training seed.")] = None,
     variants: Annotated[str | None, typer.Option(help="Comma-separated variants; creates an experiment.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated training seeds; creates an experiment.")] = None,
+    vary: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=[VALUE, ...]", help="Values of a key to combine; creates an experiment; repeatable."),
+    ] = None,
     set_: Set = None,
     name: Annotated[str | None, typer.Option(help="Display name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")] = None,
     priority: Annotated[int, typer.Option(help="-10 to 10; each level counts as ten minutes of waiting.")] = 0,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Validate and print the job; do not submit.")] = False,
+    wall_seconds_limit: Annotated[
+        float | None, typer.Option(help="Seconds of running after which a job fails.", min=0)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Validate and print what it costs; do not submit.")
+    ] = False,
     watch_: Annotated[bool, typer.Option("--watch", help="Show the progress until the end.")] = False,
     server: Server = None,
 ) -> None:
-    """Submit a job, or an experiment of variants x seeds."""
+    """Submit a job, or an experiment of variants x seeds x other keys."""
     from server.client import Client
 
-    source = _source(config, set_ or [])
-    metadata: dict[str, Any] = {"name": name, "labels": _labels(label or []), "priority": priority}
-    matrix = _matrix(variants, seeds)
-    if matrix and (variant is not None or seed is not None or dry_run):
+    request = {
+        **_source(config, set_ or []),
+        **{"name": name, "labels": _labels(label or [])},
+        **{"priority": priority, "wall_seconds_limit": wall_seconds_limit},
+    }
+    matrix = _matrix(variants, seeds, vary or [])
+    if matrix and (variant is not None or seed is not None):
         raise ConfigError(
-            "--variants and --seeds create an experiment; --variant, --seed and --dry-run are for a single job"
+            "--variants, --seeds and --vary create an experiment; --variant and --seed are for a single job"
         )
+    request |= {"matrix": matrix} if matrix else {"variant": variant, "seed": seed}
     with Client(server) as client:
         if dry_run:
-            _print_dry_run(client, source | {"variant": variant, "seed": seed})
+            _print_dry_run(client, request)
             return
-        if matrix:
-            created = client.submit_experiment(matrix=matrix, **source, **metadata).id
-        else:
-            created = client.submit(variant=variant, seed=seed, **source, **metadata).id
+        created = client.submit_experiment(**request).id if matrix else client.submit(**request).id
         say(created)
         if watch_:
             _watch(client, created)
@@ -90,17 +101,37 @@ def _labels(assignments: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in parts}
 
 
-def _matrix(variants: str | None, seeds: str | None) -> dict[str, list[Any]]:
+def _matrix(variants: str | None, seeds: str | None, vary: list[str]) -> dict[str, list[Any]]:
     matrix: dict[str, list[Any]] = {}
     if variants is not None:
         matrix["variant"] = [name.strip() for name in variants.split(",")]
     if seeds is not None:
         matrix["seed"] = compose.parse_seeds(seeds)
+    for assignment in vary:
+        key, values = _varied(assignment)
+        if key in matrix:
+            raise ConfigError(f"--vary {assignment!r}: {key} is varied twice; expected each key once")
+        matrix[key] = values
     return matrix
 
 
-def _print_dry_run(client: "Client", source: Mapping[str, Any]) -> None:
-    found = client.dry_run(**source)
+def _varied(assignment: str) -> tuple[str, list[Any]]:
+    """Parse `training.steps=[200, 300]`: the values are an array of TOML."""
+    key, equals, text = assignment.partition("=")
+    try:
+        values = tomllib.loads(f"values = {text}")["values"]
+    except tomllib.TOMLDecodeError:
+        values = None
+    if not equals or not key.strip() or not isinstance(values, list):
+        raise ConfigError(f"--vary {assignment!r}: expected key=[value, ...], such as training.steps=[200, 300]")
+    return key.strip(), values
+
+
+def _print_dry_run(client: "Client", request: Mapping[str, Any]) -> None:
+    if "matrix" in request:
+        say(str(client.dry_run_experiment(**request).estimate["note"]))
+        return
+    found = client.dry_run(**request)
     out.print_json(data=found.config)
     say(f"digest {found.config_digest}")
     say(str(found.estimate["note"]))

@@ -18,6 +18,7 @@ from server.client.records import (
     Checkpoint,
     DryRun,
     Experiment,
+    ExperimentDryRun,
     Job,
     LogChunk,
     Metric,
@@ -25,6 +26,7 @@ from server.client.records import (
     Task,
     TaskResult,
 )
+from server.client.submissions import Matrix, lists, submission
 
 if TYPE_CHECKING:  # imported only when needed
     from PIL.Image import Image
@@ -89,14 +91,16 @@ class Client:
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
+        wall_seconds_limit: float | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Submit a job from a preset or a whole configuration. overrides: dotted keys to values.
 
-        idempotency_key: repeated submissions with the same key within a day create one job.
+        wall_seconds_limit: seconds of running after which the job fails. idempotency_key: repeated submissions with the
+        same key within a day create one job.
         """
-        source = _source(preset, config, overrides) | _present({"variant": variant, "seed": seed})
-        body = source | _present({"name": name, "labels": labels}) | {"priority": priority}
+        source = {"preset": preset, "config": config, "variant": variant, "seed": seed, "overrides": overrides}
+        body = submission(source, name, labels, priority, wall_seconds_limit)
         return Job.model_validate(self._connection.post("/v1/jobs", body, key=idempotency_key))
 
     def dry_run(
@@ -107,27 +111,50 @@ class Client:
         variant: str | None = None,
         seed: int | None = None,
         overrides: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        wall_seconds_limit: float | None = None,
     ) -> DryRun:
         """The job that `submit` would create from the same arguments."""
-        source = _source(preset, config, overrides) | _present({"variant": variant, "seed": seed})
-        return DryRun.model_validate(self._connection.post("/v1/jobs", source, dry_run=True))
+        source = {"preset": preset, "config": config, "variant": variant, "seed": seed, "overrides": overrides}
+        body = submission(source, name, labels, priority, wall_seconds_limit)
+        return DryRun.model_validate(self._connection.post("/v1/jobs", body, dry_run=True))
 
     def submit_experiment(
         self,
         *,
-        matrix: Mapping[str, Sequence[Any]],
+        matrix: Matrix,
         preset: str | None = None,
         config: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
         name: str | None = None,
         labels: Mapping[str, str] | None = None,
         priority: int = 0,
+        wall_seconds_limit: float | None = None,
         idempotency_key: str | None = None,
     ) -> Experiment:
         """Submit a job for each combination of the matrix: `{"variant": [...], "seed": [...], "any.key": [...]}`."""
-        body = _source(preset, config, overrides) | _present({"name": name, "labels": labels})
-        body |= {"matrix": {key: list(values) for key, values in matrix.items()}, "priority": priority}
+        source = {"preset": preset, "config": config, "matrix": lists(matrix), "overrides": overrides}
+        body = submission(source, name, labels, priority, wall_seconds_limit)
         return Experiment.model_validate(self._connection.post("/v1/experiments", body, key=idempotency_key))
+
+    def dry_run_experiment(
+        self,
+        *,
+        matrix: Matrix,
+        preset: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        priority: int = 0,
+        wall_seconds_limit: float | None = None,
+    ) -> ExperimentDryRun:
+        """The number of jobs that `submit_experiment` would create from the same arguments, and their summed cost."""
+        source = {"preset": preset, "config": config, "matrix": lists(matrix), "overrides": overrides}
+        body = submission(source, name, labels, priority, wall_seconds_limit)
+        return ExperimentDryRun.model_validate(self._connection.post("/v1/experiments", body, dry_run=True))
 
     def experiment(self, experiment_id: str) -> Experiment:
         """An experiment and the states of its jobs."""
@@ -340,16 +367,6 @@ class Client:
         """The same comparison as text."""
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view, "format": format}
         return self._connection.get_bytes("/v1/compare", **params).decode()
-
-
-def _source(
-    preset: str | None, config: Mapping[str, Any] | None, overrides: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    return _present({"preset": preset, "config": config, "overrides": overrides})
-
-
-def _present(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _wait_until_ended(poll: Callable[[], Ending], current: Ending, timeout: float | None) -> Ending:

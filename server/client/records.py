@@ -119,6 +119,13 @@ class DryRun(_Record):
     estimate: Mapping[str, Any]
 
 
+class ExperimentDryRun(_Record):
+    """An experiment that was not created: its number of jobs, and their summed cost in device-independent units."""
+
+    total: int
+    estimate: Mapping[str, Any]
+
+
 class Cell(_Record):
     """A job of an experiment; the job itself has the values that the experiment varies."""
 

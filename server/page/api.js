@@ -1,12 +1,15 @@
 // The REST API. Addresses are relative to the page, so that it works behind a path prefix.
 
+/** @typedef {{pointer: string, message: string}} FieldProblem What is wrong at a JSON pointer into the request's body. */
+
 /** A refusal of the service: its problem document. */
 export class Problem extends Error {
-  /** @param {{status: number, code: string, detail: string, errors?: {message: string}[]}} document */
+  /** @param {{status: number, code: string, detail: string, errors?: FieldProblem[]}} document */
   constructor(document) {
     super(document.detail);
     this.status = document.status;
     this.code = document.code;
+    this.errors = document.errors ?? [];
   }
 }
 
@@ -24,16 +27,15 @@ export function address(path) {
 
 /**
  * @param {string} path
- * @param {{method?: string, body?: any, signal?: AbortSignal}} [options]
+ * @param {{method?: string, body?: any, signal?: AbortSignal, headers?: Record<string, string>}} [options]
  * @returns {Promise<Response>}
  */
-async function send(path, { method = "GET", body, signal } = {}) {
-  /** @type {Record<string, string>} */
-  const headers = body === undefined ? {} : { "Content-Type": "application/json" };
+async function send(path, { method = "GET", body, signal, headers } = {}) {
   let response;
   try {
     response = await fetch(address(path), {
-      method, headers, signal, credentials: "same-origin",
+      method, signal, credentials: "same-origin",
+      headers: { ...(body === undefined ? {} : { "Content-Type": "application/json" }), ...headers },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
@@ -64,9 +66,10 @@ export async function get(path, signal) {
  * @param {"POST" | "PATCH" | "DELETE"} method
  * @param {string} path
  * @param {any} [body]
+ * @param {{headers?: Record<string, string>, signal?: AbortSignal}} [options]
  * @returns {Promise<any>}
  */
-export async function change(method, path, body) {
-  const response = await send(path, { method, body });
+export async function change(method, path, body, options) {
+  const response = await send(path, { method, body, ...options });
   return response.status === 204 ? null : response.json();
 }

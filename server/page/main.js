@@ -8,6 +8,7 @@ import { experiment } from "./views/experiment.js";
 import { experiments } from "./views/experiments.js";
 import { job } from "./views/job.js";
 import { login } from "./views/login.js";
+import { newRun } from "./views/new.js";
 import { runs } from "./views/runs.js";
 
 /** @typedef {{title: string, element: Element, destroy?: () => void}} View */
@@ -35,6 +36,7 @@ function make() {
   if (parts[0] === "jobs" && parts[1]) return job(parts[1], query, connected);
   if (parts[0] === "compare") return compare(query);
   if (parts[0] === "experiments") return parts[1] ? experiment(parts[1], query) : experiments(query);
+  if (parts[0] === "new") return newRun(query);
   if (parts.length === 0) return runs(query);
   return Promise.reject(new Problem({ status: 404, code: "no_view", detail: "there is no such view" }));
 }

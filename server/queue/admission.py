@@ -26,7 +26,6 @@ from gan_mhe.config.protocols import (
 )
 from gan_mhe.config.run_config import RunConfig
 from gan_mhe.config.sections import DataConfig, EvaluationConfig
-from gan_mhe.config.summaries import SUMMARIES
 from gan_mhe.errors import ConfigError, nearest
 from gan_mhe.files import default_cache_dir
 from server.clock import from_wall, now_ms, rfc3339
@@ -370,16 +369,3 @@ def new_job(config: RunConfig, project: str, **attributes: Any) -> queue.NewJob:
         device=config.training.device,
         **attributes,
     )
-
-
-def estimate(config: RunConfig) -> dict[str, Any]:
-    """Estimate the cost of a configuration in units that do not depend on the device."""
-    training, evaluation, task = config.training, config.evaluation, SUMMARIES[config.task]
-    images = training.steps * task.images_per_step(config)
-    scored = 0
-    if evaluation.protocol != "none":
-        samples = evaluation.num_samples or protocol_settings(evaluation.protocol).num_samples
-        times = training.steps // evaluation.every_steps if evaluation.every_steps else 0
-        scored = max(times, 1) * samples
-    note = f"{task.work(config)}, and {scored:,} images to score; the time this takes depends on the slot"
-    return {"steps": training.steps, "images": images, "scored_images": scored, "note": note}

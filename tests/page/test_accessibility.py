@@ -55,7 +55,8 @@ def test_axe_finds_nothing(axe: str, tab: Page, site: Site) -> None:
     compared = "#/compare?reference=none&" + "&".join(f"job={each}" for each in jobs)
     experiments = ("#/experiments", f"#/experiments/{experiment}")
     found = []
-    for view in ("#/", f"#/jobs/{job_id}", compared, "#/compare", *experiments):
+    form = "#/new?preset=debug_cpu&variant=mhe&seed=0-1&set=training.steps=0&set=loss=hinge&label=paper:mhe"
+    for view in ("#/", f"#/jobs/{job_id}", compared, "#/compare", form, *experiments):
         tab.goto("about:blank")
         tab.goto(f"{site.url}/{view}")
         expect(tab.get_by_role("heading", level=1)).to_be_visible()

@@ -1,5 +1,6 @@
 """What requests can refer to: variants, presets, protocols, data sets and the schema of a configuration."""
 
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path
@@ -130,7 +131,13 @@ def list_data_sets(_principal: ReadJobs, service: ServiceDep) -> dict[str, Any]:
     return {"data": admission.data_sets(service.settings), "weights": sorted(service.settings.weights)}
 
 
+@cache
+def _config_schema() -> dict[str, Any]:
+    """The schema, made once: it takes longer than most requests."""
+    return {"$schema": _DIALECT, **RunConfig.model_json_schema()}
+
+
 @router.get("/schemas/config", summary="Show the JSON Schema of a configuration")
 def get_config_schema(_principal: ReadJobs) -> dict[str, Any]:
     """Show the JSON Schema of a run configuration, with the meaning, unit and default of every field."""
-    return {"$schema": _DIALECT, **RunConfig.model_json_schema()}
+    return _config_schema()

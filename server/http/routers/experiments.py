@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from server.http.bodies import StopJob, SubmitExperiment
 from server.http.dependencies import Answer, OnceDep, ReadJobs, ServiceDep, WriteJobs
 from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
-from server.http.schemas.experiments import Experiment, ExperimentSummary
+from server.http.schemas.experiments import Experiment, ExperimentDryRun, ExperimentSummary
 from server.queue import admission, experiments
 from server.queue.admission import Operator
 from server.queue.job_list import Order
@@ -23,17 +23,38 @@ def _show(connection: Connection, experiment_id: str, project: str) -> dict[str,
     return Experiment.with_jobs(row, experiments.jobs(connection, experiment_id)).model_dump(mode="json")
 
 
-@router.post("/experiments", status_code=201, response_model=Experiment, summary="Submit an experiment")
-def create_experiment(body: SubmitExperiment, principal: WriteJobs, service: ServiceDep, once: OnceDep) -> JSONResponse:
+@router.post(
+    "/experiments",
+    status_code=201,
+    response_model=Experiment,
+    responses={200: {"model": ExperimentDryRun}},
+    summary="Submit an experiment",
+)
+def create_experiment(
+    body: SubmitExperiment,
+    principal: WriteJobs,
+    service: ServiceDep,
+    once: OnceDep,
+    dry_run: Annotated[
+        bool, Query(description="Only validate; return 200 with the number of jobs and their summed cost.")
+    ] = False,
+) -> JSONResponse:
     """Submit one job for each cell of a matrix. Either all jobs are queued, or none."""
-    before = once.kept(principal, body)
+    before = None if dry_run else once.kept(principal, body)
     if before is not None:
         return before
     admission.check_priority(principal.settings, body.priority)
     plan = experiments.plan(Operator(service.settings, service.executor), body.source(), body.matrix)
 
-    def work(connection: Connection) -> Answer:
+    def check_room(connection: Connection) -> None:
         admission.check_room(connection, principal.settings, principal.project, len(plan.cells))
+
+    if dry_run:
+        service.store.read(check_room)
+        return JSONResponse(ExperimentDryRun.of(plan).model_dump(mode="json"))
+
+    def work(connection: Connection) -> Answer:
+        check_room(connection)
         row = experiments.create(
             connection,
             plan,

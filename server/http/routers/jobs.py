@@ -19,7 +19,7 @@ from server.http.dependencies import Answer, OnceDep, Principal, ReadJobs, Servi
 from server.http.pagination import DEFAULT_LIMIT, CursorParameter, Limit, Page, next_link
 from server.http.schemas.jobs import BatchResult, DryRun, Job, digest
 from server.ingest import deletion
-from server.queue import admission, job_list, queue, removal
+from server.queue import admission, estimates, job_list, queue, removal
 from server.queue.admission import Operator
 from server.queue.job_list import JobFilter, Order
 from server.queue.queue import StopMode
@@ -91,18 +91,21 @@ def submit_job(
     Give a `preset`, a `variant`, a `seed` and `overrides`, or a complete `config`.
     """
     operator = Operator(service.settings, service.executor)
-    if dry_run:
-        admission.check_priority(principal.settings, body.priority)
-        return JSONResponse(_dry_run(admission.resolve(operator, body.source())))
+    deadline = body.deadline_ms()
 
-    def work(connection: Connection) -> Answer:
+    def admit(connection: Connection) -> RunConfig:
         admission.check_priority(principal.settings, body.priority)
         config = admission.resolve(operator, body.source())
-        deadline = body.deadline_ms()
         admission.check_deadline(deadline)
         admission.check_room(connection, principal.settings, principal.project)
+        return config
+
+    if dry_run:
+        return JSONResponse(_dry_run(service.store.read(admit)))
+
+    def work(connection: Connection) -> Answer:
         new = admission.new_job(
-            config,
+            admit(connection),
             principal.project,
             name=body.name,
             labels=body.labels,
@@ -119,7 +122,7 @@ def _dry_run(config: RunConfig) -> dict[str, Any]:
     document = {
         "config": config.document(),
         "config_digest": digest(config.digest()),
-        "estimate": admission.estimate(config),
+        "estimate": estimates.of_job(config),
     }
     return DryRun.model_validate(document).model_dump(mode="json")
 

@@ -7,6 +7,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.clock import rfc3339
+from server.http.schemas.jobs import Estimate
+from server.queue import estimates
+from server.queue.experiments import Plan
 from server.queue.states import TERMINAL, State
 from server.store.rows import ExperimentRow, JobRow
 
@@ -65,6 +68,20 @@ class Experiment(ExperimentSummary):
         """The experiment of a database row, with its jobs."""
         counts = Counter(str(job["state"]) for job in jobs)
         return cls.of(row, counts, cells=[_cell(job) for job in jobs])
+
+
+class ExperimentDryRun(BaseModel):
+    """The experiment that a request would create."""
+
+    object: Literal["dry_run"] = "dry_run"
+    total: int = Field(description="Number of jobs.")
+    estimate: Estimate = Field(description="Cost of all jobs together.")
+
+    @classmethod
+    def of(cls, plan: Plan) -> Self:
+        """The answer for a checked experiment."""
+        configs = [config for _, config in plan.cells]
+        return cls.model_validate({"total": len(configs), "estimate": estimates.of_experiment(configs)})
 
 
 def _cell(job: JobRow) -> dict[str, Any]:

@@ -246,7 +246,7 @@ def _label(request: Mapping[str, Any]) -> str | None:
 
 
 class Estimate(BaseModel):
-    """Cost of a job in device-independent units."""
+    """Cost in device-independent units."""
 
     steps: int = Field(description="Number of generator updates.")
     images: int = Field(description="Number of real images that the discriminator processes.")

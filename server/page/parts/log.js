@@ -10,7 +10,7 @@ const TAIL_BYTES = 16 * 1024;
  * @returns {{element: Element, refresh: () => void}}
  */
 export function logTail(jobId) {
-  const text = h("pre", { tabindex: 0, "aria-label": "End of the log" }, "");
+  const text = h("pre", { tabindex: 0, role: "group", "aria-label": "End of the log" }, "");
   let offset = 0;
   let shown = "";
   let busy = false;

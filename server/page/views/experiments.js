@@ -46,6 +46,5 @@ function row(experiment) {
 }
 
 function nothing() {
-  return ["No experiment yet. Submit one with ",
-    h("code", {}, "gan-mhe submit digits_cnn --variants none,mhe_sn --seeds 0,1"), "."];
+  return ["No experiment yet. ", h("a", { href: "#/new" }, "Make one"), ": choose several variants or seeds."];
 }

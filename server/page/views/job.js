@@ -43,7 +43,8 @@ export async function job(jobId, query, connected) {
 
   function draw() {
     fill(head, ...heading(known), h("div", { class: "row", role: "group", "aria-label": "Actions" },
-      (ACTIONS[known.state] ?? []).map((action) => h("button", { type: "button", onclick: () => act(action) }, action))));
+      (ACTIONS[known.state] ?? []).map((action) => h("button", { type: "button", onclick: () => act(action) }, action)),
+      h("a", { href: link(["new"], { from: jobId }) }, "New run like this")));
   }
 
   /** @param {string} action */

@@ -4,6 +4,7 @@ import { address, change, get, Problem } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, number } from "../format.js";
 import { link } from "../route.js";
+import { welcome } from "../parts/new_demo.js";
 import { stateMark } from "../parts/state.js";
 
 const PAGE_ROWS = 50;
@@ -27,7 +28,10 @@ export async function runs(query) {
     const page = await get(`/v1/jobs?${parameters(query)}`);
     fill(body, page.data.map((/** @type {any} */ job) => row(job, selected, drawActions)));
     fill(pages, ...pageLinks(query, page));
-    if (page.data.length === 0) fill(body, h("tr", {}, h("td", { colspan: 9 }, ...nothing(query))));
+    if (page.data.length === 0) fill(body, h("tr", {}, h("td", { colspan: 9 }, ...nothing())));
+    const unused = page.data.length === 0 && [...query.keys()].length === 0;
+    if (unused !== list.hidden) fill(first, unused && welcome());
+    list.hidden = unused;
   }
 
   function drawActions() {
@@ -61,13 +65,14 @@ export async function runs(query) {
     await refresh();
   }
 
+  const first = h("div");
+  const list = h("div", {}, filters(query), actions, note, h("div", { class: "table" }, h("table", {}, heading(), body)), pages);
   await refresh();
   drawActions();
   const timer = setInterval(() => {
     if (!document.hidden && selected.size === 0) refresh().catch(passing);
   }, REFRESH_MS);
-  const element = h("div", {}, h("h1", {}, "Runs"), filters(query), actions, note,
-    h("div", { class: "table" }, h("table", {}, heading(), body)), pages);
+  const element = h("div", {}, h("h1", {}, "Runs"), first, list);
   return { title: "Runs", element, destroy: () => clearInterval(timer) };
 }
 
@@ -178,9 +183,6 @@ function pageLinks(query, page) {
     page.has_more && h("a", { href: link([], next) }, "Next page")];
 }
 
-/** @param {URLSearchParams} query */
-function nothing(query) {
-  if ([...query.keys()].length) return ["No run matches. ", h("a", { href: "#/" }, "Show all")];
-  return ["No run yet. Submit one with ", h("code", {}, "gan-mhe submit digits_cnn --variants none,mhe_sn --seeds 0,1"),
-    ", or see ", h("a", { href: "docs" }, "the API"), "."];
+function nothing() {
+  return ["No run matches. ", h("a", { href: "#/" }, "Show all")];
 }

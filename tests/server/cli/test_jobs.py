@@ -176,6 +176,26 @@ def test_a_dry_run_prints_the_configuration_and_submits_nothing(gan_mhe: Command
     assert [job.id for job in client.jobs()] == before
 
 
+def test_a_dry_run_of_a_matrix_prints_its_cost_and_submits_nothing(
+    gan_mhe: Command, client: Client, live: Live
+) -> None:
+    before = [job.id for job in client.jobs()]
+    matrix = ("--variants", "none,mhe", "--seeds", "0,1", "--vary", "training.batch_size=[8, 16]")
+    code, printed, err = gan_mhe("submit", "digits_cnn", *matrix, *QUICK_KEYS, "--dry-run")
+    assert (code, err) == (0, "")
+    assert printed.startswith("8 jobs with 96 generator steps on 1,152 real images in all")
+    assert [job.id for job in client.jobs()] == before
+
+
+def test_vary_combines_the_values_of_any_key(gan_mhe: Command, client: Client, live: Live) -> None:
+    keys = ("--vary", "training.batch_size=[8, 16]", "--vary", 'loss=["hinge"]', "--wall-seconds-limit", "50")
+    code, printed, err = gan_mhe("submit", "digits_cnn", *keys, *QUICK_KEYS)
+    assert (code, err) == (0, "")
+    made = client.experiment(printed.strip())
+    assert made.matrix == {"training.batch_size": [8, 16], "loss": ["hinge"]}
+    assert [client.job(job_id).config["training"]["batch_size"] for job_id in made.job_ids] == [8, 16]
+
+
 def test_a_local_file_is_sent_as_a_configuration(gan_mhe: Command, client: Client, live: Live) -> None:
     Path("mine.toml").write_text('variant = "mhe"\n[data]\nname = "synthetic"\n[training]\nsteps = 9\n')
     code, printed, err = gan_mhe("submit", "mine.toml", "--set", "evaluation.protocol=none", "--seed", "2")
@@ -224,7 +244,9 @@ def test_a_path_in_a_file_is_refused_by_the_service(gan_mhe: Command, live: Live
         (("digits_cnn", "--set", "steps"), "error: --set 'steps': expected key=value"),
         (("digits_cnn", "--label", "paper"), "error: --label 'paper': expected key=value"),
         (("digits_cnn", "--seeds", "0,x"), "error: --seeds '0,x': expected comma-separated integers"),
-        (("digits_cnn", "--seeds", "0,1", "--variant", "mhe"), "error: --variants and --seeds create an experiment"),
+        (("digits_cnn", "--seeds", "0,1", "--variant", "mhe"), "error: --variants, --seeds and --vary create"),
+        (("digits_cnn", "--vary", "seed=3"), "error: --vary 'seed=3': expected key=[value, ...], such as"),
+        (("digits_cnn", "--seeds", "1", "--vary", "seed=[2]"), "error: --vary 'seed=[2]': seed is varied twice"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 
 from server.client import (
     Client,
@@ -130,6 +131,19 @@ class TestRequests:
             "priority": 0,
         }
         assert request.headers["Authorization"] == "Bearer gk_x"
+
+    def test_a_dry_run_of_an_experiment_sends_what_its_submission_would(self) -> None:
+        estimate = {"steps": 6, "images": 48, "scored_images": 0, "note": "2 jobs"}
+        script = Script(ok({"object": "dry_run", "total": 2, "estimate": estimate}), ok({}, 201))
+        arguments: dict[str, Any] = {"preset": "debug_cpu", "matrix": {"seed": (0, 1)}, "wall_seconds_limit": 60.0}
+        found = script.client().dry_run_experiment(**arguments)
+        assert (found.total, found.estimate) == (2, estimate)
+        with pytest.raises(ValidationError):
+            script.client().submit_experiment(**arguments)
+        asked, submitted = script.requests
+        assert (asked.url.path, asked.url.params.multi_items()) == ("/v1/experiments", [("dry_run", "true")])
+        assert json.loads(asked.content) == json.loads(submitted.content)
+        assert json.loads(asked.content)["wall_seconds_limit"] == 60.0
 
     def test_without_key_no_authorization_is_sent(self) -> None:
         script = Script(ok(job_document()))

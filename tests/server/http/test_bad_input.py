@@ -774,6 +774,7 @@ BODIES: dict[str, Any] = {
         *(lambda text: {**BASE, "matrix": {"variant": [text]}}, lambda text: {**BASE, "matrix": {text: [1]}}),
         lambda text: {**BASE, "matrix": {"data.root": [text], "seed": [1]}},
     ],
+    "/v1/experiments?dry_run=true": [lambda text: {**BASE, "matrix": {"data.root": [text], "seed": [1]}}],
     "/v1/jobs/{scored}/fork": [lambda text: {"checkpoint_id": text}, lambda text: {"overrides": {"data.root": text}}],
     "/v1/jobs:batch": [lambda text: {"action": "delete", "ids": [text]}],
     "/v1/checkpoints/{checkpoint}/samples": [lambda text: {"format": text}],

@@ -119,6 +119,42 @@ def test_a_repeated_key_makes_one_experiment(client: TestClient) -> None:
     assert len(client.get("/v1/jobs").json()["data"]) == 6
 
 
+def test_a_dry_run_counts_the_jobs_sums_their_cost_and_creates_nothing(client: TestClient) -> None:
+    body = {"preset": "debug_cpu", "matrix": {"seed": [0, 1], "training.steps": [10, 30]}}
+    body["overrides"] = {"evaluation.protocol": "digits-v1", "evaluation.num_samples": 100}
+    response = client.post("/v1/experiments?dry_run=true", json=body)
+    assert response.status_code == 200
+    document = response.json()
+    assert (document["object"], document["total"]) == ("dry_run", 4)
+    note = document["estimate"].pop("note")
+    assert document["estimate"] == {"steps": 80, "images": 80 * 8, "scored_images": 400}
+    assert note.startswith("4 jobs with 80 generator steps on 640 real images in all, and 400 images to score")
+    assert client.get("/v1/experiments").json()["data"] == client.get("/v1/jobs").json()["data"] == []
+
+
+def test_a_dry_run_points_to_the_same_errors_as_a_submission(client: TestClient) -> None:
+    wrong = {"preset": "debug_cpu", "matrix": {"training.steps": [1, 0]}, "overrides": {"a": 1}}
+    asked, submitted = (client.post(f"/v1/experiments{query}", json=wrong) for query in ("?dry_run=true", ""))
+    assert errors(asked) == errors(submitted) == [("/overrides/a", "unknown_key")]
+
+
+def test_a_dry_run_is_refused_if_the_jobs_would_have_no_room(client: TestClient, service: Service) -> None:
+    service.settings = service.settings.model_copy(update={"max_queued_jobs": 5})
+    response = client.post("/v1/experiments?dry_run=true", json={"preset": "debug_cpu", "matrix": MATRIX})
+    assert (response.status_code, response.json()["code"]) == (429, "queue_full")
+    few = {"preset": "debug_cpu", "matrix": {"seed": [0]}}
+    assert client.post("/v1/experiments?dry_run=true", json=few).status_code == 200
+
+
+def test_a_dry_run_uses_up_no_idempotency_key(client: TestClient) -> None:
+    body, headers = {"preset": "debug_cpu", "matrix": MATRIX}, {"Idempotency-Key": "k"}
+    asked = [client.post("/v1/experiments?dry_run=true", json=body, headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in asked] == [200, 200]
+    submitted = client.post("/v1/experiments", json=body, headers=headers)
+    assert (submitted.status_code, "idempotency-replayed" in submitted.headers) == (201, False)
+    assert client.post("/v1/experiments?dry_run=true", json=body, headers=headers).status_code == 200
+
+
 def test_cells_follow_their_jobs(client: TestClient, service: Service) -> None:
     experiment = create(client).json()
     for cell, state in zip(experiment["cells"], (State.FAILED, State.CANCELLED), strict=False):

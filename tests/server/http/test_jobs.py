@@ -98,6 +98,17 @@ def test_a_dry_run_rejects_the_same_requests_as_a_submission(client: TestClient)
     problem(response, 422, "invalid_request")
 
 
+def test_a_dry_run_is_refused_if_the_job_would_have_no_room(client: TestClient, service: Service) -> None:
+    service.settings = service.settings.model_copy(update={"max_queued_jobs": 0})
+    problem(client.post("/v1/jobs?dry_run=true", json=SHORT), 429, "queue_full")
+
+
+def test_a_dry_run_is_refused_if_the_deadline_has_passed(client: TestClient) -> None:
+    late = {**SHORT, "start_deadline": "2020-01-01T00:00:00Z"}
+    [error] = problem(client.post("/v1/jobs?dry_run=true", json=late), 422, "invalid_request")["errors"]
+    assert (error["pointer"], error["code"]) == ("/start_deadline", "past")
+
+
 def test_a_wrong_override_is_answered_with_pointer_and_suggestion(client: TestClient) -> None:
     response = client.post("/v1/jobs", json={"preset": "debug_cpu", "overrides": {"training.stepz": 3}})
     [error] = problem(response, 422, "invalid_request")["errors"]

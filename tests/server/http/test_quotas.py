@@ -37,6 +37,7 @@ def priorities(service: Service) -> list[int]:
         ("/v1/jobs", JOB),
         ("/v1/jobs?dry_run=true", JOB),
         ("/v1/experiments", JOB | {"matrix": {"seed": [0, 1]}}),
+        ("/v1/experiments?dry_run=true", JOB | {"matrix": {"seed": [0, 1]}}),
     ],
 )
 def test_a_priority_above_the_keys_limit_is_refused(

@@ -15,7 +15,7 @@ from gan_mhe.data.folder_listing import list_folder
 from server.clock import now_ms
 from server.errors import InsufficientStorage, InvalidRequest, QueueFull
 from server.executors.base import Slot
-from server.queue import admission, queue
+from server.queue import admission, estimates, queue
 from server.queue.admission import Operator, Source
 from server.settings import Settings
 from server.store.store import Store
@@ -394,11 +394,11 @@ def test_an_estimate_counts_what_no_device_changes(operator: Operator) -> None:
     config = admission.resolve(
         operator, Source(preset="digits_cnn", overrides={"training.steps": 1000, "training.n_dis": 2})
     )
-    estimate = admission.estimate(config)
+    estimate = estimates.of_job(config)
     assert estimate["steps"] == 1000
     assert estimate["images"] == 1000 * 2 * 16
     assert estimate["scored_images"] == 2000
-    assert admission.estimate(admission.resolve(operator, on_debug()))["scored_images"] == 0
+    assert estimates.of_job(admission.resolve(operator, on_debug()))["scored_images"] == 0
 
 
 def test_admission_needs_no_torch() -> None:
