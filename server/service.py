@@ -9,12 +9,18 @@ from server.executors.devices import NvidiaSmi
 from server.executors.local import LocalExecutor
 from server.images.image_cache import ImageCache
 from server.ingest.indexer import Indexer
-from server.settings import Settings
+from server.settings import WORKER_COMMAND, Settings
 from server.store.store import Store
 from server.streams.broker import Broker
 from server.supervision.engine import Engine
 from server.supervision.scheduler import Scheduler
 from server.upkeep.integrity_watch import IntegrityWatch
+
+# What attempts load: PyTorch by way of the library, and the packages that it imports where they are used.
+_PRELOADED = (
+    *(WORKER_COMMAND[-1], "gan_mhe.run.loop", "gan_mhe.run.sample", "gan_mhe.run.score"),
+    *("sklearn.datasets", "scipy.linalg"),
+)
 
 
 @dataclass
@@ -46,6 +52,7 @@ class Service:
     def start(self) -> None:
         """Start scheduling and reading events, unless the database is damaged: then it is only read."""
         if self.store.damage is None:
+            self.executor.start()
             self.engine.start()
         self.watch.start()
 
@@ -54,6 +61,7 @@ class Service:
         if self.lock >= 0:
             self.watch.stop()
             self.engine.stop()
+            self.executor.stop()
             self.store.close()
             os.close(self.lock)
             self.lock = -1
@@ -70,4 +78,5 @@ def local_executor(settings: Settings) -> LocalExecutor:
         devices=NvidiaSmi(),
         worker_command=settings.worker_command,
         worker_niceness=settings.worker_niceness,
+        preload=_PRELOADED if settings.warm_start and settings.worker_command == WORKER_COMMAND else (),
     )

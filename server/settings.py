@@ -34,6 +34,8 @@ UserPath = Annotated[Path, AfterValidator(_expanded)]  # may begin with ~, which
 
 _MIB = 2**20
 
+WORKER_COMMAND = (sys.executable, "-m", "gan_mhe.worker")
+
 MOST_PRIORITY = 10
 """The highest priority of a job; the lowest is its negative."""
 
@@ -64,8 +66,12 @@ class Settings(BaseSettings):
     """Concurrent training jobs per GPU."""
     cuda_memory_bytes_per_slot: int | None = None
     """GPU memory per job in bytes; if unset, the jobs of a device share it equally."""
-    worker_command: tuple[str, ...] = (sys.executable, "-m", "gan_mhe.worker")
+    worker_command: tuple[str, ...] = WORKER_COMMAND
     """Command of an attempt; the request file's path is appended."""
+    warm_start: bool = True
+    """Whether one process loads PyTorch, and attempts on the CPU are forked from it: they start in a tenth of a second
+    instead of seconds. It keeps some 600 MB while the service runs. Has an effect with the default `worker_command`
+    only."""
     worker_niceness: Annotated[int, Field(ge=0, le=19)] = 5
     """Niceness of attempts, so that this service and other programs have priority for the CPU."""
 

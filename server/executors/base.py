@@ -103,6 +103,12 @@ class Executor(Protocol):
 
     name: str
 
+    def start(self) -> None:
+        """Prepare for launches, without waiting; called once. Launches before or without it are slower at most."""
+
+    def stop(self) -> None:
+        """Release what `start` made. Attempts go on."""
+
     def inventory(self) -> Sequence[Slot]:
         """All slots, in a stable order."""
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from server.executors.base import ExitRecord, Handle, LaunchError, LaunchSpec, O
 from server.executors.devices import DeviceProbe
 from server.executors.processes import Identity, processes_of
 from server.executors.slots import Slots
+from server.executors.warm_start import WarmStart
 
 REQUEST, OUTCOME, SUPERVISOR_LOG = "request.json", "outcome.json", "supervisor.log"
 
 _LAUNCH_SECONDS = 10.0
 _POLL_SECONDS = 0.01
 _REACTION_SECONDS = 2.0
+_ON_CPU = Slot("cpu", "cpu", "train")
 _SIGNALS = {"checkpoint_stop": signal.SIGTERM, "stop": signal.SIGINT, "kill": signal.SIGQUIT}
 
 
@@ -36,7 +39,8 @@ class LocalExecutor:
     cpu_slots, task_slots: concurrent attempts. threads_per_slot: CPU threads of each. cuda_memory_bytes_per_slot: None
     divides a device equally. worker_command: the command of an attempt; the request file's path is appended.
     worker_niceness: 0 to 19. python: interpreter of the supervisor. console_limit_bytes: size limit of a job's console
-    file.
+    file. preload: modules that a fork server imports once for all attempts on the CPU, the worker's among them; without
+    any, and as long as they are not loaded, each attempt imports what it needs.
     """
 
     name = "local"
@@ -54,6 +58,7 @@ class LocalExecutor:
         worker_niceness: int = 5,
         python: str = sys.executable,
         console_limit_bytes: int = 64 * 2**20,
+        preload: Sequence[str] = (),
     ) -> None:
         self._slots = Slots(
             devices,
@@ -67,8 +72,17 @@ class LocalExecutor:
         self._worker_niceness = worker_niceness
         self._python = python
         self._console_limit_bytes = console_limit_bytes
+        self._warm = WarmStart(preload, self._slots.environment(_ON_CPU)) if preload else None
         self._children: set[int] = set()
         self._registered: set[str] = set()
+
+    def start(self) -> None:
+        if self._warm is not None:
+            self._warm.start()
+
+    def stop(self) -> None:
+        if self._warm is not None:
+            self._warm.stop()
 
     def inventory(self) -> Sequence[Slot]:
         return self._slots.inventory()
@@ -160,14 +174,18 @@ class LocalExecutor:
 
     def _start_supervisor(self, spec: LaunchSpec, directory: Path) -> int:
         """Returns its pid. The supervisor depends neither on this process nor on the thread that starts it."""
-        log = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        file, log = directory / supervisor.SPEC, directory / SUPERVISOR_LOG
+        if self._warm is not None and spec.slot.device == _ON_CPU.device:
+            forked = self._warm.fork(file, spec.attempt_id, log)
+            if forked is not None:
+                return forked
         pid = os.posix_spawn(
             self._python,
-            [self._python, "-I", "-S", supervisor.__file__, str(directory / supervisor.SPEC)],
+            [self._python, "-I", "-S", supervisor.__file__, str(file)],
             {**os.environ, supervisor.MARKER: spec.attempt_id},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                (os.POSIX_SPAWN_OPEN, 1, str(directory / SUPERVISOR_LOG), log, 0o644),
+                (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
                 (os.POSIX_SPAWN_DUP2, 1, 2),
             ],
             setsid=True,
@@ -179,11 +197,11 @@ class LocalExecutor:
         """Its handle, once it has written its identity."""
         limit = time.monotonic() + _LAUNCH_SECONDS
         while (handle := _handle(directory)) is None:
-            if status := self._reap(pid):
+            if (end := self._end_of(pid)) is not None and _handle(directory) is None:
                 printed = (directory / SUPERVISOR_LOG).read_text(errors="replace").strip()[-500:]
-                raise LaunchError(f"the supervisor ended with {os.waitstatus_to_exitcode(status)}: {printed}")
+                raise LaunchError(f"the supervisor ended{end}: {printed}")
             if time.monotonic() >= limit:
-                if pid in self._children:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
                 raise LaunchError(f"the supervisor did not start within {_LAUNCH_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
@@ -217,6 +235,13 @@ class LocalExecutor:
         """Reap supervisors that have ended: they would stay zombies of this process."""
         for pid in tuple(self._children):
             self._reap(pid)
+
+    def _end_of(self, pid: int) -> str | None:
+        """How a supervisor ended, None while it runs or if it was reaped elsewhere. A forked one is no child."""
+        if pid in self._children:
+            status = self._reap(pid)
+            return f" with {os.waitstatus_to_exitcode(status)}" if status else None
+        return None if Path(f"/proc/{pid}").exists() else ""
 
     def _reap(self, pid: int) -> int:
         """The wait status of a supervisor that this process started, 0 while it runs."""

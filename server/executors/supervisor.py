@@ -22,10 +22,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 PROTOCOL = 1
 MARKER = "GAN_MHE_ATTEMPT"  # environment variable that identifies every process of an attempt
@@ -56,9 +57,36 @@ def process_stat(pid: int) -> tuple[str, int, int]:
     return fields[0].decode(), int(fields[1]), int(fields[19])
 
 
-def main(spec_path: Path) -> None:
+class Trainer(Protocol):
+    """The process that trains."""
+
+    pid: int
+    returncode: int | None
+
+    def wait(self) -> int:
+        """Reap it once it has ended; returns its exit code, or minus the signal that ended it."""
+
+
+Start = Callable[[dict[str, Any], int, Callable[[], None]], Trainer]
+"""Starts the trainer of a spec, with this descriptor as its output, after a call in the new process."""
+
+
+def execute(spec: dict[str, Any], output: int, prepare: Callable[[], None]) -> Trainer:
+    """Start the trainer by the command of the spec."""
+    return subprocess.Popen(
+        spec["command"],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env={**os.environ, **spec["environment"]},
+        process_group=0,
+        preexec_fn=prepare,
+    )
+
+
+def main(spec_path: Path, start: Start = execute) -> None:
     """Supervise the attempt that the file at `spec_path` describes, unless it has a supervisor already."""
-    _close_inherited_files()
+    close_inherited_files()
     lock = os.open(spec_path.with_name("supervisor.lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -67,7 +95,7 @@ def main(spec_path: Path) -> None:
     if not spec_path.with_name(SUPERVISOR).exists():
         if os.getsid(0) != os.getpid():
             os.setsid()
-        Supervisor(json.loads(spec_path.read_text()), spec_path.parent).run()
+        Supervisor(json.loads(spec_path.read_text()), spec_path.parent, start).run()
 
 
 class Supervisor:
@@ -76,9 +104,10 @@ class Supervisor:
     Everything runs in the main thread: the kernel kills the trainer when the thread that started it ends.
     """
 
-    def __init__(self, spec: dict[str, Any], directory: Path) -> None:
+    def __init__(self, spec: dict[str, Any], directory: Path, start: Start) -> None:
         self._spec = spec
         self._directory = directory
+        self._start_trainer = start
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._started = _now()
         self._began = time.monotonic()
@@ -126,15 +155,7 @@ class Supervisor:
         self._console_end, written = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._console_end, False)
         try:
-            self._trainer = subprocess.Popen(
-                self._spec["command"],
-                stdin=subprocess.DEVNULL,
-                stdout=written,
-                stderr=written,
-                env={**os.environ, **self._spec["environment"]},
-                process_group=0,
-                preexec_fn=self._prepare_trainer,
-            )
+            self._trainer = self._start_trainer(self._spec, written, self._prepare_trainer)
         finally:
             os.close(written)
         if self._spec["wall_seconds"] is not None:
@@ -390,7 +411,8 @@ def _write_json(path: Path, document: dict[str, Any], *, durable: bool = True) -
     os.replace(temporary, path)
 
 
-def _close_inherited_files() -> None:
+def close_inherited_files() -> None:
+    """Close all files but the standard three."""
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2:
             with suppress(OSError):  # the descriptor of listdir itself is closed already

@@ -24,6 +24,12 @@ class FakeExecutor:
         self.misses: str | None = None
         self._seen: dict[str, Observation] = {}
 
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
     def inventory(self) -> Sequence[Slot]:
         return self.slots
 

@@ -7,8 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,11 @@ from server.executors.base import Handle, LaunchError, LaunchSpec, Observation, 
 from server.executors.devices import Device
 from server.executors.local import LocalExecutor
 from server.executors.processes import Identity, processes_of
+from tests.server.executors.conftest import CPU, Specify
 from tests.support.paths import FAKE_WORKER
 
 SLEEP = "import os, time; os.write(1, b'ready\\n'); time.sleep(60)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); {SLEEP}"
-CPU = Slot("cpu0", "cpu", "train", threads=1)
 
 
 class Devices:
@@ -42,36 +41,6 @@ def executor(script: str | Sequence[str] = SLEEP, devices: Sequence[Device] = ()
     return LocalExecutor(cpu_slots=2, threads_per_slot=3, devices=Devices(*devices), worker_command=command, **options)
 
 
-Specify = Callable[..., LaunchSpec]
-
-
-@pytest.fixture
-def specify(tmp_path: Path) -> Iterator[Specify]:
-    """Makes launch specifications of new attempts; kills what is left of them at the end."""
-    ids: list[str] = []
-
-    def spec(**changes: Any) -> LaunchSpec:
-        ids.append(f"att_{uuid.uuid4().hex}")
-        values: dict[str, Any] = {
-            "attempt_id": ids[-1],
-            "job_id": "job_1",
-            "number": len(ids),
-            "epoch": len(ids),
-            "slot": CPU,
-            "request": {"kind": "score"},
-            "directory": tmp_path / "attempts" / str(len(ids)),
-            "console": tmp_path / "console.log",
-            "grace_seconds": 20.0,
-            "lease_ttl_seconds": 15.0,
-        }
-        return LaunchSpec(**values | changes)
-
-    yield spec
-    for attempt_id in ids:
-        for process in processes_of(attempt_id):
-            process.send(signal.SIGKILL)
-
-
 def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
     limit = time.monotonic() + seconds
     while not condition():
@@ -79,9 +48,9 @@ def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
         time.sleep(0.01)
 
 
-def ended(engine: LocalExecutor, handle: Handle) -> Observation:
+def ended(engine: LocalExecutor, handle: Handle, seconds: float = 10) -> Observation:
     """The observation once the attempt has ended and no process of it is left."""
-    eventually(lambda: engine.observe(handle).status == "exited")
+    eventually(lambda: engine.observe(handle).status == "exited", seconds)
     eventually(lambda: not any(processes_of(handle["attempt_id"])))
     return engine.observe(handle)
 
