@@ -150,7 +150,8 @@ export class Chart {
     const cursor = this.cursorStep;
     const newest = Math.max(-1, ...this.series.map(({ points }) => points[points.length - 1]?.step ?? -1));
     fill(this.step, cursor !== null ? `step ${cursor.toLocaleString("en")}`
-      : newest >= 0 ? `newest: step ${newest.toLocaleString("en")}` : "no values here");
+      : newest < 0 ? "no values here"
+        : `${this.shared.view.window ? "last shown" : "newest"}: step ${newest.toLocaleString("en")}`);
     fill(this.legend, this.series.map((each, index) => h("li", {}, swatch(index), h("span", {}, each.name),
       h("strong", {}, valueAt(each, cursor ?? each.points[each.points.length - 1]?.step)), marks(each))));
   }

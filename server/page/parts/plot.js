@@ -30,6 +30,7 @@ export const GLYPHS = /** @type {Record<string, string>} */ ({
 const PARTS = 4;
 const HEIGHT = 220;
 const MARK_PIXELS = 12;
+const LAST_LABEL = 30; // pixels to the right of the plot: half of "1,000,000", the last step's label
 const STEP_SIZES = Array.from({ length: 42 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
 
 /**
@@ -70,7 +71,7 @@ export function columns(all, smooth) {
  */
 export function plot(host, names, { view, series, log, sync, listeners }) {
   const options = {
-    width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, 12, 0, 0],
+    width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, LAST_LABEL, 0, 0],
     scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log) },
     series: [{}, ...names.flatMap((_, index) => parts(view, index))],
     bands: names.map((_, index) => band(view, index)),
