@@ -38,7 +38,7 @@ def heap(browser: Browser, url: str, data_dir: Path, job_id: str) -> dict[str, A
 
     The job has values of an hour before, so that the charts are full from the start. The hour begins after a thousand
     events, when the browser has compiled what they need. Every event's values are in the database too: a chart that
-    asks for values anew gets them. growth: of the largest size during the hour over that at its begin.
+    asks again gets them. growth: of the largest size during the hour over that at its begin.
     """
     store = Store(Settings(data_dir=data_dir, port=0).database)
     stream = _Stream()
