@@ -35,6 +35,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.parallel
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.page
 
 study: $(READY)
 	$(BIN)/gan-mhe study configs/studies/digits_variants.toml

@@ -202,6 +202,101 @@ def test_selecting_a_range_fetches_its_steps_and_a_double_click_brings_all_back(
     expect(page.locator(".curve-table caption").first).to_have_text("Values of 50 of 60 steps")
 
 
+def open_at(page: Page, show: Show, query: str) -> None:
+    """Open the curves of 60 values, one every 10 steps, at an address with this query."""
+    page.evaluate("(query) => history.replaceState(null, '', `#/?${query}`)", query)
+    show(wave(60))
+
+
+def expect_values(page: Page, shown: int, of: int) -> None:
+    expect(page.locator(".curve-table caption").first).to_have_text(f"Values of {shown} of {of} steps")
+
+
+def test_curves_are_opened_with_the_window_of_the_address(page: Page, show: Show) -> None:
+    open_at(page, show, "from=100&to=200")
+    expect_values(page, 11, 11)
+    expect(page.locator(".curve-table tbody tr").first.locator("th")).to_have_text("100")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        pytest.param("from=200&to=100", id="reversed"),
+        pytest.param("from=100", id="half"),
+        pytest.param("from=a&to=b", id="words"),
+        pytest.param("from=-10&to=100", id="negative"),
+        pytest.param("from=1.5&to=100", id="fraction"),
+        pytest.param("from=0&to=1e300", id="huge"),
+    ],
+)
+def test_a_window_of_the_address_that_is_none_shows_all_steps(page: Page, show: Show, query: str) -> None:
+    open_at(page, show, query)
+    expect_values(page, 50, 60)
+    expect(page.get_by_role("button", name="Show all steps")).to_be_disabled()
+
+
+def test_the_address_keeps_the_window_until_all_steps_are_shown(page: Page, show: Show) -> None:
+    open_at(page, show, "smooth=0.5&from=100&to=200")
+    page.get_by_role("button", name="Later").click()
+    page.wait_for_url("**/#/?smooth=0.5&from=150&to=250")
+    page.get_by_role("button", name="Show all steps").click()
+    page.wait_for_url("**/#/?smooth=0.5")
+
+
+def test_curves_that_are_gone_leave_the_address_alone(page: Page, show: Show) -> None:
+    page.clock.install()
+    open_at(page, show, "from=100&to=200")
+    page.get_by_role("button", name="Later").click()
+    page.evaluate("window.view.destroy()")
+    page.clock.run_for(10_000)
+    assert page.url.endswith("from=100&to=200")
+
+
+def test_buttons_move_the_window_by_half_of_it_and_stop_at_the_ends(page: Page, show: Show) -> None:
+    open_at(page, show, "from=400&to=500")
+    earlier, later = (page.get_by_role("button", name=name) for name in ("Earlier", "Later"))
+    later.click()
+    page.wait_for_url("**from=450&to=550")
+    later.click()
+    page.wait_for_url("**from=500&to=600")
+    expect(later).to_be_disabled()
+    expect(earlier).to_be_enabled()
+    expect(page.locator(".curve-live")).to_have_text("steps 500 to 600")
+
+
+def test_arrow_keys_with_shift_move_the_window_by_a_tenth(page: Page, show: Show) -> None:
+    open_at(page, show, "from=100&to=200")
+    page.get_by_role("group", name="Chart Loss").focus()
+    page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_url("**from=110&to=210")
+    page.keyboard.press("Shift+ArrowLeft")
+    page.wait_for_url("**from=100&to=200")
+
+
+def test_dragging_with_shift_moves_the_window_and_its_values_come(page: Page, show: Show) -> None:
+    open_at(page, show, "from=200&to=300")
+    box = page.locator(".curve .u-over").first.bounding_box()
+    assert box is not None
+    page.keyboard.down("Shift")
+    page.mouse.move(box["x"] + box["width"] * 0.75, box["y"] + 50)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 50, steps=5)
+    page.mouse.up()
+    page.mouse.move(box["x"], box["y"] + 50)  # no longer dragged
+    page.keyboard.up("Shift")
+    page.wait_for_url("**from=250&to=350")
+    expect_values(page, 11, 11)
+    expect(page.locator(".curve-table tbody tr").first.locator("th")).to_have_text("250")
+
+
+def test_a_chart_with_more_live_values_than_pixels_lets_the_service_merge_them(page: Page, show: Show) -> None:
+    show(wave(3))
+    many = batch({step: {"d_loss": 1.0, "g_loss": 2.0} for step in range(40, 2040)})
+    with page.expect_request(lambda request: "/history?" in request.url):
+        push(page, "metric.batch", many)
+    expect_values(page, 3, 3)  # the values pushed here are not in the database
+
+
 def test_live_values_are_appended_and_those_that_a_resumed_run_repeats_are_dropped(page: Page, show: Show) -> None:
     show(wave(3))
     push(page, "metric.batch", batch({40: {"d_loss": 9.25, "g_loss": 4.5}}))

@@ -1,6 +1,5 @@
 """Metrics of runs: latest values and history."""
 
-from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -66,7 +65,7 @@ def metric_history(
 
     def find(connection: Connection) -> list[dict[str, Any]]:
         names = dict.fromkeys(name)
-        return [asdict(history(connection, job, each, attempt=attempt, after=after, **options)) for each in names]
+        return [vars(history(connection, job, each, attempt=attempt, after=after, **options)) for each in names]
 
     return JSONResponse(
         {"object": "list", "job_id": job["id"], "data": service.store.read(find)}, headers=_headers(job)

@@ -3,6 +3,7 @@
 import { fill, h } from "../dom.js";
 import { number } from "../format.js";
 import { nonFinite, notPositive, spread } from "./columns.js";
+import { moved, narrowed } from "./curve_window.js";
 import { columns, DASHES, GLYPHS, plot } from "./plot.js";
 
 /** @typedef {import("./columns.js").Series} Series */
@@ -13,7 +14,7 @@ import { columns, DASHES, GLYPHS, plot } from "./plot.js";
  * @typedef {object} Shared
  * @property {View} view
  * @property {string} sync
- * @property {(window: [number, number] | null) => void} onZoom
+ * @property {(window: import("./curve_window.js").Window) => void} onZoom
  * @property {(step: number | null) => void} onCursor
  * @property {(text: string) => void} say
  * @property {string} [note]
@@ -44,7 +45,8 @@ export class Chart {
     this.step = h("p", { class: "curve-step" });
     this.host = h("div", {
       class: "curve-plot", tabindex: "0", role: "group", "aria-details": id,
-      "aria-label": `Chart ${title}: ${names.join(", ")}. Arrow keys move the cursor, plus zooms in, Escape zooms out.`,
+      "aria-label": `Chart ${title}: ${names.join(", ")}. Arrow keys move the cursor, `
+        + "with Shift the steps shown; plus zooms in, Escape zooms out.",
       onkeydown: (/** @type {KeyboardEvent} */ event) => this.key(event),
     });
     this.table = h("table", { id });
@@ -103,6 +105,7 @@ export class Chart {
   key(event) {
     const steps = this.plot?.data[0] ?? [];
     if (!steps.length || event.ctrlKey || event.altKey || event.metaKey) return;
+    const { view, onZoom } = this.shared;
     const at = this.plot.cursor.idx;
     const [first, last] = this.range(steps);
     const page = Math.max(1, Math.round((last - first) * PAGE));
@@ -110,9 +113,11 @@ export class Chart {
       ArrowLeft: (at ?? last + 1) - 1, ArrowRight: (at ?? first - 1) + 1, Home: first, End: last,
       PageUp: (at ?? first) + page, PageDown: (at ?? last) - page,
     })[event.key];
-    if (target !== undefined) this.moveTo(Math.min(Math.max(target, first), last));
-    else if (event.key === "+") this.zoomIn(steps[at ?? last]);
-    else if (event.key === "Escape" && this.shared.view.window) this.shared.onZoom(null);
+    const share = /** @type {Record<string, number>} */ ({ ArrowLeft: -PAGE, ArrowRight: PAGE })[event.key];
+    if (event.shiftKey && share && view.window) onZoom(moved(view.window, share, view.last));
+    else if (target !== undefined) this.moveTo(Math.min(Math.max(target, first), last));
+    else if (event.key === "+") onZoom(narrowed(view.window, steps[at ?? last], view.last));
+    else if (event.key === "Escape" && view.window) onZoom(null);
     else return;
     event.preventDefault();
   }
@@ -141,22 +146,13 @@ export class Chart {
     this.shared.say(`step ${step.toLocaleString("en")}: ${values.join(", ")}`);
   }
 
-  /**
-   * Halve the window around a step.
-   * @param {number} step
-   */
-  zoomIn(step) {
-    const [from, to] = this.shared.view.window ?? [0, Math.max(1, this.shared.view.last)];
-    const quarter = Math.max(1, Math.ceil((to - from) / 4));
-    if (to - from > 2) this.shared.onZoom([Math.max(0, step - quarter), step + quarter]);
-  }
-
   /** Show the values at the cursor, the newest ones without a cursor, and what is not finite. */
   showLegend() {
     const cursor = this.cursorStep;
     const newest = Math.max(-1, ...this.series.map(({ points }) => points[points.length - 1]?.step ?? -1));
     fill(this.step, cursor !== null ? `step ${cursor.toLocaleString("en")}`
-      : newest >= 0 ? `newest: step ${newest.toLocaleString("en")}` : "no values here");
+      : newest < 0 ? "no values here"
+        : `${this.shared.view.window ? "last shown" : "newest"}: step ${newest.toLocaleString("en")}`);
     fill(this.legend, this.series.map((each, index) => h("li", {}, swatch(index), h("span", {}, each.name),
       h("strong", {}, valueAt(each, cursor ?? each.points[each.points.length - 1]?.step)), marks(each))));
   }

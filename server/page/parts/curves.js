@@ -6,24 +6,19 @@ import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { current, note } from "../route.js";
 import { Chart } from "./chart.js";
-import { add, csv, dropAfter, seriesOf } from "./columns.js";
+import { csv } from "./columns.js";
+import { failure, measured, Values } from "./curve_values.js";
+import { windowOf, windowTools } from "./curve_window.js";
 import { save } from "./export.js";
 import { GROUPS, plan } from "./groups.js";
 import { palette } from "./plot.js";
 
-/** @typedef {{type: string, data: any}} Event */
-
-/**
- * A chart on the page. `window`: that of its values, undefined before it has any; `missed`: events while it asks.
- * @typedef {{chart: Chart, visible: boolean, window: [number, number] | null | undefined, asks: boolean,
- *   missed: Event[], status: HTMLElement}} Slot
- */
+/** @typedef {import("./curve_values.js").Event} Event */
+/** @typedef {import("./curve_window.js").Window} Window */
 
 const REDRAW_MS = 250;
-const SAY_MS = 300;
+const REST_MS = 300; // then a window is said and noted: browsers refuse an address that changes many times a second
 const MOST_SMOOTHING = 0.99;
-const WINDOW_POINTS = 5000; // the most that the service sends
-const [FEWEST_POINTS, MOST_POINTS] = [300, 2000];
 const OTHERS_AT_ONCE = 24;
 const LIVE = ["metric.batch", "evaluation.completed", "job.started"];
 const FORMULA = "Exponential moving average: s = w·s + (1 − w)·x, begun with the first value. "
@@ -53,18 +48,18 @@ class Curves {
     const { query } = current();
     const smooth = Math.min(Math.max(Number(query.get("smooth")) || 0, 0), MOST_SMOOTHING);
     /** @type {import("./plot.js").View} */
-    this.view = { log: query.get("log") === "1", smooth, window: null, last: 0, palette: palette() };
+    this.view = { log: query.get("log") === "1", smooth, window: windowOf(query), last: 0, palette: palette() };
     this.shared = {
       view: this.view, sync: `curves-${++made}`, onCursor,
-      onZoom: (/** @type {[number, number] | null} */ window) => this.zoom(window),
+      onZoom: (/** @type {Window} */ window) => this.zoom(window),
       say: (/** @type {string} */ text) => this.say(text),
     };
     this.names = /** @type {Set<string>} */ (new Set());
     this.scores = /** @type {Set<string>} */ (new Set());
-    this.slots = /** @type {Map<string, Slot>} */ (new Map());
-    this.dirty = /** @type {Set<Slot>} */ (new Set());
+    this.slots = /** @type {Map<string, Values>} */ (new Map());
+    this.dirty = /** @type {Set<Values>} */ (new Set());
     this.others = OTHERS_AT_ONCE;
-    this.timer = this.sayTimer = this.drawn = 0;
+    this.timer = this.sayTimer = this.noteTimer = this.drawn = 0;
     this.stop = new AbortController();
     this.bodies = GROUPS.map(() => h("div", { class: "curve-charts" }));
     this.sections = GROUPS.map(({ title }, index) => section(title, this.bodies[index], index === GROUPS.length - 1));
@@ -87,11 +82,11 @@ class Curves {
       shown.textContent = view.smooth.toFixed(2);
       this.redraw();
     }, onchange: () => note({ smooth: view.smooth || null }) }); // not while it moves: browsers refuse so many addresses
-    this.out = h("button", { type: "button", disabled: true, onclick: () => this.zoom(null) }, "Show all steps");
+    this.steps = windowTools(view, (window) => this.zoom(window));
     const save = h("button", { type: "button", onclick: () => this.save() }, "Save as CSV");
     return h("div", { class: "curve-tools" }, h("label", {}, log, " Logarithmic"),
-      h("label", { title: FORMULA }, "Smoothing w ", smooth, " ", shown), this.out, save,
-      h("p", { class: "curve-hint" }, "Drag to zoom, double-click to show all."));
+      h("label", { title: FORMULA }, "Smoothing w ", smooth, " ", shown), this.steps.element, save,
+      h("p", { class: "curve-hint" }, "Drag to zoom, drag with Shift to move, double-click to show all."));
   }
 
   start() {
@@ -117,8 +112,9 @@ class Curves {
         this.view.last = Math.max(this.view.last, step);
       }
       this.arrange();
+      this.steps?.allow();
     } catch (error) {
-      this.failed(this.state, error, () => this.begin());
+      if (!this.stop.signal.aborted) fill(this.state, failure(error, () => this.begin()));
     }
   }
 
@@ -153,8 +149,8 @@ class Curves {
    * @param {string} key
    * @param {string} title
    * @param {string[]} names
-   * @param {Set<Slot>} kept
-   * @returns {Slot}
+   * @param {Set<Values>} kept
+   * @returns {Values}
    */
   slot(key, title, names, kept) {
     let slot = this.slots.get(key);
@@ -163,12 +159,11 @@ class Curves {
       slot = undefined;
     }
     if (!slot) {
-      const chart = new Chart(title, names, this.shared);
-      const status = h("div", { class: "curve-failure" });
-      chart.element.append(status);
-      slot = { chart, visible: false, window: undefined, asks: false, missed: [], status };
+      slot = new Values(new Chart(title, names, this.shared), {
+        path: this.path, view: this.view, signal: this.stop.signal, onValues: (values, wait) => this.changed(values, wait),
+      });
       this.slots.set(key, slot);
-      this.seen?.observe(chart.element);
+      this.seen?.observe(slot.chart.element);
     }
     kept.add(slot);
     return slot;
@@ -176,7 +171,7 @@ class Curves {
 
   /**
    * @param {string} key
-   * @param {Slot} slot
+   * @param {Values} slot
    */
   remove(key, slot) {
     this.seen?.unobserve(slot.chart.element);
@@ -192,61 +187,9 @@ class Curves {
       const slot = [...this.slots.values()].find(({ chart }) => chart.element === target);
       if (!slot) continue;
       slot.visible = isIntersecting;
-      this.ask(slot);
+      slot.ask();
     }
     this.schedule(0);
-  }
-
-  /**
-   * Ask for the values of a chart that is in sight and has not those of the present window.
-   * @param {Slot} slot
-   */
-  async ask(slot) {
-    const { window } = this.view;
-    if (!slot.visible || slot.asks || slot.window === window) return;
-    Object.assign(slot, { asks: true, missed: [] });
-    try {
-      const { data } = await get(this.address(slot, window), this.stop.signal);
-      slot.chart.series = data.map(seriesOf);
-      for (const event of slot.missed) this.apply(slot, event);
-      // Of a run that goes on, these values may be newer than the list of the metrics.
-      this.view.last = Math.max(this.view.last, ...slot.chart.series.map(({ points }) => points.at(-1)?.step ?? 0));
-      fill(slot.status);
-      Object.assign(slot, { window, asks: false });
-      this.mark(slot);
-      this.schedule(0);
-      this.ask(slot); // the window may have changed meanwhile
-    } catch (error) {
-      slot.asks = false;
-      this.failed(slot.status, error, () => this.ask(slot));
-    }
-  }
-
-  /**
-   * A window comes in full as far as the service allows; else some values for each pixel, with their extremes.
-   * @param {Slot} slot
-   * @param {[number, number] | null} window
-   */
-  address({ chart }, window) {
-    const points = window ? WINDOW_POINTS : Math.min(Math.max(chart.host.clientWidth, FEWEST_POINTS), MOST_POINTS);
-    const names = chart.names.map((name) => ["name", name]);
-    const query = new URLSearchParams([...names, ["max_points", String(points)], ["mode", "minmax"]]);
-    if (window) {
-      query.set("from_step", String(window[0]));
-      query.set("to_step", String(window[1]));
-    }
-    return `${this.path}/history?${query}`;
-  }
-
-  /**
-   * @param {HTMLElement} place
-   * @param {any} error
-   * @param {() => void} again
-   */
-  failed(place, error, again) {
-    if (this.stop.signal.aborted) return;
-    fill(place, h("span", { role: "alert" }, `The values cannot be shown: ${error.message}. `),
-      h("button", { type: "button", onclick: again }, "Try again"));
   }
 
   /**
@@ -262,44 +205,23 @@ class Curves {
       for (const name of Object.keys(values)) this.names.add(name);
     }
     if (this.names.size > before) this.arrange();
-    for (const slot of this.slots.values()) {
-      if (slot.asks) slot.missed.push(event);
-      else if (slot.window !== undefined) this.apply(slot, event);
-      this.mark(slot);
-    }
-    this.schedule();
+    for (const slot of this.slots.values()) slot.push(event);
+    this.steps?.allow();
   }
 
   /**
-   * Bring a chart's values up to an event.
-   * @param {Slot} slot
-   * @param {Event} event
+   * A chart has other values.
+   * @param {Values} slot
+   * @param {number} [wait] as for `schedule`
    */
-  apply(slot, event) {
-    const { series } = slot.chart;
-    if (event.type === "job.started") {
-      for (const each of series) dropAfter(each, event.data.resumed ? event.data.step : -1);
-      return;
-    }
-    const [from, to] = slot.window ?? [0, Infinity];
-    for (const [step, values] of measured(event)) {
-      if (step < from || step > to) continue;
-      for (const each of series) if (Object.hasOwn(values, each.name)) add(each, step, values[each.name]);
-    }
-    if (series.some(({ points }) => points.length > 2 * WINDOW_POINTS)) {
-      slot.window = undefined; // too many to redraw often: the service makes buckets of them
-      this.ask(slot);
-    }
-  }
-
-  /** @param {Slot} slot */
-  mark(slot) {
+  changed(slot, wait) {
     if (slot.window !== undefined) this.dirty.add(slot);
+    this.schedule(wait);
   }
 
   /** Draw every chart anew, at once: the user has asked for it. */
   redraw() {
-    for (const slot of this.slots.values()) this.mark(slot);
+    for (const slot of this.slots.values()) if (slot.window !== undefined) this.dirty.add(slot);
     this.schedule(0);
   }
 
@@ -325,19 +247,21 @@ class Curves {
     }
   }
 
-  /** @param {[number, number] | null} window */
+  /** @param {Window} window */
   zoom(window) {
     this.view.window = window;
-    this.out.disabled = window === null;
-    this.say(window ? `steps ${window[0]} to ${window[1]}` : "all steps");
-    for (const slot of this.slots.values()) this.ask(slot);
+    this.steps?.allow();
+    this.say(window ? `steps ${window.map((step) => step.toLocaleString("en")).join(" to ")}` : "all steps");
+    clearTimeout(this.noteTimer);
+    this.noteTimer = setTimeout(() => note({ from: window?.[0] ?? null, to: window?.[1] ?? null }), REST_MS);
+    for (const slot of this.slots.values()) slot.ask();
     this.redraw();
   }
 
   /** @param {string} text */
   say(text) {
     clearTimeout(this.sayTimer);
-    this.sayTimer = setTimeout(() => { this.live.textContent = text; }, SAY_MS);
+    this.sayTimer = setTimeout(() => { this.live.textContent = text; }, REST_MS);
   }
 
   /** Save the values of the charts that have been in sight. */
@@ -350,6 +274,7 @@ class Curves {
     this.stop.abort();
     clearTimeout(this.timer);
     clearTimeout(this.sayTimer);
+    clearTimeout(this.noteTimer); // the address is another view's now
     this.seen?.disconnect();
     this.sizes?.disconnect();
     for (const { chart } of this.slots.values()) chart.destroy();
@@ -368,15 +293,4 @@ function section(title, body, folded) {
   const heading = h("h3", {}, title);
   const content = folded ? h("details", {}, h("summary", {}, heading), body) : [heading, body];
   return h("section", { class: "curve-group", "aria-label": title, hidden: true }, content);
-}
-
-/**
- * The values in an event, step by step. A rescored best generator is left out: its step has a score already.
- * @param {Event} event
- * @returns {[number, Record<string, number | string>][]}
- */
-function measured({ type, data }) {
-  if (type === "metric.batch") return data.points.map((/** @type {any} */ point) => [point.step, point.values]);
-  if (type === "evaluation.completed" && data.purpose !== "best_rescored") return [[data.step, data.scores]];
-  return [];
 }

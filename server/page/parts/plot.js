@@ -3,19 +3,21 @@
 import uPlot from "../vendor/uPlot.esm.js";
 import { number } from "../format.js";
 import { smoothed, table } from "./columns.js";
+import { moved } from "./curve_window.js";
 
 /** @typedef {import("./columns.js").Series} Series */
+/** @typedef {import("./curve_window.js").Window} Window */
 
 /** @typedef {{text: string, line: string, curves: string[]}} Palette */
 
 /**
  * How all charts are drawn. `window`: the first and last step in sight, null for all; `last`: the newest step; `level`: a
  * value that is drawn as a dashed line over all steps.
- * @typedef {{log: boolean, smooth: number, window: [number, number] | null, last: number, palette: Palette,
+ * @typedef {{log: boolean, smooth: number, window: Window, last: number, palette: Palette,
  *   level?: number | null}} View
  */
 
-/** @typedef {{onZoom: (window: [number, number] | null) => void, onMove: (chosen: boolean) => void}} Listeners */
+/** @typedef {{onZoom: (window: Window) => void, onMove: (chosen: boolean) => void}} Listeners */
 
 /** Curves of one chart: as many as the colors, which stay apart by dashes too. */
 export const MOST_CURVES = 8;
@@ -30,6 +32,7 @@ export const GLYPHS = /** @type {Record<string, string>} */ ({
 const PARTS = 4;
 const HEIGHT = 220;
 const MARK_PIXELS = 12;
+const LAST_LABEL = 30; // pixels to the right of the plot: half of "1,000,000", the last step's label
 const STEP_SIZES = Array.from({ length: 42 }, (_, index) => [1, 2, 5][index % 3] * 10 ** Math.floor(index / 3));
 
 /**
@@ -70,12 +73,12 @@ export function columns(all, smooth) {
  */
 export function plot(host, names, { view, series, log, sync, listeners }) {
   const options = {
-    width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, 12, 0, 0],
+    width: Math.max(host.clientWidth, 200), height: HEIGHT, legend: { show: false }, padding: [10, LAST_LABEL, 0, 0],
     scales: { x: { time: false, range: () => view.window ?? [0, Math.max(1, view.last)] }, y: valueScale(log, view) },
     series: [{}, ...names.flatMap((_, index) => parts(view, index))],
     bands: names.map((_, index) => band(view, index)),
     axes: axes(view),
-    cursor: cursor(sync, listeners),
+    cursor: cursor(view, sync, listeners),
     hooks: {
       draw: [(/** @type {any} */ drawn) => { level(drawn, view); mark(drawn, series(), view); }],
       setSelect: [(/** @type {any} */ drawn) => zoom(drawn, listeners)],
@@ -141,15 +144,38 @@ function axes(view) {
 /**
  * The cursor, shared by the step with all other charts; selections and double clicks are not, because the view zooms
  * all charts.
+ * @param {View} view
  * @param {string} sync
  * @param {Listeners} listeners
  */
-function cursor(sync, listeners) {
+function cursor(view, sync, listeners) {
+  /** @param {any} drawn @param {any} _ @param {(event: MouseEvent) => void} select */
+  const mousedown = (drawn, _, select) => (/** @type {MouseEvent} */ event) => {
+    if (event.shiftKey && view.window) drag(event, drawn.over.clientWidth, view, listeners);
+    else select(event);
+  };
   return {
     y: false, points: { show: false }, drag: { x: true, y: false, setScale: false },
     sync: { key: sync, scales: ["x", null], filters: { pub: (/** @type {string} */ type) => type === "mousemove" } },
-    bind: { dblclick: () => () => { listeners.onZoom(null); return null; } },
+    bind: { mousedown, dblclick: () => () => { listeners.onZoom(null); return null; } },
   };
+}
+
+/**
+ * Move the window with the mouse until its button is released.
+ * @param {MouseEvent} begin
+ * @param {number} width of the plot, in pixels
+ * @param {View} view
+ * @param {Listeners} listeners
+ */
+function drag(begin, width, view, listeners) {
+  const { window: start, last } = view;
+  const released = new AbortController();
+  addEventListener("mousemove", (event) => {
+    if (event.buttons === 0) released.abort(); // released outside of the browser
+    else listeners.onZoom(moved(start, (begin.clientX - event.clientX) / width, last));
+  }, { signal: released.signal });
+  addEventListener("mouseup", () => released.abort(), { signal: released.signal });
 }
 
 /**
