@@ -246,6 +246,7 @@ def test_the_address_keeps_the_window_until_all_steps_are_shown(page: Page, show
 def test_curves_that_are_gone_leave_the_address_alone(page: Page, show: Show) -> None:
     page.clock.install()
     open_at(page, show, "from=100&to=200")
+    page.clock.pause_at(page.evaluate("Date.now()") + 1000)
     page.get_by_role("button", name="Later").click()
     page.evaluate("window.view.destroy()")
     page.clock.run_for(10_000)
