@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -23,6 +23,7 @@ TINY = {
     "evaluation.num_samples": 200,
 }
 ENDLESS = {**TINY, "training.steps": 100_000}
+SHORT = {**TINY, "training.steps": 20}
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,26 @@ def test_a_run_moves_on_by_itself_comes_back_after_a_crash_and_is_cancelled(
     page.get_by_role("button", name="cancel", exact=True).click()
     expect(page.locator("article")).to_contain_text("cancelled")
     problems[:] = [each for each in problems if "ERR_CONNECTION" not in each and "ERR_INCOMPLETE" not in each]
+
+
+def test_an_experiment_is_submitted_compared_and_sampled(page: Page, server: Server) -> None:
+    chosen = [("preset", "digits_cnn"), ("name", "two variants"), ("variant", "none"), ("variant", "mhe_sn")]
+    settings = [("set", f"{key}={value}") for key, value in SHORT.items()]
+    page.goto(f"{server.address}/#/new?{urlencode([*chosen, ('seed', '0'), *settings])}")
+    page.get_by_role("button", name="Submit 2 jobs").click()
+
+    expect(page.get_by_role("heading", level=1)).to_have_text("two variants")
+    expect(page.get_by_role("group", name="Runs").get_by_text("succeeded")).to_have_count(2)
+    row = page.get_by_role("group", name="Scores by variant").get_by_role("row").filter(has_text="mhe_sn")
+    [experiment] = server.request("GET", "/v1/experiments").json()["data"]
+    table = server.request("GET", f"/v1/compare?experiment={experiment['id']}").json()
+    [mean] = [each["mean"] for each in table["rows"] if each["variant"] == "mhe_sn"]
+    expect(row).to_contain_text(f"{mean:.4g}")
+
+    page.get_by_role("group", name="Runs").get_by_role("link").first.click()
+    page.get_by_role("button", name="Draw samples").first.click()
+    page.get_by_label("Images", exact=True).fill("9")
+    page.get_by_role("button", name="Draw", exact=True).click()
+    picture = page.get_by_role("img", name="generated samples, task")
+    expect(picture).to_be_visible()
+    assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
