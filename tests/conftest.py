@@ -12,6 +12,8 @@ from tests.support.forked import Piped, Start, fork_piped
 
 # One thread: tests run side by side, and two threads on a busy core are slower than one. Set before torch is loaded.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Most tests that start a service train nothing in it: its fork server would load PyTorch for each of them.
+os.environ.setdefault("GAN_MHE_WARM_START", "false")
 
 _TINY = (
     "discriminator.width=0.03125",

@@ -29,7 +29,12 @@ SHORT = {**TINY, "training.steps": 20}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A service that trains one job at a time."""
-    environment = {"GAN_MHE_CPU_SLOTS": "1", "GAN_MHE_DISK_RESERVE_BYTES": "0", "GAN_MHE_LEASE_TTL_SECONDS": "3"}
+    environment = {
+        "GAN_MHE_CPU_SLOTS": "1",
+        "GAN_MHE_DISK_RESERVE_BYTES": "0",
+        "GAN_MHE_LEASE_TTL_SECONDS": "3",
+        "GAN_MHE_WARM_START": "true",
+    }
     server = Server(tmp_path_factory.mktemp("whole") / "data", environment).start()
     server.port = urlsplit(server.address).port or 0
     yield server

@@ -243,8 +243,9 @@ def test_an_attempt_on_a_gpu_is_not_forked(engine: Engine, specify: Specify) -> 
 
 
 def test_a_forked_run_computes_the_bits_of_an_executed_one(specify: Specify, tmp_path: Path) -> None:
-    settings = Settings(data_dir=tmp_path / "data", cpu_slots=1)
-    warm, cold = local_executor(settings), local_executor(settings.model_copy(update={"warm_start": False}))
+    warm, cold = (
+        local_executor(Settings(data_dir=tmp_path / "data", cpu_slots=1, warm_start=warm)) for warm in (True, False)
+    )
     warm.start()
     config = compose.compose(
         documents.load_document(documents.PRESETS / "debug_cpu.toml"),
