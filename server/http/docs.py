@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse
 
-_DOCUMENT = "/openapi.json"
+_DOCUMENT = "openapi.json"
 _ASSETS = {
     "swagger-ui-bundle.js": "text/javascript",
     "swagger-ui.css": "text/css",
@@ -24,7 +24,7 @@ def install(app: FastAPI) -> None:
     page = _page(app)
     policy = _policy(page)
 
-    @router.get(_DOCUMENT)
+    @router.get(f"/{_DOCUMENT}")
     def document() -> JSONResponse:
         return JSONResponse(app.openapi())
 
@@ -38,12 +38,13 @@ def install(app: FastAPI) -> None:
 
 
 def _page(app: FastAPI) -> str:
+    """Its addresses are relative, so that it works behind a proxy that strips a path prefix."""
     response = get_swagger_ui_html(
         openapi_url=_DOCUMENT,
         title=f"{app.title}: API",
-        swagger_js_url="/docs/swagger-ui-bundle.js",
-        swagger_css_url="/docs/swagger-ui.css",
-        swagger_favicon_url="/docs/favicon.png",
+        swagger_js_url="docs/swagger-ui-bundle.js",
+        swagger_css_url="docs/swagger-ui.css",
+        swagger_favicon_url="docs/favicon.png",
         swagger_ui_parameters={"docExpansion": "list", "defaultModelsExpandDepth": 0, "validatorUrl": None},
     )
     return bytes(response.body).decode()

@@ -21,7 +21,7 @@ def test_a_job_named_like_a_script_is_text(page: Page, site: Site) -> None:
     expect(page.get_by_role("link", name=SCRIPT)).to_be_visible()
     page.get_by_role("link", name=SCRIPT).click()
     expect(page.get_by_role("heading", level=1)).to_have_text(SCRIPT)
-    assert page.title() == f"{SCRIPT} · gan-mhe"
+    assert page.title().startswith(SCRIPT)
 
 
 def test_filters_are_in_the_address_and_narrow_the_list(page: Page, site: Site) -> None:
@@ -48,6 +48,7 @@ def test_a_selected_run_is_cancelled_and_the_row_says_it(page: Page, site: Site)
     site.service.store.write(lambda connection: queue.create(connection, new))
     page.goto(f"{site.url}/#/?name=to%20be%20cancelled")
     page.get_by_label("Select to be cancelled").check()
+    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="cancel", exact=True).click()
     expect(page.get_by_role("row").filter(has_text="to be cancelled")).to_contain_text("cancelled")
     expect(page.get_by_role("status").filter(has_text="done")).to_have_text("cancel: 1 done")
@@ -144,6 +145,7 @@ def test_a_stream_that_is_refused_for_a_while_is_said_and_healed(page: Page, sit
     made = site.service.store.write(lambda connection: queue.create(connection, new))
     page.route("**/stream?*", lambda route: route.fulfill(status=503))
     page.goto(f"{site.url}/#/jobs/{made['id']}")
+    expect(page.get_by_role("heading", level=1)).to_have_text("cut off")
     page.route(f"**/v1/jobs/{made['id']}", lambda route: route.fulfill(status=503, body="{}"))
     expect(page.locator("#connection")).to_have_text("reconnecting …")
     page.unroute_all()

@@ -81,6 +81,7 @@ def test_a_run_moves_on_by_itself_comes_back_after_a_crash_and_is_cancelled(
     moves_on(curve)
     moves_on(film)
 
+    page.once("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="cancel", exact=True).click()
     expect(page.locator("article")).to_contain_text("cancelled")
     problems[:] = [each for each in problems if "ERR_CONNECTION" not in each and "ERR_INCOMPLETE" not in each]

@@ -40,7 +40,7 @@ function row(checkpoint, onDraw) {
     h("td", {}, size(checkpoint.size_bytes)), h("td", {}, checkpoint.status),
     h("td", {}, usable && h("span", { class: "row" },
       h("a", { href: address(checkpoint.links.content), download: "" }, "Download"),
-      h("button", { type: "button", onclick: onDraw }, "Draw samples"))));
+      h("button", { type: "button", onclick: onDraw, "aria-label": `Draw samples of step ${checkpoint.step}` }, "Draw samples"))));
 }
 
 /** @param {any} checkpoint */
@@ -57,20 +57,23 @@ function form(checkpoint) {
     const body = { n: Number(chosen.get("n")), seed: Number(chosen.get("seed")), format: "png",
       interpolation: Number(chosen.get("interpolation")), truncation: truncation ? Number(truncation) : null };
     result.textContent = "Drawing …";
+    draw.disabled = true; // the images of two tasks would replace each other in any order
     try {
       await show(await change("POST", checkpoint.links.samples, body), result);
     } catch (error) {
       fill(result, h("p", { class: "bad" }, /** @type {Error} */ (error).message));
     }
+    draw.disabled = false;
   }
 
+  const draw = h("button", { class: "primary" }, "Draw");
   return h("form", { class: "note", onsubmit: submit },
     h("p", {}, `Draw images from the checkpoint of step ${checkpoint.step.toLocaleString("en")}.`),
     h("p", { class: "row" }, field("n", "Images", { value: 64, min: 1, max: 1024, required: true }),
       field("seed", "Seed", { value: 0, min: 0, required: true }),
       field("truncation", "Truncation", { placeholder: "none", min: 0.01, max: 100, step: "any" }),
       field("interpolation", "Images per interpolation", { value: 0, min: 0, max: 64, required: true }),
-      h("button", { class: "primary" }, "Draw")), result);
+      draw), result);
 }
 
 /**

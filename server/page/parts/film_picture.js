@@ -2,6 +2,7 @@
 
 import { address } from "../api.js";
 import { fill, h } from "../dom.js";
+import { pixels } from "./pixels.js";
 
 /** @typedef {import("./film_grids.js").Grid} Grid */
 /** @typedef {1 | 2 | 3 | "fit"} Zoom */
@@ -51,8 +52,8 @@ export class Picture {
   /** @type {Grid | null} */
   #b = null;
   #images = new Images();
-  #imageA = h("img", { alt: "" });
-  #imageB = h("img", { alt: "", class: "film-b", hidden: true });
+  #imageA = pixels(h("img", { alt: "" }));
+  #imageB = pixels(h("img", { alt: "", class: "film-b", hidden: true }));
   #line = h("span", { class: "film-line", hidden: true });
   #handle = h("input", {
     type: "range", class: "film-handle", min: 0, max: 100, value: 50, hidden: true,

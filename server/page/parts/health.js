@@ -38,7 +38,7 @@ export function health(jobId, loss) {
     /** @type {Values} */
     const values = Object.fromEntries(data.map((/** @type {any} */ each) => [each.name, each]));
     const cells = SIGNS.map((sign) => cell(sign, values, loss)).filter((each) => each !== null);
-    fill(list, cells.length ? cells : h("div", {}, h("dd", { class: "muted" }, "Nothing was reported yet.")));
+    fill(list, cells.length ? cells : h("div", { class: "whole" }, h("dd", { class: "muted" }, "Nothing was reported yet.")));
   }
 
   function refresh() {

@@ -4,6 +4,7 @@ import { address } from "../api.js";
 import { fill, h } from "../dom.js";
 import { link } from "../route.js";
 import { Grids } from "./film_grids.js";
+import { pixels } from "./pixels.js";
 import { titles } from "./protocols.js";
 
 /**
@@ -60,7 +61,7 @@ export function sideBySide(jobs, wanted, onStep) {
 /** The grid of one run. */
 class Card {
   grids = new Grids();
-  #image = h("img", { class: "sides-image", alt: "", hidden: true });
+  #image = pixels(h("img", { class: "sides-image", alt: "", hidden: true }));
   #caption = h("span", { class: "muted" });
 
   /**

@@ -4,6 +4,7 @@ import { change, get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, duration, number } from "../format.js";
 import { follow } from "../live.js";
+import { agreed } from "../parts/actions.js";
 import { checkpoints } from "../parts/checkpoints.js";
 import { configuration } from "../parts/configuration.js";
 import { curves } from "../parts/curves.js";
@@ -29,8 +30,10 @@ const HEARD = { live: "live", again: "live", reconnecting: "reconnecting …", e
  * @returns {Promise<import("../main.js").View>}
  */
 export async function job(jobId, query, connected) {
-  let known = await get(`/v1/jobs/${jobId}`);
+  let known = await get(`/v1/jobs/${encodeURIComponent(jobId)}`);
   const head = h("header");
+  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions" });
+  let actionsOf = "";
   const answer = h("p", { role: "alert", class: "bad" });
   const wanted = query.get("step");
   const parts = {
@@ -42,23 +45,27 @@ export async function job(jobId, query, connected) {
   };
 
   function draw() {
-    fill(head, ...heading(known), h("div", { class: "row", role: "group", "aria-label": "Actions" },
-      (ACTIONS[known.state] ?? []).map((action) => h("button", { type: "button", onclick: () => act(action) }, action)),
-      h("a", { href: link(["new"], { from: jobId }) }, "New run like this")));
+    fill(head, ...heading(known));
+    if (actionsOf === known.state) return; // a button that is drawn anew while it is pressed gets no click
+    actionsOf = known.state;
+    fill(actions, (ACTIONS[known.state] ?? []).map((action) => h("button", { type: "button", onclick: () => act(action) }, action)),
+      h("a", { href: link(["new"], { from: jobId }) }, "New run like this"));
   }
 
   /** @param {string} action */
   async function act(action) {
     answer.textContent = "";
     try {
+      if (!agreed(action, 1)) return;
       if (action === "delete") {
-        if (!confirm("Delete this run? Its files stay in the trash for some days.")) return;
         await change("DELETE", `/v1/jobs/${jobId}`);
         location.hash = "#/";
         return;
       }
+      const ended = known.terminal;
       known = await change("POST", `/v1/jobs/${jobId}/${action}`);
-      draw();
+      if (ended) drawView(); // it goes on, so it is followed again
+      else draw();
     } catch (error) {
       answer.textContent = /** @type {Error} */ (error).message;
     }
@@ -90,16 +97,16 @@ export async function job(jobId, query, connected) {
   draw();
   const stop = known.terminal ? () => {} : follow(jobId, heard, (state) => {
     connected(HEARD[state]);
-    if (state === "again") dispatchEvent(new HashChangeEvent("hashchange")); // draws the view anew
+    if (state === "again") drawView();
   });
-  const element = h("article", {}, h("p", {}, h("a", { href: "#/" }, "All runs")), head, answer,
+  const element = h("article", {}, h("p", {}, h("a", { href: "#/" }, "All runs")), head, actions, answer,
     section("Samples", parts.film.element),
     section("Health", parts.health.element),
     section("Curves", parts.curves.element),
     h("div", { class: "two" },
       section("Configuration", configuration(known)),
       h("div", {}, section("Checkpoints", parts.checkpoints.element), section("Log", parts.log.element))));
-  return { title: known.name ?? jobId, element, destroy };
+  return { title: known.name ? `${known.name}, ${trained(known)}` : jobId, element, destroy };
 
   function destroy() {
     stop();
@@ -116,6 +123,15 @@ function section(title, content) {
   return h("section", { "aria-label": title }, h("h2", {}, title), content);
 }
 
+function drawView() {
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+/** What tells a run from the others of its experiment, which have its name. @param {any} known */
+function trained(known) {
+  return `${known.variant_label ?? known.variant ?? "–"}, seed ${known.seed ?? "–"}`;
+}
+
 /** @param {any} known */
 function heading(known) {
   const { step, total_steps: total, images_per_second: speed, eta_seconds: eta } = known.progress;
@@ -124,7 +140,7 @@ function heading(known) {
     h("p", { class: "row" }, stateMark(known),
       total && h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }),
       total && h("span", {}, `step ${step.toLocaleString("en")} of ${total.toLocaleString("en")}`),
-      known.state === "running" && h("span", { class: "muted" }, `${number(speed)} images/s, ${duration(eta)} left`)),
+      known.state === "running" && speed !== null && h("span", { class: "muted" }, `${number(speed)} images/s, ${duration(eta)} left`)),
     known.message && h("p", { class: known.state === "failed" ? "note error" : "note" }, known.message),
     h("dl", { class: "facts" },
       fact("Variant", known.variant_label ?? known.variant ?? "–"), fact("Seed", known.seed ?? "–"),

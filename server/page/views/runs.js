@@ -1,14 +1,15 @@
 // The table of runs: filtered and ordered by the address, a page at a time.
 
-import { address, change, get, Problem } from "../api.js";
+import { address, change, get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, number } from "../format.js";
 import { link } from "../route.js";
+import { agreed } from "../parts/actions.js";
 import { welcome } from "../parts/new_demo.js";
+import { poll } from "../parts/poll.js";
 import { stateMark } from "../parts/state.js";
 
 const PAGE_ROWS = 50;
-const REFRESH_MS = 5000;
 const STATES = ["queued", "starting", "running", "pausing", "paused", "recovering", "cancelling", "succeeded", "failed",
   "cancelled"];
 
@@ -50,13 +51,10 @@ export async function runs(query) {
    * @param {string[]} ids
    */
   async function act(action, ids) {
-    if (action === "delete" && !confirm(`Delete ${ids.length} runs? Their files stay in the trash for some days.`)) return;
+    if (!agreed(action, ids.length)) return;
     try {
       const answer = await change("POST", "/v1/jobs:batch", { action, ids });
-      const refused = answer.data.filter((/** @type {any} */ each) => !each.ok);
-      note.textContent = refused.length
-        ? `${ids.length - refused.length} done; ${refused.map((/** @type {any} */ each) => each.problem.detail).join("; ")}`
-        : `${action}: ${ids.length} done`;
+      note.textContent = outcome(action, answer.data);
     } catch (error) {
       note.textContent = /** @type {Error} */ (error).message;
     }
@@ -69,16 +67,29 @@ export async function runs(query) {
   const list = h("div", {}, filters(query), actions, note, h("div", { class: "table" }, h("table", {}, heading(), body)), pages);
   await refresh();
   drawActions();
-  const timer = setInterval(() => {
-    if (!document.hidden && selected.size === 0) refresh().catch(passing);
-  }, REFRESH_MS);
+  const stop = poll(async () => {
+    await refresh();
+    return true; // others may submit runs
+  });
   const element = h("div", {}, h("h1", {}, "Runs"), first, list);
-  return { title: "Runs", element, destroy: () => clearInterval(timer) };
+  return { title: "Runs", element, destroy: stop };
 }
 
-/** A round that fails is repeated by the next. @param {Error} error */
-function passing(error) {
-  if (error instanceof Problem && error.status === 401) location.reload();
+/**
+ * What became of an action: refusals for the same reason are counted, not repeated.
+ * @param {string} action
+ * @param {{id: string, ok: boolean, problem: any}[]} answers
+ */
+function outcome(action, answers) {
+  /** @type {Map<string, number>} */
+  const reasons = new Map();
+  for (const { id, ok, problem } of answers) {
+    if (ok) continue;
+    const reason = problem.detail.replace(id, "it");
+    reasons.set(reason, (reasons.get(reason) ?? 0) + 1);
+  }
+  const refused = [...reasons].map(([reason, count]) => `; ${count} refused: ${reason}`);
+  return `${action}: ${answers.filter(({ ok }) => ok).length} done${refused.join("")}`;
 }
 
 /** @param {URLSearchParams} query */
@@ -130,7 +141,8 @@ function heading() {
  */
 function row(job, selected, onSelect) {
   const label = job.name ?? job.id;
-  const choose = h("input", { type: "checkbox", "aria-label": `Select ${label}`, checked: selected.has(job.id),
+  const trained = `${job.variant_label ?? job.variant ?? "–"}, seed ${job.seed ?? "–"}`;
+  const choose = h("input", { type: "checkbox", value: job.id, "aria-label": `Select ${label}, ${trained}`, checked: selected.has(job.id),
     onchange: () => {
       if (choose.checked) selected.add(job.id);
       else selected.delete(job.id);
@@ -140,7 +152,7 @@ function row(job, selected, onSelect) {
     h("td", {}, choose),
     h("td", {}, thumbnail(job)),
     h("td", { class: "name" }, h("a", { href: link(["jobs", job.id]) }, label), h("br"),
-      h("span", { class: "muted" }, `${job.variant_label ?? job.variant ?? "–"}, seed ${job.seed ?? "–"}`)),
+      h("span", { class: "muted" }, trained)),
     h("td", {}, stateMark(job)),
     h("td", {}, progress(job)),
     h("td", { class: "n" }, job.metric ? number(job.metric.latest) : "–"),
