@@ -3,10 +3,10 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { ago } from "../format.js";
-import { comparison } from "../parts/comparison.js";
+import { comparison } from "../parts/compare/comparison.js";
 import { swept } from "../parts/experiment_facts.js";
 import { poll } from "../parts/poll.js";
-import { MOST_RUNS, sourceOf } from "../parts/selection.js";
+import { MOST_RUNS, sourceOf } from "../parts/compare/selection.js";
 import { link } from "../route.js";
 
 const OFFERED = 5;

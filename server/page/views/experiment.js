@@ -3,10 +3,10 @@
 import { change, get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, number } from "../format.js";
-import { comparison } from "../parts/comparison.js";
+import { comparison } from "../parts/compare/comparison.js";
 import { baseText, endedOf, states, swept, valueText } from "../parts/experiment_facts.js";
 import { poll } from "../parts/poll.js";
-import { MOST_RUNS, ofExperiment } from "../parts/selection.js";
+import { MOST_RUNS, ofExperiment } from "../parts/compare/selection.js";
 import { stateMark } from "../parts/state.js";
 import { link } from "../route.js";
 

@@ -3,24 +3,24 @@
 
 import { change, get, Problem, Unreachable } from "../api.js";
 import { fill, h } from "../dom.js";
-import { costText, earlierRuns, timeLike } from "../parts/new_cost.js";
-import { entryFields } from "../parts/new_entries.js";
-import { fieldAt, fromAddress, fromJob, request, toAddress } from "../parts/new_request.js";
-import { sameAs } from "../parts/new_same.js";
-import { keysOf } from "../parts/new_schema.js";
-import { onceKey, refusal } from "../parts/new_submission.js";
+import { costText, earlierRuns, timeLike } from "../parts/new/cost.js";
+import { entryFields } from "../parts/new/entries.js";
+import { fieldAt, fromAddress, fromJob, request, toAddress } from "../parts/new/request.js";
+import { sameAs } from "../parts/new/same.js";
+import { keysOf } from "../parts/new/schema.js";
+import { onceKey, refusal } from "../parts/new/submission.js";
 import { link } from "../route.js";
 
 /**
- * @typedef {import("../parts/new_request.js").Asked} Asked
- * @typedef {import("../parts/new_request.js").Entries} Entries
- * @typedef {import("../parts/new_request.js").FieldProblem} FieldProblem
+ * @typedef {import("../parts/new/request.js").Asked} Asked
+ * @typedef {import("../parts/new/request.js").Entries} Entries
+ * @typedef {import("../parts/new/request.js").FieldProblem} FieldProblem
  */
 
 const TYPING_MS = 300;
 const RETRY_MS = 2000;
 
-/** @returns {Promise<import("../parts/new_request.js").Catalogue>} */
+/** @returns {Promise<import("../parts/new/request.js").Catalogue>} */
 async function readCatalogue() {
   const [schema, presets, variants, data] = await Promise.all(
     ["/v1/schemas/config", "/v1/presets", "/v1/variants", "/v1/data"].map((path) => get(path)));

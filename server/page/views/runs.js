@@ -4,7 +4,7 @@ import { address, change, get, Problem } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, number } from "../format.js";
 import { link } from "../route.js";
-import { welcome } from "../parts/new_demo.js";
+import { welcome } from "../parts/new/demo.js";
 import { stateMark } from "../parts/state.js";
 
 const PAGE_ROWS = 50;

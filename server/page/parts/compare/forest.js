@@ -1,7 +1,7 @@
 // A forest plot: for each variant its seeds, their mean and its interval, and the score of real images.
 
-import { number } from "../format.js";
-import { INK, label, range, svg, ticks } from "./svg.js";
+import { number } from "../../format.js";
+import { INK, label, range, svg, ticks } from "../svg.js";
 
 const WIDTH = 760;
 const ROW = 30;
@@ -14,7 +14,7 @@ const MOST_LETTERS = 30;
 /**
  * @param {any} table the answer of /v1/compare
  * @param {Map<string, any>} jobs by id
- * @returns {import("./export.js").Picture}
+ * @returns {import("../export.js").Picture}
  */
 export function forest(table, jobs) {
   const rows = table.rows.filter((/** @type {any} */ row) => typeof row.mean === "number");

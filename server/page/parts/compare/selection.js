@@ -1,6 +1,6 @@
 // The runs that a comparison is about: some by their ids, those of an experiment, or those of a study.
 
-import { get } from "../api.js";
+import { get } from "../../api.js";
 
 /** The most ids that the service compares at once. */
 export const MOST_RUNS = 200;

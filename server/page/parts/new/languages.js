@@ -1,11 +1,11 @@
 // The request of the form in the languages of other clients: curl, Python, the shell, and a TOML file. Each says exactly
 // what the form sends; tests execute them.
 
-import { composed, isTable, merge, nested } from "./new_schema.js";
+import { composed, isTable, merge, nested } from "./schema.js";
 
 /**
- * @typedef {import("./new_request.js").Asked} Asked
- * @typedef {import("./new_request.js").Catalogue} Catalogue
+ * @typedef {import("./request.js").Asked} Asked
+ * @typedef {import("./request.js").Catalogue} Catalogue
  */
 
 /** A language has no word for the request. */

@@ -1,16 +1,16 @@
 // Scores against training steps: a line for each variant, the mean over its seeds, in the band of its seeds.
 
-import { get } from "../api.js";
-import { fill, h } from "../dom.js";
-import { number } from "../format.js";
-import { Chart } from "./chart.js";
-import { seriesOf } from "./columns.js";
-import { pictureFiles } from "./export.js";
-import { MOST_CURVES, palette } from "./plot.js";
+import { get } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { number } from "../../format.js";
+import { Chart } from "../chart.js";
+import { seriesOf } from "../columns.js";
+import { pictureFiles } from "../export.js";
+import { MOST_CURVES, palette } from "../plot.js";
 import { meanSeries } from "./score_series.js";
 import { scorePicture } from "./score_svg.js";
 
-/** @typedef {import("./columns.js").Series} Series */
+/** @typedef {import("../columns.js").Series} Series */
 
 const MOST_POINTS = 5000; // the most that the service sends
 const AT_ONCE = 6; // requests, as many as browsers open connections
@@ -37,7 +37,7 @@ export class ScoreCurves {
     this.chart = null;
     /** @type {number | null} */
     this.real = null;
-    /** @type {import("./plot.js").View} */
+    /** @type {import("../plot.js").View} */
     this.view = { log: false, smooth: 0, window: null, last: 0, palette: palette(), level: null };
     this.sync = `scores-${++made}`;
     this.loading = this.again = false;

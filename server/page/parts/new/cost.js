@@ -1,14 +1,14 @@
 // What the request would cost, and how long that took this machine before.
 
-import { get } from "../api.js";
-import { h } from "../dom.js";
-import { duration } from "../format.js";
-import { link } from "../route.js";
-import { composed, merge, nested, valueAt } from "./new_schema.js";
+import { get } from "../../api.js";
+import { h } from "../../dom.js";
+import { duration } from "../../format.js";
+import { link } from "../../route.js";
+import { composed, merge, nested, valueAt } from "./schema.js";
 
 /**
- * @typedef {import("./new_request.js").Asked} Asked
- * @typedef {import("./new_request.js").Catalogue} Catalogue
+ * @typedef {import("./request.js").Asked} Asked
+ * @typedef {import("./request.js").Catalogue} Catalogue
  */
 
 const EARLIER_RUNS = 100;

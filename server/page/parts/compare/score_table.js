@@ -1,12 +1,12 @@
 // The rows of a comparison, sorted by the heading that was pressed, and in sentences what they show and cannot show.
 
-import { fill, h } from "../dom.js";
-import { duration, number } from "../format.js";
-import { current, link, note } from "../route.js";
+import { fill, h } from "../../dom.js";
+import { duration, number } from "../../format.js";
+import { current, link, note } from "../../route.js";
 import { titles } from "./protocols.js";
-import { stateMark } from "./state.js";
+import { stateMark } from "../state.js";
 
-/** @typedef {{key: string, title: string, value: (row: any) => any, cell: (row: any) => import("../dom.js").Child}} Column */
+/** @typedef {{key: string, title: string, value: (row: any) => any, cell: (row: any) => import("../../dom.js").Child}} Column */
 
 const ALPHA = 0.05;
 /** What /v1/compare writes into the keys of `aria-sort`. @type {Record<string, string>} */
@@ -110,7 +110,7 @@ function difference(row) {
  * What the table shows and what it cannot show.
  * @param {any} table
  * @param {Map<string, any>} jobs by id
- * @returns {import("../dom.js").Child[]}
+ * @returns {import("../../dom.js").Child[]}
  */
 export function sentences(table, jobs) {
   const percent = Math.round(100 * table.confidence);

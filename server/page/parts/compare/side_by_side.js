@@ -1,9 +1,9 @@
 // The grids of several runs at one training step: each run shows its grid nearest to the step, and says which that is.
 
-import { address } from "../api.js";
-import { fill, h } from "../dom.js";
-import { link } from "../route.js";
-import { Grids } from "./film_grids.js";
+import { address } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { link } from "../../route.js";
+import { Grids } from "../film_grids.js";
 import { titles } from "./protocols.js";
 
 /**

@@ -1,7 +1,7 @@
 // Which runs are shown side by side: one seed of each variant, all of some seed, or those that the user ticks.
 
-import { fill, h } from "../dom.js";
-import { note } from "../route.js";
+import { fill, h } from "../../dom.js";
+import { note } from "../../route.js";
 import { variantOf } from "./protocols.js";
 import { sideBySide } from "./side_by_side.js";
 

@@ -1,10 +1,10 @@
 // Some runs compared: their films, and for each protocol their curves, plot and table. Shared by the view of a comparison
 // and that of an experiment.
 
-import { get, Problem } from "../api.js";
-import { fill, h } from "../dom.js";
-import { note } from "../route.js";
-import { pictureFiles, tableFiles } from "./export.js";
+import { get, Problem } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { note } from "../../route.js";
+import { pictureFiles, tableFiles } from "../export.js";
 import { films } from "./films.js";
 import { forest } from "./forest.js";
 import { grouped, metricsOf, variantsOf } from "./protocols.js";
@@ -63,7 +63,7 @@ class Section {
    * The answer of the service, and what is shown of it; null if it compares nothing, which is said instead.
    * @param {Group} group
    * @param {Choice} choice
-   * @returns {Promise<{table: any, content: import("../dom.js").Child[]}>}
+   * @returns {Promise<{table: any, content: import("../../dom.js").Child[]}>}
    */
   async compared(group, choice) {
     if (!group.jobs.some(({ scores }) => scores?.final)) {
