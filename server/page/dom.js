@@ -41,3 +41,23 @@ export function fill(element, ...children) {
   element.replaceChildren();
   append(element, children);
 }
+
+/**
+ * Replace what an element contains by its present state, while somebody may be using it: the focus stays at the control
+ * of the same name. If that is gone, the element itself gets the focus, where it can.
+ * @param {any} element
+ * @param {...Child} children
+ */
+export function refill(element, ...children) {
+  const focused = document.activeElement;
+  const held = focused !== element && element.contains(focused) ? focused : null;
+  fill(element, ...children);
+  if (held === null) return;
+  const same = [...element.querySelectorAll(held.tagName)].find((each) => !each.disabled && nameOf(each) === nameOf(held));
+  (same ?? element).focus({ preventScroll: true });
+}
+
+/** What tells a control from the others of its kind. @param {Element} control */
+function nameOf(control) {
+  return control.getAttribute("href") ?? control.getAttribute("aria-label") ?? control.textContent;
+}

@@ -3,6 +3,7 @@
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
 import { number } from "../format.js";
+import { inTurn } from "./in_turn.js";
 
 const REFRESH_MS = 2000;
 
@@ -26,29 +27,23 @@ const SIGNS = [
 /**
  * @param {string} jobId
  * @param {string} loss
- * @returns {{element: Element, refresh: () => void}}
+ * @returns {{element: Element, refresh: () => void, destroy: () => void}}
  */
 export function health(jobId, loss) {
   const list = h("dl", { class: "facts" });
-  let due = false;
+  const drawing = inTurn(draw, REFRESH_MS);
 
-  async function draw() {
-    due = false;
-    const { data } = await get(`/v1/jobs/${jobId}/metrics`);
+  /** @param {AbortSignal} signal */
+  async function draw(signal) {
+    const { data } = await get(`/v1/jobs/${encodeURIComponent(jobId)}/metrics`, signal);
     /** @type {Values} */
     const values = Object.fromEntries(data.map((/** @type {any} */ each) => [each.name, each]));
     const cells = SIGNS.map((sign) => cell(sign, values, loss)).filter((each) => each !== null);
     fill(list, cells.length ? cells : h("div", {}, h("dd", { class: "muted" }, "Nothing was reported yet.")));
   }
 
-  function refresh() {
-    if (due) return;
-    due = true;
-    setTimeout(() => draw().catch(() => {}), REFRESH_MS);
-  }
-
-  draw().catch(() => {});
-  return { element: list, refresh };
+  drawing.ask();
+  return { element: list, refresh: drawing.ask, destroy: drawing.stop };
 }
 
 /**

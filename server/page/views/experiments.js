@@ -1,7 +1,7 @@
 // The experiments, newest first, a page at a time.
 
 import { get } from "../api.js";
-import { fill, h } from "../dom.js";
+import { h, refill } from "../dom.js";
 import { ago } from "../format.js";
 import { states, swept } from "../parts/experiment_facts.js";
 import { poll } from "../parts/poll.js";
@@ -22,8 +22,8 @@ export async function experiments(query) {
   async function refresh() {
     const sent = new URLSearchParams({ limit: String(PAGE_ROWS), ...(cursor ? { cursor } : {}) });
     const page = await get(`/v1/experiments?${sent}`);
-    fill(body, page.data.map(row), page.data.length === 0 && h("tr", {}, h("td", { colspan: 3 }, nothing())));
-    fill(pages, cursor && h("a", { href: link(["experiments"]) }, "Newest"),
+    refill(body, page.data.map(row), page.data.length === 0 && h("tr", {}, h("td", { colspan: 3 }, nothing())));
+    refill(pages, cursor && h("a", { href: link(["experiments"]) }, "Newest"),
       page.has_more && h("a", { href: link(["experiments"], { cursor: page.next_cursor }) }, "Older"));
     return !cursor || page.data.some((/** @type {any} */ each) => !each.terminal);
   }

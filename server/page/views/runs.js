@@ -1,14 +1,15 @@
 // The table of runs: filtered and ordered by the address, a page at a time.
 
-import { address, change, get, Problem } from "../api.js";
-import { fill, h } from "../dom.js";
-import { ago, number } from "../format.js";
-import { link } from "../route.js";
+import { address, change, get } from "../api.js";
+import { fill, h, refill } from "../dom.js";
+import { ago, count, number } from "../format.js";
 import { welcome } from "../parts/new/demo.js";
+import { poll } from "../parts/poll.js";
+import { progressBar } from "../parts/progress.js";
 import { stateMark } from "../parts/state.js";
+import { link } from "../route.js";
 
 const PAGE_ROWS = 50;
-const REFRESH_MS = 5000;
 const STATES = ["queued", "starting", "running", "pausing", "paused", "recovering", "cancelling", "succeeded", "failed",
   "cancelled"];
 
@@ -22,12 +23,16 @@ export async function runs(query) {
   const body = h("tbody");
   const note = h("p", { role: "status", class: "muted" });
   const pages = h("p", { class: "row" });
-  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions for the selected runs" });
+  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions for the selected runs", tabindex: -1 });
+  let turn = 0;
+  let acting = false;
 
   async function refresh() {
+    const mine = ++turn;
     const page = await get(`/v1/jobs?${parameters(query)}`);
-    fill(body, page.data.map((/** @type {any} */ job) => row(job, selected, drawActions)));
-    fill(pages, ...pageLinks(query, page));
+    if (mine !== turn) return; // asked again meanwhile: that answer is newer
+    refill(body, page.data.map((/** @type {any} */ job) => row(job, selected, drawActions)));
+    refill(pages, ...pageLinks(query, page));
     if (page.data.length === 0) fill(body, h("tr", {}, h("td", { colspan: 9 }, ...nothing())));
     const unused = page.data.length === 0 && [...query.keys()].length === 0;
     if (unused !== list.hidden) fill(first, unused && welcome());
@@ -35,14 +40,14 @@ export async function runs(query) {
   }
 
   function drawActions() {
-    const count = selected.size;
     const chosen = [...selected];
-    fill(actions, h("span", {}, count ? `${count} selected` : "Select runs to compare them or act on them."),
-      h("button", { type: "button", disabled: count === 0, onclick: () => {
-        location.hash = `#/compare?${new URLSearchParams(chosen.map((id) => ["job", id]))}`;
+    const none = chosen.length === 0;
+    refill(actions, h("span", {}, none ? "Select runs to compare them or act on them." : `${chosen.length} selected`),
+      h("button", { type: "button", disabled: none, onclick: () => {
+        location.hash = link(["compare"], new URLSearchParams(chosen.map((id) => ["job", id])));
       } }, "compare"),
       ["pause", "resume", "retry", "cancel", "delete"].map((name) =>
-        h("button", { type: "button", disabled: count === 0, onclick: () => act(name, chosen) }, name)));
+        h("button", { type: "button", disabled: none, onclick: () => act(name, chosen) }, name)));
   }
 
   /**
@@ -50,35 +55,41 @@ export async function runs(query) {
    * @param {string[]} ids
    */
   async function act(action, ids) {
-    if (action === "delete" && !confirm(`Delete ${ids.length} runs? Their files stay in the trash for some days.`)) return;
+    const runs = ids.length === 1 ? "this run? Its" : `${ids.length} runs? Their`;
+    if (acting || (action === "delete" && !confirm(`Delete ${runs} files stay in the trash for some days.`))) return;
+    acting = true;
     try {
-      const answer = await change("POST", "/v1/jobs:batch", { action, ids });
-      const refused = answer.data.filter((/** @type {any} */ each) => !each.ok);
-      note.textContent = refused.length
-        ? `${ids.length - refused.length} done; ${refused.map((/** @type {any} */ each) => each.problem.detail).join("; ")}`
-        : `${action}: ${ids.length} done`;
+      const { data } = await change("POST", "/v1/jobs:batch", { action, ids });
+      selected.clear();
+      note.textContent = outcome(action, data);
+      await refresh();
     } catch (error) {
       note.textContent = /** @type {Error} */ (error).message;
     }
-    selected.clear();
+    acting = false;
     drawActions();
-    await refresh();
   }
 
   const first = h("div");
   const list = h("div", {}, filters(query), actions, note, h("div", { class: "table" }, h("table", {}, heading(), body)), pages);
   await refresh();
   drawActions();
-  const timer = setInterval(() => {
-    if (!document.hidden && selected.size === 0) refresh().catch(passing);
-  }, REFRESH_MS);
-  const element = h("div", {}, h("h1", {}, "Runs"), first, list);
-  return { title: "Runs", element, destroy: () => clearInterval(timer) };
+  const stop = poll(async () => {
+    if (selected.size === 0) await refresh(); // rows must not move under somebody who selects them
+    return true;
+  });
+  return { title: "Runs", element: h("div", {}, h("h1", {}, "Runs"), first, list), destroy: stop };
 }
 
-/** A round that fails is repeated by the next. @param {Error} error */
-function passing(error) {
-  if (error instanceof Problem && error.status === 401) location.reload();
+/**
+ * What became of an action on several runs, each reason of a refusal once.
+ * @param {string} action
+ * @param {any[]} results
+ */
+function outcome(action, results) {
+  const reasons = results.filter(({ ok }) => !ok).map(({ problem }) => problem.detail);
+  const done = `${action}: ${results.length - reasons.length} done`;
+  return reasons.length ? `${done}, ${reasons.length} refused: ${[...new Set(reasons)].join("; ")}` : done;
 }
 
 /** @param {URLSearchParams} query */
@@ -142,7 +153,7 @@ function row(job, selected, onSelect) {
     h("td", { class: "name" }, h("a", { href: link(["jobs", job.id]) }, label), h("br"),
       h("span", { class: "muted" }, `${job.variant_label ?? job.variant ?? "–"}, seed ${job.seed ?? "–"}`)),
     h("td", {}, stateMark(job)),
-    h("td", {}, progress(job)),
+    h("td", {}, progressBar(job.progress)),
     h("td", { class: "n" }, job.metric ? number(job.metric.latest) : "–"),
     h("td", { class: "n" }, best(job)),
     h("td", { class: "wide" }, job.config.evaluation?.protocol ?? "–"),
@@ -152,15 +163,7 @@ function row(job, selected, onSelect) {
 /** @param {any} job */
 function best(job) {
   if (!job.metric || job.metric.best === null) return "–";
-  return `${number(job.metric.best)} at ${job.metric.best_step}`;
-}
-
-/** @param {any} job */
-function progress(job) {
-  const { step, total_steps: total } = job.progress;
-  if (!total) return "–";
-  return [h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }), h("br"),
-    h("span", { class: "muted" }, `${step.toLocaleString("en")} / ${total.toLocaleString("en")}`)];
+  return `${number(job.metric.best)} at ${count(job.metric.best_step)}`;
 }
 
 /** The newest grid, small. @param {any} job */

@@ -1,11 +1,13 @@
 // Which runs are shown side by side: one seed of each variant, all of some seed, or those that the user ticks.
 
 import { fill, h } from "../../dom.js";
-import { note } from "../../route.js";
-import { variantOf } from "./protocols.js";
+import { note, stepOf } from "../../route.js";
+import { titles, variantOf } from "./protocols.js";
 import { sideBySide } from "./side_by_side.js";
 
 const MOST_FILMS = 12;
+/** Values of the choice beside the seeds: all, or the first of each variant if these are too many; and the two others. */
+const [USUAL, FIRST, TICKED] = ["", "first", "ticked"];
 
 /**
  * The films of some runs. Only those that are shown are fetched. The address keeps the choice and the step.
@@ -15,61 +17,42 @@ const MOST_FILMS = 12;
  */
 export function films(jobs, query) {
   let known = jobs;
-  let step = query.get("step");
-  /** @type {Set<string>} */
-  let shown = new Set(query.get("films")?.split(",") ?? ofSeed(jobs, query.get("seed")));
-  const seeds = [...new Set(jobs.map(({ seed }) => seed))].filter((seed) => seed !== null).sort((a, b) => a - b);
+  let step = stepOf(query);
+  const ticked = query.get("films")?.split(",").filter((id) => jobs.some((job) => job.id === id)).slice(0, MOST_FILMS);
+  let shown = new Set(ticked ?? ofSeed(jobs, query.get("seed")));
   const place = h("div");
-  const boxes = h("div", { class: "films-boxes" });
   const said = h("p", { class: "muted", role: "status" });
   /** @type {ReturnType<typeof sideBySide> | null} */
   let present = null;
 
-  const few = jobs.length <= MOST_FILMS;
-  const choice = h("select", { onchange: () => {
-    shown = new Set(ofSeed(known, choice.value));
-    note({ seed: choice.value, films: null });
+  const choice = seedChoice(jobs, ticked ? TICKED : query.get("seed") ?? USUAL, (seed) => {
+    shown = new Set(ofSeed(known, seed));
+    note({ seed, films: null });
     draw();
-  } }, h("option", { value: "" }, few ? "all runs" : "the first of each variant"),
-  few && h("option", { value: "first" }, "the first of each variant"),
-  seeds.map((seed) => h("option", { value: seed, selected: String(seed) === query.get("seed") }, `seed ${seed}`)));
-  if (query.get("seed") === "first") choice.value = few ? "first" : "";
-
-  /** @param {string} id @param {boolean} on */
-  function tick(id, on) {
+  });
+  const boxes = tickBoxes(jobs, (id, on) => {
     if (on) shown.add(id);
     else shown.delete(id);
-    note({ films: [...shown].join(","), seed: null });
+    choice.value = TICKED;
+    note({ films: [...shown].join(",") || "none", seed: null });
     draw();
-  }
-
-  // Made once, so that a box that was pressed keeps the focus.
-  const ticks = new Map(jobs.map(({ id }) => [id, h("input", { type: "checkbox",
-    onchange: (/** @type {any} */ event) => tick(id, event.target.checked) })]));
-  fill(boxes, jobs.map((job) => h("label", {}, ticks.get(job.id), ` ${variantOf(job)}, seed ${job.seed}`)));
-
-  function drawBoxes() {
-    for (const [id, box] of ticks) {
-      box.checked = shown.has(id);
-      box.disabled = !box.checked && shown.size >= MOST_FILMS;
-    }
-  }
+  });
 
   function draw() {
     present?.destroy();
-    const chosen = known.filter(({ id }) => shown.has(id)).slice(0, MOST_FILMS);
-    present = chosen.length ? sideBySide(chosen, step === null ? null : Number(step), (to) => {
-      step = String(to);
+    const chosen = known.filter(({ id }) => shown.has(id));
+    present = chosen.length ? sideBySide(chosen, step, (to) => {
+      step = to;
       note({ step: to });
     }) : null;
     fill(place, present?.element ?? h("p", { class: "muted" }, "No run is chosen."));
     said.textContent = `${chosen.length} of ${known.length} runs are shown${known.length > MOST_FILMS ? `, at most ${MOST_FILMS}` : ""}.`;
-    drawBoxes();
+    boxes.show(shown);
   }
 
   draw();
   const element = h("div", {}, jobs.length > 1 && h("div", { class: "row" }, h("label", {}, "Show ", choice), said),
-    jobs.length > 1 && h("details", {}, h("summary", {}, "Choose runs"), boxes), place);
+    jobs.length > 1 && h("details", {}, h("summary", {}, "Choose runs"), boxes.element), place);
   return {
     element,
     update(/** @type {any[]} */ jobs) {
@@ -82,6 +65,45 @@ export function films(jobs, query) {
 }
 
 /**
+ * @param {any[]} jobs
+ * @param {string} chosen
+ * @param {(seed: string) => void} onChange
+ * @returns {HTMLSelectElement}
+ */
+function seedChoice(jobs, chosen, onChange) {
+  const few = jobs.length <= MOST_FILMS;
+  const seeds = [...new Set(jobs.map(({ seed }) => seed))].filter((seed) => seed !== null).sort((a, b) => a - b);
+  const select = h("select", { onchange: () => {
+    if (select.value !== TICKED) onChange(select.value);
+  } }, h("option", { value: USUAL }, few ? "all runs" : "the first of each variant"),
+  few && h("option", { value: FIRST }, "the first of each variant"),
+  seeds.map((seed) => h("option", { value: seed }, `seed ${seed}`)), h("option", { value: TICKED }, "those ticked below"));
+  select.value = chosen;
+  if (select.selectedIndex < 0) select.value = USUAL;
+  return select;
+}
+
+/**
+ * A box for each run. They are made once, so that a box that was pressed keeps the focus.
+ * @param {any[]} jobs
+ * @param {(id: string, on: boolean) => void} onTick
+ * @returns {{element: Element, show: (shown: Set<string>) => void}}
+ */
+function tickBoxes(jobs, onTick) {
+  const title = titles(jobs);
+  const boxes = new Map(jobs.map(({ id }) => [id, h("input", { type: "checkbox",
+    onchange: (/** @type {any} */ event) => onTick(id, event.target.checked) })]));
+  const element = h("div", { class: "films-boxes" },
+    jobs.map((job) => h("label", {}, boxes.get(job.id), ` ${title(job).own}`)));
+  return { element, show: (shown) => {
+    for (const [id, box] of boxes) {
+      box.checked = shown.has(id);
+      box.disabled = !box.checked && shown.size >= MOST_FILMS;
+    }
+  } };
+}
+
+/**
  * The ids of the runs of a seed, "first" for the first run of each variant; without a seed, all if they are few.
  * @param {any[]} jobs
  * @param {string | null} seed
@@ -90,7 +112,7 @@ export function films(jobs, query) {
 function ofSeed(jobs, seed) {
   const few = jobs.length <= MOST_FILMS && !seed;
   if (few) return jobs.map(({ id }) => id);
-  if (seed && seed !== "first") return jobs.filter((job) => String(job.seed) === seed).slice(0, MOST_FILMS).map(({ id }) => id);
+  if (seed && seed !== FIRST) return jobs.filter((job) => String(job.seed) === seed).slice(0, MOST_FILMS).map(({ id }) => id);
   /** @type {Map<string, string>} */
   const first = new Map();
   for (const job of jobs) if (!first.has(variantOf(job))) first.set(variantOf(job), job.id);

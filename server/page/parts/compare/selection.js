@@ -1,13 +1,16 @@
 // The runs that a comparison is about: some by their ids, those of an experiment, or those of a study.
 
-import { get } from "../../api.js";
+import { get, Problem } from "../../api.js";
 
 /** The most ids that the service compares at once. */
 export const MOST_RUNS = 200;
 
 /**
- * `left`: whether there are more runs than are compared; `load`: the runs as they are now.
- * @typedef {{title: string, load: () => Promise<{jobs: any[], left: boolean}>}} Source
+ * `left`: whether there are more runs than are compared; `missing`: ids that no run has (any more).
+ * @typedef {{jobs: any[], left: boolean, missing: string[]}} Loaded
+ */
+/** `empty`: what is said if there is no run; `load`: the runs as they are now.
+ * @typedef {{title: string, empty: string, load: () => Promise<Loaded>}} Source
  */
 
 /**
@@ -19,12 +22,13 @@ export function sourceOf(query) {
   const ids = [...new Set(query.getAll("job"))];
   const experiment = query.get("experiment");
   const study = query.get("study")?.trim();
-  if (ids.length) return { title: "Compare", load: () => byId(ids) };
+  if (ids.length) return byId(ids);
   if (experiment) return ofExperiment(experiment);
   if (study) {
     const filter = { label: `study:${study}` };
     // Cancelled runs of a study are replaced by new ones, and a fork has the labels of its original.
-    return { title: `Study ${study}`, load: () => listed(filter, (job) => job.experiment_id && job.state !== "cancelled") };
+    return { title: `Study ${study}`, empty: "The service has no run of this study. Its runs have the label study:NAME.",
+      load: () => listed(filter, (job) => job.experiment_id && job.state !== "cancelled") };
   }
   return null;
 }
@@ -34,19 +38,44 @@ export function sourceOf(query) {
  * @returns {Source}
  */
 export function ofExperiment(id) {
-  return { title: "Experiment", load: () => listed({ experiment_id: id }, () => true) };
+  return { title: "Experiment", empty: "The service has no run of this experiment.",
+    load: () => listed({ experiment_id: id }, () => true) };
 }
 
-/** @param {string[]} ids */
-async function byId(ids) {
-  const jobs = await Promise.all(ids.slice(0, MOST_RUNS).map((id) => get(`/v1/jobs/${encodeURIComponent(id)}`)));
-  return { jobs, left: ids.length > MOST_RUNS };
+/**
+ * Runs by their ids. Those that have ended are asked for once.
+ * @param {string[]} ids
+ * @returns {Source}
+ */
+function byId(ids) {
+  /** @type {Map<string, any>} null for a run that does not exist */
+  const known = new Map();
+
+  /** @param {string} id */
+  async function ask(id) {
+    try {
+      known.set(id, await get(`/v1/jobs/${encodeURIComponent(id)}`));
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 404) throw error;
+      known.set(id, null); // deleted: the others can still be compared
+    }
+  }
+
+  async function load() {
+    const wanted = ids.slice(0, MOST_RUNS);
+    await Promise.all(wanted.filter((id) => known.get(id)?.terminal !== true).map(ask));
+    return { jobs: wanted.map((id) => known.get(id)).filter((job) => job !== null), left: ids.length > MOST_RUNS,
+      missing: wanted.filter((id) => known.get(id) === null) };
+  }
+
+  return { title: "Compare", empty: "The service has none of these runs.", load };
 }
 
 /**
  * All pages of a list, up to as many runs as are compared.
  * @param {Record<string, string>} filter
  * @param {(job: any) => boolean} belongs
+ * @returns {Promise<Loaded>}
  */
 async function listed(filter, belongs) {
   const sent = new URLSearchParams({ ...filter, limit: String(MOST_RUNS), order: "asc" });
@@ -59,5 +88,5 @@ async function listed(filter, belongs) {
     more = page.has_more;
     sent.set("cursor", page.next_cursor ?? "");
   }
-  return { jobs: jobs.slice(0, MOST_RUNS), left: more || jobs.length > MOST_RUNS };
+  return { jobs: jobs.slice(0, MOST_RUNS), left: more || jobs.length > MOST_RUNS, missing: [] };
 }

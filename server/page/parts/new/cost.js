@@ -2,7 +2,7 @@
 
 import { get } from "../../api.js";
 import { h } from "../../dom.js";
-import { duration } from "../../format.js";
+import { count, duration } from "../../format.js";
 import { link } from "../../route.js";
 import { composed, merge, nested, valueAt } from "./schema.js";
 
@@ -16,8 +16,6 @@ const EARLIER_RUNS = 100;
 const OF_SPEED = new RegExp("^(generator\\.(architecture|width|latent_dim)|discriminator\\.|data\\.(name|image_size)|"
   + "training\\.(batch_size|n_dis|precision|device))");
 
-const count = (/** @type {number} */ number) => number.toLocaleString("en");
-
 /**
  * The cost in words.
  * @param {Asked} asked
@@ -29,9 +27,9 @@ export function costText(asked, estimate, time) {
   const several = asked.jobs > 1;
   return [
     h("p", {}, `${count(estimate.steps)} steps, ${count(estimate.images)} real images to train on, ${scored}`,
-      several ? `, in all ${count(asked.jobs)} jobs together.` : "."),
+      several ? `, in all ${count(asked.jobs)} runs together.` : "."),
     time && h("p", {}, `About ${duration(time.seconds)} of training on this machine`,
-      several && ", one job after the other", ", at the speed of the last run of this preset (",
+      several && ", one run after the other", ", at the speed of the last run of this preset (",
       h("a", { href: link(["jobs", time.run.id]) }, time.run.name ?? time.run.id), ")."),
   ];
 }

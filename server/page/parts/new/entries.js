@@ -33,7 +33,7 @@ export function entryFields(catalogue, entries, onChange) {
     seeds: textField(entries, "seeds", "Seeds", "Such as 0, 1, 2 or 0-4. Several tell chance from effect.", enter),
     labels: labelField(entries, enter),
     priority: textField(entries, "priority", "Priority", "-10 to 10; each level counts as ten minutes of waiting.", enter),
-    limit: textField(entries, "limit", "Limit of the running time", "In seconds; beyond it a job fails. Empty: no limit.", enter),
+    limit: textField(entries, "limit", "Limit of the running time", "In seconds; beyond it a run fails. Empty: no limit.", enter),
   };
   const advanced = h("details", { open: Boolean(entries.labels || entries.priority || entries.limit) },
     h("summary", {}, "Advanced: labels, priority, limit"), own.labels.element, own.priority.element, own.limit.element);

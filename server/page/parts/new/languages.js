@@ -125,7 +125,7 @@ function remarks(asked, document) {
   const names = [["data", "root"], ["evaluation", "weights"]].filter(([section, key]) => document[section]?.[key])
     .map((parts) => parts.join("."));
   const differ = asked.jobs > 1 && Object.keys(asked.body.matrix).join(", ");
-  return [differ && `# The first of ${asked.jobs} jobs; the others differ in ${differ}.`,
+  return [differ && `# The first of ${asked.jobs} runs; the others differ in ${differ}.`,
     names.length > 0 && `# ${names.join(" and ")}: a name of the service; write the path for a run of your own.`]
     .filter((line) => line !== false);
 }

@@ -1,5 +1,6 @@
 // What the form holds, as an address that can be shared and as the request that it makes.
 
+import { counted } from "../../format.js";
 import { link } from "../../route.js";
 import { complete, composed, flat } from "./schema.js";
 import { labelsOf, Mistyped, numberOf, seedsOf, typed, valuesOf } from "./values.js";
@@ -122,17 +123,8 @@ function asked(body, variants, seeds, settings) {
   const matrix = [["variant", variants], ["seed", seeds], ...varied];
   const used = matrix.filter(([, values]) => values.length);
   return { path: "/v1/experiments", jobs: used.reduce((product, [, values]) => product * values.length, 1),
-    factors: used.map(([key, values]) => factor(key, values.length)),
+    factors: used.map(([key, values]) => counted(key, values.length)),
     body: clean({ ...body, matrix: Object.fromEntries(used), overrides }) };
-}
-
-/**
- * @param {string} key
- * @param {number} count
- */
-function factor(key, count) {
-  const plural = count === 1 ? "" : "s";
-  return key === "variant" || key === "seed" ? `${count} ${key}${plural}` : `${count} value${plural} of ${key}`;
 }
 
 /** Without what is undefined. @param {any} body */
