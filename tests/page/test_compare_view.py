@@ -333,6 +333,13 @@ def test_a_box_that_is_ticked_keeps_the_focus(page: Page, site: Site, jobs: list
     expect(page.locator(".sides-card")).to_have_count(5)
 
 
+def test_a_picture_that_cannot_be_saved_says_why(page: Page, site: Site, jobs: list[str]) -> None:
+    page.goto(view(site, jobs))
+    page.evaluate("HTMLCanvasElement.prototype.toBlob = (done) => done(null); 0")
+    page.get_by_role("button", name="Save the plot as PNG").click()
+    expect(page.get_by_role("alert")).to_have_text("Not saved: the picture is too large.")
+
+
 # --- what is missing, and a service that is busy
 
 

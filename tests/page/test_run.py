@@ -1,6 +1,7 @@
 """One run in a real browser: its actions, its stream, and what happens while it is looked at."""
 
 import json
+import math
 from typing import Any
 
 import httpx2
@@ -11,6 +12,7 @@ from server.queue import queue
 from server.queue.admission import new_job
 from server.queue.states import State
 from server.store import journal
+from tests.page.compared import measure
 from tests.page.conftest import Site
 from tests.server.http.test_compare import train
 
@@ -132,6 +134,26 @@ def test_what_is_written_while_the_log_is_read_is_read_too(page: Page, site: Sit
         announce(site, job_id, "job.progress", {"step": 1})
     held[0].fulfill(json={"offset": 0, "next_offset": 0, "text": "", "complete": False})
     expect(log).to_contain_text("the last line")
+
+
+def test_the_gradient_of_each_penalty_is_shown_with_its_name(page: Page, site: Site) -> None:
+    job_id = make_run(site, "two penalties")
+    for name, ratio in (("mhe", 1.5), ("orthogonal", 0.25)):
+        measure(site.service, job_id, {20: ratio}, f"gradient_ratio/{name}")
+    page.goto(f"{site.url}/#/jobs/{job_id}")
+    facts = page.get_by_role("region", name="Health").locator("dl div")
+    title = "Gradient of the penalty / of the loss"
+    expect(facts).to_contain_text([f"{title}: mhe1.5", f"{title}: orthogonal0.25"])
+
+
+def test_a_number_that_is_not_finite_is_said_once(page: Page, site: Site) -> None:
+    job_id = make_run(site, "not finite")
+    for name, value in (("d_loss", math.nan), ("d_real", 2.5), ("d_fake", math.nan)):
+        measure(site.service, job_id, {20: value}, name)
+    page.goto(f"{site.url}/#/jobs/{job_id}")
+    facts = page.get_by_role("region", name="Health").locator("dl div")
+    for title in ("Discriminator loss", "Logits of real"):
+        expect(facts.filter(has_text=title).get_by_role("definition")).to_have_text("✗ NaN")
 
 
 def test_the_best_generator_is_shown_with_the_score_of_fresh_latents(page: Page, site: Site) -> None:

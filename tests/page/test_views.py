@@ -92,7 +92,7 @@ def test_one_slider_moves_the_grids_of_all_runs_and_the_address_keeps_the_step(
     expect(slider).to_have_attribute("aria-valuetext", "step 4")
     slider.press("Home")
     for name in ("left", "right"):
-        expect(page.get_by_role("img", name=f"job {name}, step 0")).to_be_visible()
+        expect(page.get_by_role("img", name=f"run {name}, step 0")).to_be_visible()
     page.wait_for_url("**step=0*")
     problems[:] = [each for each in problems if "422" not in each]  # they are copies, whose scores are not compared
 

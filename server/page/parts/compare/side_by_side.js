@@ -91,7 +91,7 @@ class Card {
       return;
     }
     this.#image.src = address(grid.image);
-    this.#image.alt = `generated samples, job ${this.name}, step ${grid.step}`;
+    this.#image.alt = `generated samples, run ${this.name}, step ${grid.step}`;
     fill(this.#caption, grid.step === step ? `step ${count(grid.step)}`
       : `step ${count(grid.step)}: the nearest`);
   }
