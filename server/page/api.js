@@ -16,6 +16,17 @@ export class Problem extends Error {
 /** The service does not answer: it is stopped, or the network is. */
 export class Unreachable extends Error {}
 
+/** What the service answers while it is busy, starts, or has no space, and a proxy while the service is away. */
+const PASSING = [408, 429, 502, 503, 504, 507];
+
+/**
+ * Whether the same request may succeed later.
+ * @param {unknown} error
+ */
+export function passes(error) {
+  return error instanceof Unreachable || (error instanceof Problem && PASSING.includes(error.status));
+}
+
 /**
  * The address of an API path such as "/v1/jobs".
  * @param {string} path
@@ -43,12 +54,37 @@ async function send(path, { method = "GET", body, signal, headers } = {}) {
     throw new Unreachable("the service does not answer");
   }
   if (response.ok) return response;
-  const text = await response.text();
-  let document = { status: response.status, code: "unknown", detail: text.slice(0, 200) || `status ${response.status}` };
+  throw new Problem({ ...await refusal(response), status: response.status });
+}
+
+/**
+ * The problem document of a refusal. A proxy may have sent something else.
+ * @param {Response} response
+ * @returns {Promise<{code: string, detail: string}>}
+ */
+async function refusal(response) {
+  const text = await response.text().catch(() => "");
+  const unknown = { code: "unknown", detail: text.slice(0, 200) || `status ${response.status}` };
   try {
-    document = { ...document, ...JSON.parse(text) };
-  } catch { /* a proxy's page, not ours */ }
-  throw new Problem(document);
+    const document = JSON.parse(text);
+    return typeof document?.detail === "string" ? { ...unknown, ...document } : unknown;
+  } catch {
+    return unknown;
+  }
+}
+
+/**
+ * The JSON document of an answer. Raises Unreachable if it was cut off, or is a page that a proxy has sent.
+ * @param {Response} response
+ * @param {AbortSignal} [signal]
+ */
+async function documentOf(response, signal) {
+  try {
+    return await response.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable("the service's answer cannot be read");
+  }
 }
 
 /**
@@ -58,7 +94,7 @@ async function send(path, { method = "GET", body, signal, headers } = {}) {
  * @returns {Promise<any>}
  */
 export async function get(path, signal) {
-  return (await send(path, { signal })).json();
+  return documentOf(await send(path, { signal }), signal);
 }
 
 /**
@@ -71,5 +107,5 @@ export async function get(path, signal) {
  */
 export async function change(method, path, body, options) {
   const response = await send(path, { method, body, ...options });
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : documentOf(response, options?.signal);
 }

@@ -33,23 +33,24 @@ function append(element, children) {
 }
 
 /**
- * Replace what an element contains. If the focus was in it, it goes to the new element that stands for the old one, so
- * that what is drawn anew by itself does not send a keyboard back to the top of the page.
- * @param {Element} element
+ * Replace what an element contains. If the focus was in it, it goes to the new control that stands for the old one, so
+ * that what is drawn anew by itself does not send a keyboard back to the top of the page; if there is none, the element
+ * itself gets it, where it can.
+ * @param {any} element
  * @param {...Child} children
  */
 export function fill(element, ...children) {
-  const held = document.activeElement;
-  const lost = held !== null && held !== element && element.contains(held);
+  const focused = document.activeElement;
+  const held = focused !== element && element.contains(focused) ? focused : null;
   element.replaceChildren();
   append(element, children);
-  if (!lost) return;
-  const same = [...element.querySelectorAll(held.tagName)].filter((each) => identity(each) === identity(held));
-  if (same.length === 1) /** @type {HTMLElement} */ (same[0]).focus({ preventScroll: true });
+  if (held === null) return;
+  const same = [...element.querySelectorAll(held.tagName)].filter((each) => !each.disabled && identity(each) === identity(held));
+  (same.length === 1 ? same[0] : element).focus({ preventScroll: true });
 }
 
-/** What tells an element from others of its kind, whichever time it was drawn. @param {Element} element */
-function identity(element) {
-  const name = ["id", "value", "href", "aria-label"].find((each) => element.hasAttribute(each));
-  return name ? `${name}=${element.getAttribute(name)}` : element.textContent;
+/** What tells a control from the others of its kind, whichever time it was drawn. @param {Element} control */
+function identity(control) {
+  const name = ["id", "value", "href", "aria-label"].find((each) => control.hasAttribute(each));
+  return name ? `${name}=${control.getAttribute(name)}` : control.textContent;
 }

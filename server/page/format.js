@@ -1,4 +1,6 @@
-// Numbers and times as people read them.
+// Numbers, times and names as people read them.
+
+const DAY = 86_400; // seconds
 
 /**
  * A number with four significant digits; "–" for none; names of non-finite numbers stay as they are.
@@ -18,9 +20,10 @@ export function number(value) {
  */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
-  if (seconds < 60) return `${Math.round(seconds)} s`;
-  if (seconds < 3600) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  if (Math.round(seconds) < 60) return `${Math.round(seconds)} s`;
+  if (Math.round(seconds / 60) < 60) return `${Math.round(seconds / 60)} min`;
+  if (seconds < 2 * DAY) return `${(seconds / 3600).toFixed(1)} h`;
+  return `${Math.round(seconds / DAY)} days`;
 }
 
 /**
@@ -37,5 +40,66 @@ export function ago(time) {
  * @returns {string}
  */
 export function size(bytes) {
-  return bytes < 2 ** 20 ? `${Math.ceil(bytes / 1024)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  if (bytes < 2 ** 20) return `${Math.ceil(bytes / 1024)} KiB`;
+  return bytes < 2 ** 30 ? `${(bytes / 2 ** 20).toFixed(1)} MiB` : `${(bytes / 2 ** 30).toFixed(1)} GiB`;
+}
+
+/**
+ * A whole number, such as a step, with a comma between thousands.
+ * @param {number} value
+ * @returns {string}
+ */
+export function count(value) {
+  return value.toLocaleString("en");
+}
+
+/**
+ * The name of a metric or a reason as words.
+ * @param {string} name
+ * @returns {string}
+ */
+export function words(name) {
+  return name.replaceAll("_", " ");
+}
+
+/**
+ * A value of a configuration: text without quotes.
+ * @param {any} value
+ * @returns {string}
+ */
+export function valueText(value) {
+  return typeof value === "string" ? value : JSON.stringify(value);
+}
+
+/**
+ * How many values of a key are compared, such as "2 variants" or "3 values of training.steps".
+ * @param {string} key
+ * @param {number} values
+ * @returns {string}
+ */
+export function counted(key, values) {
+  const plural = values === 1 ? "" : "s";
+  return key === "variant" || key === "seed" ? `${values} ${key}${plural}` : `${values} value${plural} of ${key}`;
+}
+
+/**
+ * What a run is beside its seed: its variant and the other values of its experiment's matrix.
+ * @param {any} job
+ * @returns {string}
+ */
+export function variantOf(job) {
+  const variant = job.variant_label ?? job.variant ?? "–";
+  const others = Object.entries(job.cell ?? {})
+    .filter(([key]) => !["variant", "seed", "loss", "constraints"].includes(key.split(".")[0]));
+  return others.length === 0 ? variant
+    : `${variant} [${others.map(([key, value]) => `${key}=${valueText(value)}`).join(", ")}]`;
+}
+
+/**
+ * What tells a run from the others of its experiment, which have its name.
+ * @param {any} job
+ * @returns {string}
+ */
+export function recipe(job) {
+  return `${variantOf(job)}, seed ${job.seed ?? "–"}`;
 }

@@ -1,8 +1,9 @@
 // The event stream of one job: its events in order and without gaps, reconnected by itself.
 
-import { address, get, Problem } from "./api.js";
+import { address, get, passes } from "./api.js";
 
 const RETRY_MS = 1000;
+const MOST_DOUBLINGS = 4;
 
 const TYPES = [
   "job.state", "job.started", "job.progress", "job.notice", "job.stalled", "metric.batch", "sample.created",
@@ -13,22 +14,25 @@ const TYPES = [
 
 /**
  * Follow a job from now on. `onEvent` gets its new events; `onConnection` whether the service is heard: "live",
- * "reconnecting", "ended", or "again": it answers again after the browser gave up, or the stream was closed for a reason
- * that the next request tells, so that the view must be drawn anew. Returns a function that stops.
+ * "reconnecting", "ended", or "again": events were missed, or requests are refused for a reason that the next one tells,
+ * so that the view must be drawn anew. Returns a function that stops.
  * @param {string} jobId
  * @param {(event: Event) => void} onEvent
  * @param {(state: "live" | "reconnecting" | "again" | "ended") => void} onConnection
  * @returns {() => void}
  */
 export function follow(jobId, onEvent, onConnection) {
+  const path = `/v1/jobs/${encodeURIComponent(jobId)}`;
   /** @type {EventSource | null} */
   let source = null;
   let stopped = false;
+  let missed = false; // whether a stream ended before this one
+  let tries = 0;
   let timer = 0;
 
   function connect() {
-    source = new EventSource(address(`/v1/jobs/${jobId}/stream?after=${Number.MAX_SAFE_INTEGER}`));
-    source.onopen = () => onConnection("live");
+    source = new EventSource(address(`${path}/stream?after=${Number.MAX_SAFE_INTEGER}`));
+    source.onopen = () => onConnection(missed ? "again" : "live");
     source.onerror = () => {
       onConnection("reconnecting");
       if (source?.readyState === EventSource.CLOSED) retry();
@@ -46,22 +50,27 @@ export function follow(jobId, onEvent, onConnection) {
   }
 
   function retry() {
+    if (stopped) return;
     onConnection("reconnecting");
+    missed = true;
     clearTimeout(timer);
-    if (!stopped) timer = setTimeout(ask, RETRY_MS);
+    timer = setTimeout(ask, RETRY_MS * 2 ** Math.min(tries, MOST_DOUBLINGS));
+    tries += 1;
   }
 
-  /** A stream that is refused or closed does not say why; another request does. */
+  /**
+   * A stream that is refused or closed does not say why; another request does. If that is answered, only the stream was
+   * refused, such as one more than a key may have: it is tried again, and the view stays.
+   */
   async function ask() {
     try {
-      await get(`/v1/jobs/${jobId}`);
+      await get(path);
     } catch (error) {
-      if (!(error instanceof Problem) || error.status >= 500) {
-        retry();
-        return;
-      }
+      if (passes(error)) retry();
+      else if (!stopped) onConnection("again");
+      return;
     }
-    if (!stopped) onConnection("again");
+    if (!stopped) connect();
   }
 
   connect();

@@ -9,13 +9,28 @@ export function current() {
   return { parts: path.split("/").filter(Boolean).map(decoded), query: new URLSearchParams(query) };
 }
 
-/** A part as it was before it was encoded; as it is, if an address that was cut off ends within a character. @param {string} part */
+/** A part of an address that was typed may be no encoding of anything: it is taken as it is. @param {string} part */
 function decoded(part) {
   try {
     return decodeURIComponent(part);
   } catch {
     return part;
   }
+}
+
+/** Draw the present view anew, as if its address had just been entered. */
+export function redraw() {
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+/**
+ * The training step in an address; null if there is none, or what is there is no step.
+ * @param {URLSearchParams} query
+ * @returns {number | null}
+ */
+export function stepOf(query) {
+  const text = query.get("step") ?? "";
+  return /^\d+$/.test(text) ? Number(text) : null;
 }
 
 /**

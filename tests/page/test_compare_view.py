@@ -173,7 +173,7 @@ def test_the_chart_has_the_mean_over_the_seeds_at_each_step(page: Page, site: Si
         for row in page.locator(".curve-table tbody tr").all()
     }
     assert found == {"20": ["4.5", "7.25"], "40": ["7", "9 (1 of 2 seeds)"]}
-    expect(page.locator(".curve-legend li")).to_contain_text(["none (n = 2)", "mhe_sn (n = 2)"])
+    expect(page.locator(".curve-legend li")).to_contain_text(["none (2 runs)", "mhe_sn (2 runs)"])
     expect(page.locator(".curve-legend")).to_contain_text("some non-finite: 1, first at step 40")
     expect(page.locator(".curve-note")).to_contain_text("Band: from the lowest to the highest")
     expect(page.locator(".curve-note")).to_contain_text("real images, 9.7")
@@ -182,14 +182,16 @@ def test_the_chart_has_the_mean_over_the_seeds_at_each_step(page: Page, site: Si
 def test_the_chart_is_read_by_keyboard(page: Page, site: Site, curved: list[str]) -> None:
     page.goto(view(site, curved))
     page.get_by_role("group", name="Chart inception score").press("Home")
-    expect(page.locator(".scores-chart .curve-live")).to_contain_text("step 20: none (n = 2) 4.5, mhe_sn (n = 2) 7.25")
+    expect(page.locator(".scores-chart .curve-live")).to_contain_text(
+        "step 20: none (2 runs) 4.5, mhe_sn (2 runs) 7.25"
+    )
 
 
 def test_a_variant_that_is_not_ticked_is_not_drawn(page: Page, site: Site, curved: list[str]) -> None:
     page.goto(view(site, curved))
     page.get_by_role("group", name="Variants drawn").get_by_label("mhe_sn").uncheck()
     expect(page.locator(".curve-legend li")).to_have_count(1)
-    expect(page.locator(".curve-legend")).to_contain_text("none (n = 2)")
+    expect(page.locator(".curve-legend")).to_contain_text("none (2 runs)")
 
 
 def test_at_most_eight_variants_are_drawn_and_asked_for(page: Page, site: Site) -> None:
@@ -329,3 +331,74 @@ def test_a_box_that_is_ticked_keeps_the_focus(page: Page, site: Site, jobs: list
     expect(box).not_to_be_checked()
     expect(box).to_be_focused()
     expect(page.locator(".sides-card")).to_have_count(5)
+
+
+def test_a_picture_that_cannot_be_saved_says_why(page: Page, site: Site, jobs: list[str]) -> None:
+    page.goto(view(site, jobs))
+    page.evaluate("HTMLCanvasElement.prototype.toBlob = (done) => done(null); 0")
+    page.get_by_role("button", name="Save the plot as PNG").click()
+    expect(page.get_by_role("alert")).to_have_text("Not saved: the picture is too large.")
+
+
+# --- what is missing, and a service that is busy
+
+
+def test_a_run_that_was_deleted_is_left_out_and_named(
+    page: Page, site: Site, jobs: list[str], problems: list[str]
+) -> None:
+    page.goto(view(site, [*jobs, "job_deleted"]))
+    expect(page.get_by_role("heading", level=1)).to_have_text("Compare 6 runs")
+    expect(page.get_by_text("this leaves out: job_deleted.")).to_be_visible()
+    expect(page.locator("table.scores tbody tr")).to_have_count(2)
+    problems[:] = [each for each in problems if "404" not in each]
+
+
+@pytest.mark.parametrize("path", ["compare", "jobs/*/metrics/history"], ids=["table", "curves"])
+def test_ended_runs_are_asked_for_again_if_the_service_was_busy(
+    page: Page, site: Site, curved: list[str], problems: list[str], path: str
+) -> None:
+    refused = {"status": 503, "code": "overloaded", "detail": "too many requests at a time"}
+    page.route(f"**/v1/{path}?*", lambda route: route.fulfill(status=503, json=refused), times=1)
+    page.goto(view(site, curved))
+    expect(page.get_by_text("too many requests at a time")).to_be_visible()
+    expect(page.locator("table.scores tbody tr")).to_have_count(2)
+    expect(page.locator(".curve-legend li")).to_contain_text(["none (2 runs)", "mhe_sn (2 runs)"])
+    expect(page.get_by_text("too many requests at a time")).to_have_count(0)
+    problems[:] = [each for each in problems if "503" not in each]
+
+
+def test_real_images_without_a_score_are_not_given_one(page: Page, site: Site) -> None:
+    page.goto(view(site, [train(site.service, "none", seed, 5.0 + seed, more={"real": None}) for seed in (0, 1)]))
+    expect(page.get_by_text("The real images have no score.")).to_be_visible()
+    plot = page.get_by_role("img", name="Scores by variant")
+    assert "eal images" not in (plot.get_attribute("aria-label") or "")
+
+
+def test_the_smallest_p_is_not_called_the_smallest_difference(page: Page, site: Site, jobs: list[str]) -> None:
+    scores = (("none", 0, 5.0), ("none", 1, 6.0), ("mhe_sn", 0, 5.5), ("mhe_sn", 1, 5.75))
+    page.goto(view(site, [train(site.service, *each) for each in scores], "&reference=none"))
+    expect(page.get_by_text("No significant difference to none")).to_contain_text("the smallest p is that of mhe_sn")
+
+
+def test_a_variant_with_a_single_seed_is_named_among_others(page: Page, site: Site) -> None:
+    page.goto(view(site, [train(site.service, *each) for each in (*SCORES[:2], SCORES[3])]))
+    expect(page.get_by_text("One seed says nothing about the spread between seeds: mhe_sn.")).to_be_visible()
+
+
+def test_all_runs_can_be_chosen_again_after_a_box_was_ticked(page: Page, site: Site, jobs: list[str]) -> None:
+    page.goto(view(site, jobs))
+    choice = page.get_by_role("combobox", name="Show")
+    page.get_by_text("Choose runs").click()
+    page.get_by_label("none, seed 1").uncheck()
+    expect(choice.get_by_role("option", selected=True)).to_have_text("those ticked below")
+    choice.select_option(label="all runs")
+    expect(page.locator(".sides-card")).to_have_count(6)
+
+
+def test_no_film_at_all_is_a_choice_that_the_address_keeps(page: Page, site: Site) -> None:
+    page.goto(view(site, [train(site.service, "none", seed, 5.0 + seed) for seed in (0, 1)]))
+    page.get_by_text("Choose runs").click()
+    for seed in (0, 1):
+        page.get_by_label(f"none, seed {seed}").uncheck()
+    page.reload()
+    expect(page.get_by_text("No run is chosen.")).to_be_visible()

@@ -5,6 +5,7 @@ from playwright.sync_api import Page, expect
 from server.queue.states import State
 from tests.page.compared import finish, make_experiment, measure
 from tests.page.conftest import Site
+from tests.support.kept import forget
 
 SCRIPT = "<script>document.title = 'broken'</script>"
 MATRIX = {"variant": ["none", "mhe_sn"], "seed": [0, 1], "training.batch_size": [16]}
@@ -83,7 +84,7 @@ def test_an_experiment_follows_its_runs(page: Page, site: Site) -> None:
     page.clock.run_for(5000)
     expect(page.locator("article header")).to_contain_text("2 of 2 ended")
     expect(page.locator("table.scores")).to_contain_text("5.5")
-    expect(page.locator(".curve-legend")).to_contain_text("none (n = 2)")
+    expect(page.locator(".curve-legend")).to_contain_text("none (2 runs)")
 
 
 def test_a_hidden_page_asks_for_nothing(page: Page, site: Site) -> None:
@@ -111,3 +112,22 @@ def test_the_views_of_experiments_fit_into_a_narrow_window(page: Page, site: Sit
         page.goto(f"{site.url}/{view}")
         expect(page.get_by_role("heading", level=1)).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def test_the_focus_stays_at_a_run_of_an_experiment_that_is_refreshed(page: Page, site: Site) -> None:
+    experiment, [job_id] = make_experiment(site.service, {"variant": ["none"], "seed": [0]}, "focused")
+    page.clock.install()
+    page.goto(f"{site.url}/#/experiments/{experiment}")
+    link = page.get_by_role("link", name=job_id)
+    link.focus()
+    before = link.element_handle()
+    page.clock.run_for(5000)
+    page.wait_for_function("link => !link.isConnected", arg=before)
+    expect(link).to_be_focused()
+
+
+def test_an_experiment_without_runs_says_so(page: Page, site: Site) -> None:
+    experiment, [job_id] = make_experiment(site.service, {"variant": ["none"], "seed": [0]}, "emptied")
+    forget(site.service.store, job_id)
+    page.goto(f"{site.url}/#/experiments/{experiment}")
+    expect(page.get_by_text("All its runs were deleted.")).to_be_visible()

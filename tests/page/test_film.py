@@ -310,7 +310,7 @@ def test_grids_have_native_pixels_until_they_are_enlarged(page: Page, mount: Mou
 def test_the_image_has_a_text_in_its_place(page: Page, mount: Mount, site: Site) -> None:
     job_id = site.add_job(name="<b>first</b>")
     mount(job_id)
-    expect(page.get_by_role("img")).to_have_attribute("alt", "4 generated samples, job <b>first</b>, step 4")
+    expect(page.get_by_role("img")).to_have_attribute("alt", "4 generated samples, run <b>first</b>, step 4")
 
 
 def test_enter_opens_the_grid_in_full_size_and_escape_closes_it(page: Page, mount: Mount, job: str) -> None:

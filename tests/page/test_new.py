@@ -64,8 +64,8 @@ def test_one_variant_and_one_seed_become_a_job_that_is_shown(page: Page, site: S
     page.get_by_label("Name", exact=True).fill("made here")
     tick(page, "mhe_sn")
     page.get_by_label("Seeds").fill("7")
-    expect(page.get_by_role("status").filter(has_text="One job.")).to_contain_text("50 steps, 400 real images")
-    expect(page.get_by_role("button", name="Submit job")).to_be_enabled()
+    expect(page.get_by_role("status").filter(has_text="One run.")).to_contain_text("50 steps, 400 real images")
+    expect(page.get_by_role("button", name="Submit run")).to_be_enabled()
     body = submitted(page)
     assert body == {"preset": "debug_cpu", "name": "made here", "variant": "mhe_sn", "seed": 7}
     expect(page.get_by_role("heading", level=1)).to_have_text("made here")
@@ -74,8 +74,8 @@ def test_one_variant_and_one_seed_become_a_job_that_is_shown(page: Page, site: S
 def test_several_values_become_an_experiment_whose_size_is_said_before(page: Page, site: Site) -> None:
     open_form(page, site, SWEEP)
     status = page.locator(".new-summary")
-    expect(status).to_contain_text("An experiment of 12 jobs: 2 variants × 3 seeds × 2 values of training.steps.")
-    expect(status).to_contain_text("300 steps, 2,400 real images to train on, nothing to score, in all 12 jobs")
+    expect(status).to_contain_text("An experiment of 12 runs: 2 variants × 3 seeds × 2 values of training.steps.")
+    expect(status).to_contain_text("300 steps, 2,400 real images to train on, nothing to score, in all 12 runs")
     body = submitted(page)
     assert body["matrix"] == {"variant": ["none", "mhe_sn"], "seed": [0, 1, 2], "training.steps": [20, 30]}
     assert body["overrides"] == {"loss": "hinge"}
@@ -166,7 +166,7 @@ def test_choices_are_boxes_and_several_of_them_are_varied(page: Page, site: Site
     open_form(page, site, "preset=debug_cpu&set=loss=hinge&set=data.flip=false&set=constraints.weight_decay.power=2")
     page.get_by_role("group", name="data.flip").get_by_label("true").check()
     page.get_by_role("group", name="loss").get_by_label("wasserstein").check()
-    expect(page.get_by_role("button", name="Submit 4 jobs")).to_be_enabled()
+    expect(page.get_by_role("button", name="Submit 4 runs")).to_be_enabled()
     body = submitted(page)
     assert body["matrix"] == {"seed": [0], "loss": ["hinge", "wasserstein"], "data.flip": [False, True]}
     assert body["overrides"] == {"constraints.weight_decay.power": 2}
@@ -294,6 +294,25 @@ def test_a_service_that_is_away_for_a_while_is_asked_again(page: Page, site: Sit
     problems[:] = [each for each in problems if "ERR_FAILED" not in each]
 
 
+def test_a_service_that_is_busy_for_a_while_is_asked_again(page: Page, site: Site, problems: list[str]) -> None:
+    open_form(page, site)
+    refused = {"status": 503, "code": "overloaded", "detail": "too many requests at a time"}
+    page.route("**/v1/jobs?dry_run=true", lambda route: route.fulfill(status=503, json=refused), times=1)
+    page.get_by_label("Seeds").fill("3")
+    expect(page.locator(".new-summary")).to_contain_text("too many requests at a time")
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+    forget(problems, 503)
+
+
+def test_a_summary_that_is_still_true_is_not_read_again(page: Page, site: Site) -> None:
+    open_form(page, site)
+    said = page.locator(".new-summary p").first.element_handle()
+    with page.expect_response("**/v1/jobs?dry_run=true"):
+        page.get_by_label("Name", exact=True).fill("changes no cost")
+    expect(page.get_by_role("button", name="Submit")).to_be_enabled()
+    assert said.evaluate("said => said.isConnected")
+
+
 # --- the address
 
 
@@ -309,9 +328,9 @@ def test_the_address_keeps_every_entry(page: Page, site: Site) -> None:
     page.get_by_label("Labels").fill("a:1\nb:x:y")
     page.get_by_label("Priority").fill("2")
     page.get_by_label("Limit of the running time").fill("60")
-    expect(page.get_by_role("button", name="Submit 6 jobs")).to_be_enabled()
+    expect(page.get_by_role("button", name="Submit 6 runs")).to_be_enabled()
     page.reload()
-    expect(page.get_by_role("button", name="Submit 6 jobs")).to_be_enabled()
+    expect(page.get_by_role("button", name="Submit 6 runs")).to_be_enabled()
     body = submitted(page)
     assert body == {
         "preset": "debug_cpu",
@@ -511,6 +530,22 @@ def test_a_service_without_runs_offers_the_demo_and_trains_it(signed_in: Page, p
     signed_in.get_by_role("link", name="Runs", exact=True).click()
     expect(signed_in.get_by_role("link", name="demonstration")).to_have_count(4)
     expect(card).to_have_count(0)
+    forget(problems, 401)
+
+
+@pytest.mark.parametrize("signed_in", [["admin"]], ids=["revoked"], indirect=True)
+def test_a_revoked_key_leads_from_the_form_to_another_and_back_without_a_loss(
+    signed_in: Page, site: Site, problems: list[str]
+) -> None:
+    expect(signed_in.get_by_role("heading", level=1)).to_have_text("Runs")
+    signed_in.get_by_role("link", name="New run").click()
+    expect(signed_in.get_by_role("button", name="Submit")).to_be_enabled()
+    site.service.store.write(lambda connection: connection.execute(tables.api_keys.delete()))
+    token = keys.create(site.service.store, "ann", "default", ["admin"])
+    signed_in.get_by_label("Name", exact=True).fill("kept")
+    signed_in.get_by_label("API key").fill(token)
+    signed_in.get_by_role("button", name="Sign in").click()
+    expect(signed_in.get_by_label("Name", exact=True)).to_have_value("kept")
     forget(problems, 401)
 
 

@@ -91,7 +91,7 @@ def test_an_experiment_is_submitted_compared_and_sampled(page: Page, server: Ser
     chosen = [("preset", "digits_cnn"), ("name", "two variants"), ("variant", "none"), ("variant", "mhe_sn")]
     settings = [("set", f"{key}={value}") for key, value in SHORT.items()]
     page.goto(f"{server.address}/#/new?{urlencode([*chosen, ('seed', '0'), *settings])}")
-    page.get_by_role("button", name="Submit 2 jobs").click()
+    page.get_by_role("button", name="Submit 2 runs").click()
 
     expect(page.get_by_role("heading", level=1)).to_have_text("two variants")
     expect(page.get_by_role("group", name="Runs").get_by_text("succeeded")).to_have_count(2)

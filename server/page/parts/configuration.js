@@ -1,6 +1,8 @@
 // The configuration of a run: what was chosen for it first, all of it below.
 
 import { h } from "../dom.js";
+import { valueText } from "../format.js";
+import { flat } from "./new/schema.js";
 
 const FIRST = ["variant", "training.steps", "training.batch_size", "data.name", "generator.architecture",
   "discriminator.architecture", "loss", "constraints.normalization", "optimizer.discriminator_lr", "optimizer.generator_lr",
@@ -16,7 +18,7 @@ export function configuration(job) {
   const cell = Object.entries(job.cell ?? {});
   return h("div", {},
     cell.length > 0 && h("p", {}, "In its experiment it differs by ",
-      cell.map(([key, value], index) => [index > 0 && ", ", h("code", {}, `${key} = ${JSON.stringify(value)}`)]), "."),
+      cell.map(([key, value], index) => [index > 0 && ", ", h("code", {}, `${key} = ${valueText(value)}`)]), "."),
     table(FIRST.filter((key) => key in values).map((key) => [key, values[key]])),
     h("details", {}, h("summary", {}, `All ${all.length} keys`), table(all)));
 }
@@ -24,16 +26,5 @@ export function configuration(job) {
 /** @param {[string, any][]} rows */
 function table(rows) {
   return h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Configuration" }, h("table", {}, h("tbody", {}, rows.map(([key, value]) =>
-    h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, JSON.stringify(value)))))));
-}
-
-/**
- * The leaves by dotted key.
- * @param {any} value
- * @param {string} [prefix]
- * @returns {Record<string, any>}
- */
-function flat(value, prefix = "") {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return { [prefix]: value };
-  return Object.assign({}, ...Object.entries(value).map(([key, inner]) => flat(inner, prefix ? `${prefix}.${key}` : key)));
+    h("tr", {}, h("th", { scope: "row" }, h("code", {}, key)), h("td", {}, valueText(value)))))));
 }

@@ -1,20 +1,12 @@
 // What an experiment varies and how far it is, in words and marks.
 
 import { h } from "../dom.js";
+import { counted, valueText } from "../format.js";
 import { stateMark } from "./state.js";
 
 const ENDED = ["succeeded", "failed", "cancelled"];
 const OPEN = ["running", "starting", "recovering", "pausing", "cancelling", "paused", "queued"];
 const LISTED = 6;
-
-/**
- * A value of a matrix as it is read: text without quotes.
- * @param {any} value
- * @returns {string}
- */
-export function valueText(value) {
-  return typeof value === "string" ? value : JSON.stringify(value);
-}
 
 /**
  * What is swept, such as "2 variants (none, mhe_sn), 3 seeds (0, 1, 2)".
@@ -27,15 +19,6 @@ export function swept(matrix) {
     const listed = texts.length > LISTED ? `${texts.slice(0, LISTED).join(", ")}, …` : texts.join(", ");
     return `${counted(key, values.length)} (${listed})`;
   }).join(", ");
-}
-
-/**
- * @param {string} key
- * @param {number} count
- */
-function counted(key, count) {
-  if (key === "variant" || key === "seed") return `${count} ${key}${count === 1 ? "" : "s"}`;
-  return `${count} ${count === 1 ? "value" : "values"} of ${key}`;
 }
 
 /**

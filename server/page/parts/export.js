@@ -66,12 +66,20 @@ async function pixels(picture) {
  * @returns {HTMLElement}
  */
 export function pictureFiles(what, name, picture) {
-  const button = (/** @type {string} */ form, /** @type {() => Promise<Blob> | Blob} */ made) => h("button", {
-    type: "button", "aria-label": `Save the ${what} as ${form.toUpperCase()}`,
-    onclick: async () => save(await made(), `${name}.${form}`),
-  }, form.toUpperCase());
+  const failure = h("span", { class: "bad", role: "alert" });
+
+  /** @type {(form: string, made: () => Promise<Blob> | Blob) => HTMLElement} */
+  const button = (form, made) => h("button", { type: "button", "aria-label": `Save the ${what} as ${form.toUpperCase()}`,
+    onclick: async () => {
+      failure.textContent = "";
+      try {
+        save(await made(), `${name}.${form}`);
+      } catch (error) {
+        failure.textContent = `Not saved: ${/** @type {Error} */ (error).message}.`;
+      }
+    } }, form.toUpperCase());
   return h("p", { class: "row saves" }, `Save the ${what} as `,
-    button("svg", () => new Blob([standalone(picture())], { type: "image/svg+xml" })), button("png", () => pixels(picture())));
+    button("svg", () => new Blob([standalone(picture())], { type: "image/svg+xml" })), button("png", () => pixels(picture())), failure);
 }
 
 /**

@@ -138,7 +138,7 @@ class Film {
   /** @param {Grid} grid */
   #describe(grid) {
     const count = this.#job.images === null ? "" : `${this.#job.images} `;
-    return `${count}generated samples, job ${this.#job.name ?? this.jobId}, step ${grid.step}`;
+    return `${count}generated samples, run ${this.#job.name ?? this.jobId}, step ${grid.step}`;
   }
 
   /** Make the controls say what is chosen, and show it. */

@@ -2,22 +2,23 @@
 
 import { get } from "../api.js";
 import { fill, h } from "../dom.js";
-import { number } from "../format.js";
+import { number, words } from "../format.js";
+import { inTurn } from "./in_turn.js";
 
 const REFRESH_MS = 2000;
 
 /** @typedef {Record<string, {step: number, value: number | string}>} Values */
 
 /**
- * What is shown: a title, and the metrics whose first existing one it shows.
- * @type {{title: string, names: RegExp}[]}
+ * What is shown: a title, and the metrics whose first existing one it shows, or `each` of them.
+ * @type {{title: string, names: RegExp, each?: boolean}[]}
  */
 const SIGNS = [
   { title: "Discriminator loss", names: /^d_loss$/ },
   { title: "Generator loss", names: /^g_loss$/ },
   { title: "Logits of real − generated", names: /^d_real$/ },
-  { title: "Penalty's share of the gradient", names: /^gradient_ratio\/[^/]+$/ },
-  { title: "Penalty, weighted", names: /^penalty_weighted\// },
+  { title: "Gradient of the penalty / of the loss", names: /^gradient_ratio\/[^/]+$/, each: true },
+  { title: "Penalty, weighted", names: /^penalty_weighted\//, each: true },
   { title: "Energy of the first layer", names: /^energy\// },
   { title: "Smallest angle of the first layer", names: /^angle\// },
   { title: "Largest singular value", names: /^sigma\// },
@@ -26,29 +27,23 @@ const SIGNS = [
 /**
  * @param {string} jobId
  * @param {string} loss
- * @returns {{element: Element, refresh: () => void}}
+ * @returns {{element: Element, refresh: () => void, destroy: () => void}}
  */
 export function health(jobId, loss) {
   const list = h("dl", { class: "facts" });
-  let due = false;
+  const drawing = inTurn(draw, REFRESH_MS);
 
-  async function draw() {
-    due = false;
-    const { data } = await get(`/v1/jobs/${jobId}/metrics`);
+  /** @param {AbortSignal} signal */
+  async function draw(signal) {
+    const { data } = await get(`/v1/jobs/${encodeURIComponent(jobId)}/metrics`, signal);
     /** @type {Values} */
     const values = Object.fromEntries(data.map((/** @type {any} */ each) => [each.name, each]));
-    const cells = SIGNS.map((sign) => cell(sign, values, loss)).filter((each) => each !== null);
-    fill(list, cells.length ? cells : h("div", { class: "whole" }, h("dd", { class: "muted" }, "Nothing was reported yet.")));
+    const cells = SIGNS.flatMap((sign) => cellsOf(sign, values, loss));
+    fill(list, cells.length ? cells : h("div", {}, h("dd", { class: "muted" }, "Nothing was reported yet.")));
   }
 
-  function refresh() {
-    if (due) return;
-    due = true;
-    setTimeout(() => draw().catch(() => {}), REFRESH_MS);
-  }
-
-  draw().catch(() => {});
-  return { element: list, refresh };
+  drawing.ask();
+  return { element: list, refresh: drawing.ask, destroy: drawing.stop };
 }
 
 /**
@@ -56,22 +51,36 @@ export function health(jobId, loss) {
  * @param {Values} values
  * @param {string} loss
  */
-function cell(sign, values, loss) {
-  const name = Object.keys(values).find((each) => sign.names.test(each));
-  if (name === undefined) return null;
+function cellsOf({ title, names, each = false }, values, loss) {
+  const found = Object.keys(values).filter((name) => names.test(name));
+  if (found.length < 2 || !each) return found.slice(0, 1).map((name) => cell(title, name, values, loss));
+  return found.map((name) => cell(`${title}: ${words(name.split("/")[1])}`, name, values, loss));
+}
+
+/**
+ * @param {string} title
+ * @param {string} name of the metric
+ * @param {Values} values
+ * @param {string} loss
+ */
+function cell(title, name, values, loss) {
   const { value } = values[name];
   const shown = name === "d_real" ? difference(values) : value;
   const judged = name === "d_real" && loss === "non_saturating"; // the logits of other losses have no scale
-  const wrong = typeof shown === "string" ? `✗ ${shown}` : judged && separation(shown);
-  return h("div", {}, h("dt", {}, sign.title), h("dd", { title: name }, number(shown),
+  if (typeof shown === "string") return h("div", {}, h("dt", {}, title), h("dd", { title: name, class: "bad" }, `✗ ${shown}`));
+  const wrong = judged && shown !== null && separation(shown);
+  return h("div", {}, h("dt", {}, title), h("dd", { title: name }, number(shown),
     wrong && h("span", { class: "bad" }, ` ${wrong}`)));
 }
 
-/** @param {Values} values */
-function difference(values) {
-  const real = values.d_real?.value;
-  const fake = values.d_fake?.value;
-  return typeof real === "number" && typeof fake === "number" ? real - fake : (real ?? "–");
+/**
+ * The word of a value that is not finite, null while one is missing.
+ * @param {Values} values
+ */
+function difference({ d_real: real, d_fake: fake }) {
+  if (!real || !fake) return null;
+  const word = [real.value, fake.value].find((value) => typeof value === "string");
+  return word ?? Number(real.value) - Number(fake.value);
 }
 
 /**

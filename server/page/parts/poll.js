@@ -1,13 +1,14 @@
 // Asks again while something goes on, never for a hidden page.
 
-import { Problem } from "../api.js";
-import { connected } from "../main.js";
+import { passes, Problem } from "../api.js";
+import { connected, RECONNECTING } from "../connection.js";
+import { redraw } from "../route.js";
 
 const PERIOD_MS = 5000;
 
 /**
- * Call `ask` every five seconds while it answers true. A round that fails is repeated by the next; until then the header
- * says that what is shown is old.
+ * Call `ask` every five seconds while it answers true. A round that fails is repeated by the next, and the header says
+ * so.
  * @param {() => Promise<boolean>} ask whether something still goes on
  * @returns {() => void} stops
  */
@@ -17,14 +18,13 @@ export function poll(ask) {
 
   async function round() {
     let goesOn = true;
-    try {
-      if (!document.hidden) {
+    if (!document.hidden) {
+      try {
         goesOn = await ask();
         if (!stopped) connected("");
+      } catch (error) {
+        if (!stopped) failed(error);
       }
-    } catch (error) {
-      if (error instanceof Problem && error.status === 401) location.reload();
-      if (!stopped) connected("reconnecting …");
     }
     if (goesOn && !stopped) timer = setTimeout(round, PERIOD_MS);
   }
@@ -34,4 +34,12 @@ export function poll(ask) {
     stopped = true;
     clearTimeout(timer);
   };
+}
+
+/** @param {unknown} error */
+function failed(error) {
+  if (passes(error)) connected(RECONNECTING);
+  else if (!(error instanceof Problem)) reportError(error);
+  else if (error.status === 401) redraw(); // it asks for the key
+  else connected(`not up to date: ${error.message}`);
 }

@@ -1,6 +1,7 @@
-// The state of a job as a glyph and a word, never as a color alone.
+// The state of a run as a glyph and a word, never as a color alone.
 
 import { h } from "../dom.js";
+import { words } from "../format.js";
 
 /** @type {Record<string, [string, string]>} */
 const MARKS = {
@@ -15,6 +16,6 @@ const MARKS = {
  */
 export function stateMark(job) {
   const [glyph, style] = MARKS[job.state] ?? ["?", "muted"];
-  const reason = job.reason && job.reason !== "user" ? ` (${job.reason.replaceAll("_", " ")})` : "";
+  const reason = job.reason && job.reason !== "user" ? ` (${words(job.reason)})` : "";
   return h("span", { class: style }, h("span", { "aria-hidden": "true" }, `${glyph} `), `${job.state}${reason}`);
 }

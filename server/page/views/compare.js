@@ -3,10 +3,10 @@
 import { get } from "../api.js";
 import { h } from "../dom.js";
 import { ago } from "../format.js";
-import { comparison } from "../parts/comparison.js";
+import { comparison } from "../parts/compare/comparison.js";
 import { swept } from "../parts/experiment_facts.js";
 import { poll } from "../parts/poll.js";
-import { MOST_RUNS, sourceOf } from "../parts/selection.js";
+import { MOST_RUNS, sourceOf } from "../parts/compare/selection.js";
 import { link } from "../route.js";
 
 const OFFERED = 5;
@@ -18,10 +18,9 @@ const OFFERED = 5;
 export async function compare(query) {
   const source = sourceOf(query);
   if (source === null) return { title: "Compare", element: await explanation() };
-  const { jobs, left } = await source.load();
-  if (jobs.length === 0) return { title: source.title, element: nothing(source.title) };
+  const { jobs, left, missing } = await source.load();
+  if (jobs.length === 0) return { title: source.title, element: nothing(source) };
   const compared = comparison(jobs, query);
-
   const { load } = source;
 
   async function refresh() {
@@ -36,6 +35,7 @@ export async function compare(query) {
   const element = h("article", {},
     h("h1", {}, source.title === "Compare" ? `Compare ${counted}` : `${source.title}: ${counted}`),
     experiment && !query.has("job") && h("p", {}, h("a", { href: link(["experiments", experiment]) }, "The experiment's own page")),
+    missing.length > 0 && h("p", { class: "note" }, `The service does not have, and this leaves out: ${missing.join(", ")}.`),
     left && h("p", { class: "note" }, `There are more: only the first ${MOST_RUNS} are compared.`), compared.element);
   return { title: source.title, element, destroy };
 
@@ -68,9 +68,7 @@ async function explanation() {
         h("button", {}, "Compare its runs"))));
 }
 
-/** @param {string} title */
-function nothing(title) {
-  return h("div", {}, h("h1", {}, title), h("p", { class: "note" }, title === "Experiment" ? "It has no run any more."
-    : "The service has no run of this study. Its runs have the label study:NAME."),
-  h("p", {}, h("a", { href: "#/compare" }, "What can be compared")));
+/** @param {import("../parts/compare/selection.js").Source} source */
+function nothing({ title, empty }) {
+  return h("div", {}, h("h1", {}, title), h("p", { class: "note" }, empty), h("p", {}, h("a", { href: "#/compare" }, "What can be compared")));
 }

@@ -2,11 +2,12 @@
 
 import { change, get } from "../api.js";
 import { fill, h } from "../dom.js";
-import { ago, number } from "../format.js";
-import { comparison } from "../parts/comparison.js";
-import { baseText, endedOf, states, swept, valueText } from "../parts/experiment_facts.js";
+import { ago, count, number, valueText } from "../format.js";
+import { comparison } from "../parts/compare/comparison.js";
+import { baseText, endedOf, states, swept } from "../parts/experiment_facts.js";
 import { poll } from "../parts/poll.js";
-import { MOST_RUNS, ofExperiment } from "../parts/selection.js";
+import { progressBar } from "../parts/progress.js";
+import { MOST_RUNS, ofExperiment } from "../parts/compare/selection.js";
 import { stateMark } from "../parts/state.js";
 import { link } from "../route.js";
 
@@ -19,11 +20,14 @@ export async function experiment(id, query) {
   const path = `/v1/experiments/${encodeURIComponent(id)}`;
   const source = ofExperiment(id);
   let [known, { jobs, left }] = await Promise.all([get(path), source.load()]);
-  const head = h("header");
+  const head = h("header", { tabindex: -1 });
   const answer = h("p", { role: "alert", class: "bad" });
   const body = h("tbody");
   const keys = Object.keys(known.matrix);
   const compared = jobs.length > 0 ? comparison(jobs, query) : null;
+
+  let turn = 0;
+  let cancelling = false;
 
   function draw() {
     fill(head, ...heading(known), !known.terminal && h("div", { class: "row", role: "group", "aria-label": "Actions" },
@@ -32,19 +36,24 @@ export async function experiment(id, query) {
   }
 
   async function cancel() {
-    if (!confirm(`Cancel the ${known.total - endedOf(known.counts)} runs that have not ended?`)) return;
+    if (cancelling || !confirm(`Cancel the ${known.total - endedOf(known.counts)} runs that have not ended?`)) return;
     answer.textContent = "";
+    cancelling = true;
     try {
-      known = await change("POST", `${path}/cancel`);
+      await change("POST", `${path}/cancel`);
       await refresh();
     } catch (error) {
       answer.textContent = /** @type {Error} */ (error).message;
     }
+    cancelling = false;
   }
 
   /** @returns {Promise<boolean>} whether runs go on */
   async function refresh() {
-    [known, { jobs, left }] = await Promise.all([get(path), source.load()]);
+    const mine = ++turn;
+    const [experiment, loaded] = await Promise.all([get(path), source.load()]);
+    if (mine !== turn) return true; // asked again meanwhile: that answer is newer
+    [known, { jobs }] = [experiment, loaded];
     draw();
     await compared?.update(jobs);
     return !known.terminal;
@@ -54,7 +63,8 @@ export async function experiment(id, query) {
   const element = h("article", {}, h("p", {}, h("a", { href: "#/experiments" }, "All experiments")), head, answer,
     h("section", { "aria-label": "Runs" }, h("h2", {}, "Runs"),
       left && h("p", { class: "note" }, `Only the first ${MOST_RUNS} of ${known.total} runs are shown and compared.`),
-      h("div", { class: "table cells", tabindex: 0, role: "group", "aria-label": "Runs" }, h("table", {}, cellHeads(keys), body))),
+      jobs.length === 0 ? h("p", { class: "muted" }, "All its runs were deleted.")
+        : h("div", { class: "table cells", tabindex: 0, role: "group", "aria-label": "Runs" }, h("table", {}, cellHeads(keys), body))),
     compared?.element);
   const stop = known.terminal ? () => {} : poll(refresh);
   return { title: known.name ?? id, element, destroy };
@@ -89,11 +99,9 @@ function cellHeads(keys) {
  * @param {string[]} keys
  */
 function cellRow(job, keys) {
-  const { step, total_steps: total } = job.progress;
   return h("tr", {}, keys.map((key) => h("td", {}, key in (job.cell ?? {}) ? valueText(job.cell[key]) : "–")),
     h("td", {}, stateMark(job)),
-    h("td", {}, total ? [h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }), " ",
-      h("span", { class: "muted" }, `${step.toLocaleString("en")} / ${total.toLocaleString("en")}`)] : "–"),
-    h("td", { class: "n" }, job.metric ? `${number(job.metric.latest)} at ${job.metric.step.toLocaleString("en")}` : "–"),
+    h("td", {}, progressBar(job.progress)),
+    h("td", { class: "n" }, job.metric ? `${number(job.metric.latest)} at ${count(job.metric.step)}` : "–"),
     h("td", {}, h("a", { href: link(["jobs", job.id]) }, job.id)));
 }

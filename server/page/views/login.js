@@ -10,23 +10,27 @@ import { h } from "../dom.js";
  */
 export function login(why, onDone) {
   const key = h("input", { type: "password", name: "key", id: "key", required: true, autocomplete: "current-password" });
+  const button = h("button", { class: "primary" }, "Sign in");
   const answer = h("p", { class: "bad", role: "alert" });
 
   /** @param {SubmitEvent} event */
   async function submit(event) {
     event.preventDefault();
+    button.disabled = true;
+    answer.textContent = "";
     try {
       await change("POST", "/session", { key: key.value.trim() });
       onDone();
     } catch (error) {
       answer.textContent = /** @type {Error} */ (error).message;
     }
+    button.disabled = false;
   }
 
   return h("form", { onsubmit: submit },
     h("h1", {}, "Sign in"),
     h("p", {}, "This service requires an API key. The operator creates one with ", h("code", {}, "gan-mhe keys create"), "."),
     h("p", { class: "muted" }, why),
-    h("p", { class: "row" }, h("label", { for: "key" }, "API key"), key, h("button", { class: "primary" }, "Sign in")),
+    h("p", { class: "row" }, h("label", { for: "key" }, "API key"), key, button),
     answer);
 }

@@ -1,30 +1,31 @@
-// The form for a new job or experiment. It asks the service what is wrong and what it costs while it is filled in; its
+// The form for a new run or experiment. It asks the service what is wrong and what it costs while it is filled in; its
 // entries are in the address.
 
-import { change, get, Problem, Unreachable } from "../api.js";
+import { change, get, passes, Problem } from "../api.js";
 import { fill, h } from "../dom.js";
-import { costText, earlierRuns, timeLike } from "../parts/new_cost.js";
-import { entryFields } from "../parts/new_entries.js";
-import { fieldAt, fromAddress, fromJob, request, toAddress } from "../parts/new_request.js";
-import { sameAs } from "../parts/new_same.js";
-import { keysOf } from "../parts/new_schema.js";
-import { onceKey, refusal } from "../parts/new_submission.js";
-import { link } from "../route.js";
+import { count } from "../format.js";
+import { costText, earlierRuns, timeLike } from "../parts/new/cost.js";
+import { entryFields } from "../parts/new/entries.js";
+import { fieldAt, fromAddress, fromJob, request, toAddress } from "../parts/new/request.js";
+import { sameAs } from "../parts/new/same.js";
+import { keysOf } from "../parts/new/schema.js";
+import { onceKey, refusal } from "../parts/new/submission.js";
+import { link, redraw } from "../route.js";
 
 /**
- * @typedef {import("../parts/new_request.js").Asked} Asked
- * @typedef {import("../parts/new_request.js").Entries} Entries
- * @typedef {import("../parts/new_request.js").FieldProblem} FieldProblem
+ * @typedef {import("../parts/new/request.js").Asked} Asked
+ * @typedef {import("../parts/new/request.js").Entries} Entries
+ * @typedef {import("../parts/new/request.js").FieldProblem} FieldProblem
  */
 
 const TYPING_MS = 300;
 const RETRY_MS = 2000;
 
-/** @returns {Promise<import("../parts/new_request.js").Catalogue>} */
+/** @returns {Promise<import("../parts/new/request.js").Catalogue>} */
 async function readCatalogue() {
   const [schema, presets, variants, data] = await Promise.all(
     ["/v1/schemas/config", "/v1/presets", "/v1/variants", "/v1/data"].map((path) => get(path)));
-  if (presets.data.length === 0) throw new Error("The service offers no preset; GAN_MHE_PRESETS names them.");
+  if (presets.data.length === 0) throw new Problem({ status: 0, code: "no_preset", detail: "The service offers no preset; GAN_MHE_PRESETS names them." });
   return { schema, keys: keysOf(schema), presets: presets.data, variants: variants.data, data };
 }
 
@@ -48,6 +49,7 @@ export async function newRun(query) {
   let key = onceKey();
   let timer = 0;
   let asking = new AbortController();
+  let gone = false;
 
   function changed() {
     history.replaceState(null, "", toAddress(entries));
@@ -63,7 +65,7 @@ export async function newRun(query) {
     accepted = null;
     button.disabled = true;
     const { asked, problems } = request(entries, catalogue);
-    button.textContent = asked && asked.jobs > 1 ? `Submit ${asked.jobs.toLocaleString("en")} jobs` : "Submit job";
+    button.textContent = asked && asked.jobs > 1 ? `Submit ${count(asked.jobs)} runs` : "Submit run";
     same.show(asked);
     if (asked === null) tell(problems, []);
     else timer = setTimeout(ask, pause, asked);
@@ -87,10 +89,11 @@ export async function newRun(query) {
    * @param {Asked} asked
    */
   function refused(error, asked) {
-    if (!(error instanceof Problem) && !(error instanceof Unreachable)) throw error;
+    if (error instanceof Problem && error.status === 401) redraw(); // it asks for the key; the address keeps the entries
+    if (!(error instanceof Problem) && !passes(error)) throw error;
     const errors = error instanceof Problem ? error.errors : [];
     tell(errors.length ? errors : [{ pointer: "", message: refusal(error) }], [what(asked)]);
-    if (error instanceof Unreachable) timer = setTimeout(check, RETRY_MS, 0);
+    if (passes(error)) timer = setTimeout(check, RETRY_MS, 0);
   }
 
   /**
@@ -101,8 +104,10 @@ export async function newRun(query) {
   function tell(problems, more) {
     const others = fields.say(problems.map(({ pointer, message }) => ({ field: fieldAt(pointer, entries), message })));
     const wrong = problems.length - others.length;
-    fill(summary, ...more, wrong > 0 && h("p", { class: "bad" }, `✗ ${wrong === 1 ? "One field" : `${wrong} entries`} to correct.`),
+    const now = h("div", {}, ...more,
+      wrong > 0 && h("p", { class: "bad" }, `✗ ${wrong === 1 ? "One entry" : `${wrong} entries`} to correct.`),
       others.length > 0 && h("ul", { class: "new-error" }, others.map((message) => h("li", {}, `✗ ${message}`))));
+    if (!summary.firstChild?.isEqualNode(now)) fill(summary, now); // a screen reader reads what is set
   }
 
   /** @param {SubmitEvent} event */
@@ -115,7 +120,7 @@ export async function newRun(query) {
     failure.textContent = "";
     try {
       const { id } = await change("POST", path, body, { headers: { "Idempotency-Key": key } });
-      location.hash = link([path === "/v1/jobs" ? "jobs" : "experiments", id]);
+      if (!gone) location.hash = link([path === "/v1/jobs" ? "jobs" : "experiments", id]);
     } catch (error) {
       if (error instanceof Problem && error.errors.length) refused(error, asked);
       else failure.textContent = refusal(/** @type {Error} */ (error));
@@ -132,6 +137,7 @@ export async function newRun(query) {
       h("section", { class: "new-panel", "aria-label": "Submission" }, h("h2", {}, "Submission"), summary, button, failure)),
     same.element);
   return { title: "New run", element, destroy: () => {
+    gone = true;
     clearTimeout(timer);
     asking.abort();
   } };
@@ -140,6 +146,6 @@ export async function newRun(query) {
 /** What would be submitted. @param {Asked} asked */
 function what({ jobs, factors }) {
   const strong = (/** @type {string} */ text) => h("strong", {}, text);
-  if (factors.length === 0) return h("p", {}, strong("One job."));
-  return h("p", {}, "An experiment of ", strong(jobs === 1 ? "one job" : `${jobs.toLocaleString("en")} jobs`), `: ${factors.join(" × ")}.`);
+  if (factors.length === 0) return h("p", {}, strong("One run."));
+  return h("p", {}, "An experiment of ", strong(jobs === 1 ? "one run" : `${count(jobs)} runs`), `: ${factors.join(" × ")}.`);
 }

@@ -2,12 +2,13 @@
 
 import { address, change, get } from "../api.js";
 import { fill, h } from "../dom.js";
-import { ago, number } from "../format.js";
-import { link } from "../route.js";
+import { ago, count, number, recipe } from "../format.js";
 import { agreed } from "../parts/actions.js";
-import { welcome } from "../parts/new_demo.js";
+import { welcome } from "../parts/new/demo.js";
 import { poll } from "../parts/poll.js";
+import { progressBar } from "../parts/progress.js";
 import { stateMark } from "../parts/state.js";
+import { link } from "../route.js";
 
 const PAGE_ROWS = 50;
 const STATES = ["queued", "starting", "running", "pausing", "paused", "recovering", "cancelling", "succeeded", "failed",
@@ -23,10 +24,14 @@ export async function runs(query) {
   const body = h("tbody");
   const note = h("p", { role: "status", class: "muted" });
   const pages = h("p", { class: "row" });
-  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions for the selected runs" });
+  const actions = h("div", { class: "row", role: "group", "aria-label": "Actions for the selected runs", tabindex: -1 });
+  let turn = 0;
+  let acting = false;
 
   async function refresh() {
+    const mine = ++turn;
     const page = await get(`/v1/jobs?${parameters(query)}`);
+    if (mine !== turn) return; // asked again meanwhile: that answer is newer
     fill(body, page.data.map((/** @type {any} */ job) => row(job, selected, drawActions)));
     fill(pages, ...pageLinks(query, page));
     if (page.data.length === 0) fill(body, h("tr", {}, h("td", { colspan: 9 }, ...nothing())));
@@ -36,14 +41,14 @@ export async function runs(query) {
   }
 
   function drawActions() {
-    const count = selected.size;
     const chosen = [...selected];
-    fill(actions, h("span", {}, count ? `${count} selected` : "Select runs to compare them or act on them."),
-      h("button", { type: "button", disabled: count === 0, onclick: () => {
-        location.hash = `#/compare?${new URLSearchParams(chosen.map((id) => ["job", id]))}`;
+    const none = chosen.length === 0;
+    fill(actions, h("span", {}, none ? "Select runs to compare them or act on them." : `${chosen.length} selected`),
+      h("button", { type: "button", disabled: none, onclick: () => {
+        location.hash = link(["compare"], new URLSearchParams(chosen.map((id) => ["job", id])));
       } }, "compare"),
       ["pause", "resume", "retry", "cancel", "delete"].map((name) =>
-        h("button", { type: "button", disabled: count === 0, onclick: () => act(name, chosen) }, name)));
+        h("button", { type: "button", disabled: none, onclick: () => act(name, chosen) }, name)));
   }
 
   /**
@@ -51,16 +56,18 @@ export async function runs(query) {
    * @param {string[]} ids
    */
   async function act(action, ids) {
-    if (!agreed(action, ids.length)) return;
+    if (acting || !agreed(action, ids.length)) return;
+    acting = true;
     try {
-      const answer = await change("POST", "/v1/jobs:batch", { action, ids });
-      note.textContent = outcome(action, answer.data);
+      const { data } = await change("POST", "/v1/jobs:batch", { action, ids });
+      selected.clear();
+      note.textContent = outcome(action, data);
+      await refresh();
     } catch (error) {
       note.textContent = /** @type {Error} */ (error).message;
     }
-    selected.clear();
+    acting = false;
     drawActions();
-    await refresh();
   }
 
   const first = h("div");
@@ -71,8 +78,7 @@ export async function runs(query) {
     await refresh();
     return true; // others may submit runs
   });
-  const element = h("div", {}, h("h1", {}, "Runs"), first, list);
-  return { title: "Runs", element, destroy: stop };
+  return { title: "Runs", element: h("div", {}, h("h1", {}, "Runs"), first, list), destroy: stop };
 }
 
 /**
@@ -141,8 +147,7 @@ function heading() {
  */
 function row(job, selected, onSelect) {
   const label = job.name ?? job.id;
-  const trained = `${job.variant_label ?? job.variant ?? "–"}, seed ${job.seed ?? "–"}`;
-  const choose = h("input", { type: "checkbox", value: job.id, "aria-label": `Select ${label}, ${trained}`, checked: selected.has(job.id),
+  const choose = h("input", { type: "checkbox", value: job.id, "aria-label": `Select ${label}, ${recipe(job)}`, checked: selected.has(job.id),
     onchange: () => {
       if (choose.checked) selected.add(job.id);
       else selected.delete(job.id);
@@ -152,9 +157,9 @@ function row(job, selected, onSelect) {
     h("td", {}, choose),
     h("td", {}, thumbnail(job)),
     h("td", { class: "name" }, h("a", { href: link(["jobs", job.id]) }, label), h("br"),
-      h("span", { class: "muted" }, trained)),
+      h("span", { class: "muted" }, recipe(job))),
     h("td", {}, stateMark(job)),
-    h("td", {}, progress(job)),
+    h("td", {}, progressBar(job.progress)),
     h("td", { class: "n" }, job.metric ? number(job.metric.latest) : "–"),
     h("td", { class: "n" }, best(job)),
     h("td", { class: "wide" }, job.config.evaluation?.protocol ?? "–"),
@@ -164,15 +169,7 @@ function row(job, selected, onSelect) {
 /** @param {any} job */
 function best(job) {
   if (!job.metric || job.metric.best === null) return "–";
-  return `${number(job.metric.best)} at ${job.metric.best_step}`;
-}
-
-/** @param {any} job */
-function progress(job) {
-  const { step, total_steps: total } = job.progress;
-  if (!total) return "–";
-  return [h("progress", { value: step, max: total, "aria-label": `step ${step} of ${total}` }), h("br"),
-    h("span", { class: "muted" }, `${step.toLocaleString("en")} / ${total.toLocaleString("en")}`)];
+  return `${number(job.metric.best)} at ${count(job.metric.best_step)}`;
 }
 
 /** The newest grid, small. @param {any} job */

@@ -1,20 +1,21 @@
 // The grids of several runs at one training step: each run shows its grid nearest to the step, and says which that is.
 
-import { address } from "../api.js";
-import { fill, h } from "../dom.js";
-import { link } from "../route.js";
-import { Grids } from "./film_grids.js";
-import { pixels } from "./pixels.js";
+import { address } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { count } from "../../format.js";
+import { link } from "../../route.js";
+import { Grids } from "../film_grids.js";
+import { inTurn } from "../in_turn.js";
+import { pixels } from "../pixels.js";
 import { titles } from "./protocols.js";
 
 /**
  * @param {any[]} jobs
  * @param {number | null} wanted the step to begin with; null for the last
  * @param {(step: number) => void} onStep
- * @returns {{element: Element, refresh: () => Promise<void>, destroy: () => void}}
+ * @returns {{element: Element, refresh: () => void, destroy: () => void}}
  */
 export function sideBySide(jobs, wanted, onStep) {
-  const abort = new AbortController();
   const title = titles(jobs);
   const cards = jobs.map((job) => new Card(job, title(job)));
   /** @type {number[]} the steps of all grids of all runs, rising */
@@ -23,19 +24,19 @@ export function sideBySide(jobs, wanted, onStep) {
   const slider = h("input", { type: "range", min: 0, max: 0, step: 1, class: "sides-slider", "aria-label": "Training step",
     oninput: () => show(steps[slider.valueAsNumber]),
     onchange: () => onStep(steps[slider.valueAsNumber]) }); // not while it moves: browsers refuse so many addresses
-  const controls = h("p", { class: "row", hidden: true }, h("label", {}, "Step "), said, slider);
+  const controls = h("p", { class: "row", hidden: true }, "Step ", said, slider);
   const status = h("p", { class: "muted", role: "status" }, "The grids are being loaded …");
 
   /** @param {number} step in the list of steps */
   function show(step) {
-    said.textContent = step.toLocaleString("en");
+    said.textContent = count(step);
     slider.setAttribute("aria-valuetext", `step ${step}`);
     for (const card of cards) card.show(step);
   }
 
-  /** Read the grids. At the last step the slider goes on to the new last one, else it stays at its step. */
-  async function load() {
-    await Promise.all(cards.map((card) => card.grids.load(card.job.id, abort.signal)));
+  /** Read the grids. At the last step the slider goes on to the new last one, else it stays at its step. @param {AbortSignal} signal */
+  async function load(signal) {
+    await Promise.all(cards.map((card) => card.grids.load(card.job.id, signal)));
     const before = steps[slider.valueAsNumber];
     const wish = steps.length === 0 ? wanted : before === steps[steps.length - 1] ? null : before;
     steps = [...new Set(cards.flatMap((card) => card.grids.list.map((grid) => grid.step)))].sort((a, b) => a - b);
@@ -50,12 +51,18 @@ export function sideBySide(jobs, wanted, onStep) {
     show(steps[slider.valueAsNumber]);
   }
 
-  const refresh = () => load().catch((error) => {
-    if (!abort.signal.aborted) status.textContent = error.message;
+  const loading = inTurn(async (signal) => {
+    try {
+      await load(signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      status.textContent = /** @type {Error} */ (error).message;
+      throw error; // it is tried again if that may help
+    }
   });
-  refresh();
+  loading.ask();
   return { element: h("div", {}, controls, status, h("div", { class: "sides" }, cards.map((card) => card.element))),
-    refresh, destroy: () => abort.abort() };
+    refresh: loading.ask, destroy: loading.stop };
 }
 
 /** The grid of one run. */
@@ -85,9 +92,9 @@ class Card {
       return;
     }
     this.#image.src = address(grid.image);
-    this.#image.alt = `generated samples, job ${this.name}, step ${grid.step}`;
-    fill(this.#caption, grid.step === step ? `step ${grid.step.toLocaleString("en")}`
-      : `step ${grid.step.toLocaleString("en")}: the nearest`);
+    this.#image.alt = `generated samples, run ${this.name}, step ${grid.step}`;
+    fill(this.#caption, grid.step === step ? `step ${count(grid.step)}`
+      : `step ${count(grid.step)}: the nearest`);
   }
 }
 

@@ -1,13 +1,13 @@
 // The variants to train: a list that can be narrowed, with what each is and where it comes from.
 
-import { h } from "../dom.js";
-import { field, ticks } from "./new_field.js";
+import { h } from "../../dom.js";
+import { field, ticks } from "./field.js";
 
 /**
  * @param {any[]} variants their entries in the catalogue
  * @param {string[]} selected
  * @param {(selected: string[]) => void} onChange
- * @returns {import("./new_field.js").Field}
+ * @returns {import("./field.js").Field}
  */
 export function variantList(variants, selected, onChange) {
   const count = h("output", { class: "muted" });

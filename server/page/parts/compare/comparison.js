@@ -1,107 +1,19 @@
 // Some runs compared: their films, and for each protocol their curves, plot and table. Shared by the view of a comparison
 // and that of an experiment.
 
-import { get, Problem } from "../api.js";
-import { fill, h } from "../dom.js";
-import { note } from "../route.js";
-import { pictureFiles, tableFiles } from "./export.js";
+import { fill, h } from "../../dom.js";
+import { words } from "../../format.js";
+import { note } from "../../route.js";
 import { films } from "./films.js";
-import { forest } from "./forest.js";
-import { grouped, metricsOf, variantsOf } from "./protocols.js";
-import { ScoreCurves } from "./score_curves.js";
-import { runList, scoreTable, sentences } from "./score_table.js";
+import { grouped, metricsOf } from "./protocols.js";
+import { runList } from "./score_table.js";
+import { Section } from "./section.js";
 
 /** @typedef {import("./protocols.js").Group} Group */
 
 const APART = "Scores of different protocols, scorers or reference images are different measures. "
   + "They are never put in one table, so each has a comparison of its own.";
 const VIEWS = [["steps", "equal steps"], ["wall_time", "equal training time"]];
-
-/** What the user chose. @typedef {{metric: string, view: string, reference: string}} Choice */
-
-/** The comparison of one group of runs. */
-class Section {
-  /**
-   * @param {Group} group
-   * @param {string} metric
-   */
-  constructor(group, metric) {
-    this.curves = new ScoreCurves(metric, group.protocol);
-    this.result = h("div");
-    this.title = h("h3", { hidden: true });
-    this.element = h("section", { class: "comparison", "aria-label": `Protocol ${group.protocol}` }, this.title,
-      this.curves.element, this.result);
-    this.done = "";
-    this.turn = 0;
-    /** @type {any} the service's answer; null without one */
-    this.table = null;
-  }
-
-  /**
-   * Show the runs as they are now. Only what has changed is asked for.
-   * @param {Group} group
-   * @param {Choice} choice
-   * @returns {Promise<string[]>} the variants
-   */
-  async draw(group, choice) {
-    const done = JSON.stringify([choice, group.jobs.map((job) => [job.id, job.terminal, job.state])]);
-    if (done !== this.done) {
-      this.done = done;
-      const mine = ++this.turn;
-      const { table, content } = await this.compared(group, choice);
-      if (mine === this.turn) { // else the user has chosen something else meanwhile
-        this.table = table;
-        fill(this.result, ...content);
-      }
-    }
-    const variants = variantsOf(group.jobs, this.table);
-    this.curves.update(variants);
-    return [...variants.keys()];
-  }
-
-  /**
-   * The answer of the service, and what is shown of it; null if it compares nothing, which is said instead.
-   * @param {Group} group
-   * @param {Choice} choice
-   * @returns {Promise<{table: any, content: import("../dom.js").Child[]}>}
-   */
-  async compared(group, choice) {
-    if (!group.jobs.some(({ scores }) => scores?.final)) {
-      const said = h("p", { class: "muted" }, "No run has a final score yet, so there is no table.");
-      return { table: null, content: [said, runList(group.jobs)] };
-    }
-    const sent = new URLSearchParams([...group.jobs.map(({ id }) => ["job", id]), ["metric", choice.metric], ["view", choice.view]]);
-    try {
-      let table = await get(`/v1/compare?${sent}`);
-      // A reference that a group does not have is no mistake: another group has it.
-      if (table.rows.some((/** @type {any} */ row) => row.variant === choice.reference)) {
-        sent.set("reference", choice.reference);
-        table = await get(`/v1/compare?${sent}`);
-      }
-      return { table, content: shown(table, new Map(group.jobs.map((job) => [job.id, job])), sent) };
-    } catch (error) {
-      if (!(error instanceof Problem)) this.done = ""; // so that it is asked again
-      const said = h("p", { class: "note error", role: "alert" }, /** @type {Error} */ (error).message);
-      return { table: null, content: [said, runList(group.jobs)] };
-    }
-  }
-
-  destroy() {
-    this.curves.destroy();
-  }
-}
-
-/**
- * @param {any} table
- * @param {Map<string, any>} jobs by id
- * @param {URLSearchParams} sent
- */
-function shown(table, jobs, sent) {
-  const plot = forest(table, jobs);
-  return [...sentences(table, jobs),
-    h("div", { class: "table", tabindex: 0, role: "group", "aria-label": "Plot of the scores" }, plot.element),
-    pictureFiles("plot", `${table.metric}-by-variant`, () => plot), scoreTable(table), tableFiles(sent)];
-}
 
 /** All of some runs: their films, what the user chose, and a section for each group. */
 class Comparison {
@@ -143,7 +55,7 @@ class Comparison {
   async draw() {
     const mine = ++this.turn;
     const metrics = metricsOf(this.jobs);
-    offer(this.metric, metrics.map((name) => [name, name.replaceAll("_", " ")]), this.metric.value || (this.query.get("metric") ?? ""));
+    offer(this.metric, metrics.map((name) => [name, words(name)]), this.metric.value || (this.query.get("metric") ?? ""));
     this.metricLabel.hidden = metrics.length < 2;
     const metric = this.metric.value || "score";
     const { groups, apart } = grouped(this.jobs, metric);

@@ -1,7 +1,7 @@
 // A forest plot: for each variant its seeds, their mean and its interval, and the score of real images.
 
-import { number } from "../format.js";
-import { INK, label, range, svg, ticks } from "./svg.js";
+import { number, words } from "../../format.js";
+import { INK, label, range, svg, ticks } from "../svg.js";
 
 const WIDTH = 760;
 const ROW = 30;
@@ -14,7 +14,7 @@ const MOST_LETTERS = 30;
 /**
  * @param {any} table the answer of /v1/compare
  * @param {Map<string, any>} jobs by id
- * @returns {import("./export.js").Picture}
+ * @returns {import("../export.js").Picture}
  */
 export function forest(table, jobs) {
   const rows = table.rows.filter((/** @type {any} */ row) => typeof row.mean === "number");
@@ -25,11 +25,11 @@ export function forest(table, jobs) {
   const [low, high] = range(values.length ? values : [0, 1]);
   const place = (/** @type {number} */ value) => LABEL + ((value - low) / (high - low)) * (WIDTH - LABEL - RIGHT);
   const bottom = TOP + ROW * rows.length;
-  const metric = table.metric.replaceAll("_", " ");
+  const metric = words(table.metric);
   const title = `${metric} by variant, protocol ${table.protocol}`;
   const percent = Math.round(100 * table.confidence);
   const description = `Square: mean over training seeds. Line: ${percent} % interval. `
-    + `${table.view === "steps" ? "Circles: seeds. " : ""}Dashed: real images ${number(table.real)}. `
+    + `${table.view === "steps" ? "Circles: seeds. " : ""}${typeof table.real === "number" ? `Dashed: real images ${number(table.real)}. ` : ""}`
     + rows.map((/** @type {any} */ row) => `${row.variant}: ${number(row.mean)}, n = ${row.n}`).join("; ");
   const element = svg("svg", { viewBox: `0 0 ${WIDTH} ${bottom + AXIS}`, class: "forest", role: "img",
     "aria-label": `Scores by variant: ${title}. ${description}` },

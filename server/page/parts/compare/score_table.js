@@ -1,15 +1,15 @@
 // The rows of a comparison, sorted by the heading that was pressed, and in sentences what they show and cannot show.
 
-import { fill, h } from "../dom.js";
-import { duration, number } from "../format.js";
-import { current, link, note } from "../route.js";
+import { fill, h } from "../../dom.js";
+import { count, duration, number, words } from "../../format.js";
+import { current, link, note } from "../../route.js";
 import { titles } from "./protocols.js";
-import { stateMark } from "./state.js";
+import { stateMark } from "../state.js";
 
-/** @typedef {{key: string, title: string, value: (row: any) => any, cell: (row: any) => import("../dom.js").Child}} Column */
+/** @typedef {{key: string, title: string, value: (row: any) => any, cell: (row: any) => import("../../dom.js").Child}} Column */
 
 const ALPHA = 0.05;
-/** What /v1/compare writes into the keys of `aria-sort`. @type {Record<string, string>} */
+/** The order of the rows, as `aria-sort` calls it. @type {Record<string, string>} */
 const SORTS = { "": "none", up: "ascending", down: "descending" };
 
 /**
@@ -78,7 +78,7 @@ function columnsOf(table) {
     column("variant", "Variant", (row) => row.variant), column("n", "n", counted), column("mean", "Mean"), column("std", "Std"),
     column("ci_low", `${percent} % interval`, (row) => interval(row.ci_low, row.ci_high)), column("best_mean", "Best mean"),
   ];
-  if (table.view === "wall_time") columns.splice(2, 0, column("step", "At step", (row) => row.step?.toLocaleString("en") ?? "–"));
+  if (table.view === "wall_time") columns.splice(2, 0, column("step", "At step", (row) => row.step === null ? "–" : count(row.step)));
   if (table.reference) {
     columns.push(column("difference", "Difference", difference), column("p_holm", "p (Holm)"),
       column("minimum_detectable_effect", "Detectable"));
@@ -110,18 +110,20 @@ function difference(row) {
  * What the table shows and what it cannot show.
  * @param {any} table
  * @param {Map<string, any>} jobs by id
- * @returns {import("../dom.js").Child[]}
+ * @returns {import("../../dom.js").Child[]}
  */
 export function sentences(table, jobs) {
   const percent = Math.round(100 * table.confidence);
   const single = table.rows.filter((/** @type {any} */ row) => row.n === 1);
   return [
-    h("p", { class: "muted" }, `${table.metric.replaceAll("_", " ")}, protocol ${table.protocol} (${table.fingerprint.slice(0, 12)}). `,
-      `The unit is the training seed; the interval covers the mean with ${percent} %. Real images: ${number(table.real)}.`),
+    h("p", { class: "muted" }, `${words(table.metric)}, protocol ${table.protocol} (${table.fingerprint.slice(0, 12)}). `,
+      `The unit is the training seed; the interval covers the mean with ${percent} %. `,
+      table.real === null ? "The real images have no score." : `Real images: ${number(table.real)}.`),
     table.view === "wall_time" && h("p", { class: "note" }, `Equal training time: each variant is compared at the step that it `
       + `reaches in ${duration(table.budget_seconds)}, the training time of the fastest one. Scores between evaluations are `
       + "interpolated. Best checkpoints are chosen from whole runs and are left out."),
-    single.length > 0 && h("p", { class: "note" }, "One seed says nothing about the spread between seeds."),
+    single.length > 0 && h("p", { class: "note" }, "One seed says nothing about the spread between seeds"
+      + (single.length < table.rows.length ? `: ${single.map((/** @type {any} */ row) => row.variant).join(", ")}.` : ".")),
     table.same_budget === false && h("p", { class: "note" }, "The runs differ in more than the variant: their budgets are not equal."),
     table.reference && h("p", { class: "note" }, verdict(table)),
     table.unfinished.length > 0 && unfinished(table.unfinished, jobs),
@@ -137,7 +139,7 @@ function verdict({ rows, reference }) {
   const told = (/** @type {any} */ row) => `${row.variant} (p ${number(row.p_holm)}, ${row.pairs} pairs)`;
   const meaning = "Detectable: the smallest true difference that such a test would find with a power of 80 %.";
   if (found.length) return `Significantly different from ${reference} at the 5 % level: ${found.map(told).join(", ")}. ${meaning}`;
-  return `No significant difference to ${reference} at the 5 % level; the smallest is that of ${told(tested[0])}. ${meaning}`;
+  return `No significant difference to ${reference} at the 5 % level; the smallest p is that of ${told(tested[0])}. ${meaning}`;
 }
 
 /**

@@ -1,22 +1,20 @@
 // What the request would cost, and how long that took this machine before.
 
-import { get } from "../api.js";
-import { h } from "../dom.js";
-import { duration } from "../format.js";
-import { link } from "../route.js";
-import { composed, merge, nested, valueAt } from "./new_schema.js";
+import { get } from "../../api.js";
+import { h } from "../../dom.js";
+import { count, duration } from "../../format.js";
+import { link } from "../../route.js";
+import { composed, merge, nested, valueAt } from "./schema.js";
 
 /**
- * @typedef {import("./new_request.js").Asked} Asked
- * @typedef {import("./new_request.js").Catalogue} Catalogue
+ * @typedef {import("./request.js").Asked} Asked
+ * @typedef {import("./request.js").Catalogue} Catalogue
  */
 
 const EARLIER_RUNS = 100;
 /** The keys that a run's speed depends on most; penalties matter too, hence "about". */
 const OF_SPEED = new RegExp("^(generator\\.(architecture|width|latent_dim)|discriminator\\.|data\\.(name|image_size)|"
   + "training\\.(batch_size|n_dis|precision|device))");
-
-const count = (/** @type {number} */ number) => number.toLocaleString("en");
 
 /**
  * The cost in words.
@@ -29,9 +27,9 @@ export function costText(asked, estimate, time) {
   const several = asked.jobs > 1;
   return [
     h("p", {}, `${count(estimate.steps)} steps, ${count(estimate.images)} real images to train on, ${scored}`,
-      several ? `, in all ${count(asked.jobs)} jobs together.` : "."),
+      several ? `, in all ${count(asked.jobs)} runs together.` : "."),
     time && h("p", {}, `About ${duration(time.seconds)} of training on this machine`,
-      several && ", one job after the other", ", at the speed of the last run of this preset (",
+      several && ", one run after the other", ", at the speed of the last run of this preset (",
       h("a", { href: link(["jobs", time.run.id]) }, time.run.name ?? time.run.id), ")."),
   ];
 }

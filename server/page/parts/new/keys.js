@@ -1,22 +1,22 @@
 // Keys of the configuration that are set, or varied over several values.
 
-import { fill, h } from "../dom.js";
-import { field, ticks } from "./new_field.js";
-import { valueAt } from "./new_schema.js";
+import { fill, h } from "../../dom.js";
+import { field, ticks } from "./field.js";
+import { valueAt } from "./schema.js";
 
 /**
- * @typedef {import("./new_request.js").Setting} Setting
- * @typedef {import("./new_request.js").Catalogue} Catalogue
+ * @typedef {import("./request.js").Setting} Setting
+ * @typedef {import("./request.js").Catalogue} Catalogue
  */
 
 /**
  * @param {Catalogue} catalogue
  * @param {() => {preset: string, settings: Setting[]}} entries
  * @param {(settings: Setting[]) => void} onChange
- * @returns {{element: Element, fields: () => Map<string, import("./new_field.js").Field>, redraw: () => void}}
+ * @returns {{element: Element, fields: () => Map<string, import("./field.js").Field>, redraw: () => void}}
  */
 export function keyRows(catalogue, entries, onChange) {
-  /** @type {Map<string, import("./new_field.js").Field>} */
+  /** @type {Map<string, import("./field.js").Field>} */
   const fields = new Map();
   const rows = h("div", { class: "new-keys" });
   const wanted = h("input", { list: "new-known", autocomplete: "off", size: 34, placeholder: "training.steps",
@@ -98,7 +98,7 @@ function marked(text) {
 
 /**
  * The type, the bounds, and what the preset says.
- * @param {import("./new_schema.js").Key} key
+ * @param {import("./schema.js").Key} key
  * @param {Catalogue} catalogue
  * @param {string} preset
  */

@@ -1,17 +1,18 @@
 // What the form holds, as an address that can be shared and as the request that it makes.
 
-import { link } from "../route.js";
-import { complete, composed, flat } from "./new_schema.js";
-import { labelsOf, Mistyped, numberOf, seedsOf, typed, valuesOf } from "./new_values.js";
+import { counted } from "../../format.js";
+import { link } from "../../route.js";
+import { complete, composed, flat } from "./schema.js";
+import { labelsOf, Mistyped, numberOf, seedsOf, typed, valuesOf } from "./values.js";
 
 /**
  * @typedef {{key: string, text: string}} Setting
  * @typedef {{preset: string, name: string, variants: string[], seeds: string, settings: Setting[], labels: string,
  *   priority: string, limit: string}} Entries what was entered, as text
- * @typedef {{schema: any, keys: Map<string, import("./new_schema.js").Key>, presets: any[], variants: any[],
+ * @typedef {{schema: any, keys: Map<string, import("./schema.js").Key>, presets: any[], variants: any[],
  *   data: any}} Catalogue
  * @typedef {{path: string, body: any, jobs: number, factors: string[]}} Asked
- * @typedef {import("../api.js").FieldProblem} FieldProblem
+ * @typedef {import("../../api.js").FieldProblem} FieldProblem
  */
 
 /** Trains anywhere, without a download. */
@@ -122,17 +123,8 @@ function asked(body, variants, seeds, settings) {
   const matrix = [["variant", variants], ["seed", seeds], ...varied];
   const used = matrix.filter(([, values]) => values.length);
   return { path: "/v1/experiments", jobs: used.reduce((product, [, values]) => product * values.length, 1),
-    factors: used.map(([key, values]) => factor(key, values.length)),
+    factors: used.map(([key, values]) => counted(key, values.length)),
     body: clean({ ...body, matrix: Object.fromEntries(used), overrides }) };
-}
-
-/**
- * @param {string} key
- * @param {number} count
- */
-function factor(key, count) {
-  const plural = count === 1 ? "" : "s";
-  return key === "variant" || key === "seed" ? `${count} ${key}${plural}` : `${count} value${plural} of ${key}`;
 }
 
 /** Without what is undefined. @param {any} body */

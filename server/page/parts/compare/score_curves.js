@@ -1,16 +1,17 @@
 // Scores against training steps: a line for each variant, the mean over its seeds, in the band of its seeds.
 
-import { get } from "../api.js";
-import { fill, h } from "../dom.js";
-import { number } from "../format.js";
-import { Chart } from "./chart.js";
-import { seriesOf } from "./columns.js";
-import { pictureFiles } from "./export.js";
-import { MOST_CURVES, palette } from "./plot.js";
+import { get } from "../../api.js";
+import { fill, h } from "../../dom.js";
+import { number, words } from "../../format.js";
+import { Chart } from "../chart.js";
+import { seriesOf } from "../columns.js";
+import { pictureFiles } from "../export.js";
+import { inTurn } from "../in_turn.js";
+import { MOST_CURVES, palette } from "../plot.js";
 import { meanSeries } from "./score_series.js";
 import { scorePicture } from "./score_svg.js";
 
-/** @typedef {import("./columns.js").Series} Series */
+/** @typedef {import("../columns.js").Series} Series */
 
 const MOST_POINTS = 5000; // the most that the service sends
 const AT_ONCE = 6; // requests, as many as browsers open connections
@@ -37,10 +38,10 @@ export class ScoreCurves {
     this.chart = null;
     /** @type {number | null} */
     this.real = null;
-    /** @type {import("./plot.js").View} */
+    /** @type {import("../plot.js").View} */
     this.view = { log: false, smooth: 0, window: null, last: 0, palette: palette(), level: null };
     this.sync = `scores-${++made}`;
-    this.loading = this.again = false;
+    this.loading = inTurn((signal) => this.load(signal));
     this.place = h("div");
     this.choice = h("div");
     this.status = h("p", { class: "muted", role: "status" });
@@ -72,41 +73,41 @@ export class ScoreCurves {
       .find((value) => typeof value === "number");
     this.real = this.view.level = real ?? null;
     if (others) this.drawChoice();
-    this.load();
+    this.loading.ask();
   }
 
-  /** Ask for the scores of the drawn variants that are not known whole, some runs at a time. */
-  async load() {
-    this.again = this.loading;
-    if (this.loading) return;
-    this.loading = true;
+  /** Ask for the scores of the drawn variants that are not known whole, some runs at a time. @param {AbortSignal} signal */
+  async load(signal) {
     const jobs = [...(this.chosen ?? [])].flatMap((name) => this.variants.get(name) ?? [])
       .filter((job) => !this.known.get(job.id)?.whole);
     try {
       for (let first = 0; first < jobs.length; first += AT_ONCE) {
-        await Promise.all(jobs.slice(first, first + AT_ONCE).map((job) => this.ask(job)));
+        await Promise.all(jobs.slice(first, first + AT_ONCE).map((job) => this.ask(job, signal)));
       }
       this.status.textContent = "";
+      this.draw();
     } catch (error) {
-      if (!this.stop.signal.aborted) this.status.textContent = `The scores cannot be shown: ${/** @type {Error} */ (error).message}`;
+      if (signal.aborted) return;
+      this.status.textContent = `The scores cannot be shown: ${/** @type {Error} */ (error).message}`;
+      this.draw();
+      throw error; // it is tried again if that may help
     }
-    this.loading = false;
-    if (this.stop.signal.aborted) return;
-    this.draw();
-    if (this.again) this.load();
   }
 
-  /** @param {any} job */
-  async ask(job) {
+  /**
+   * @param {any} job
+   * @param {AbortSignal} signal
+   */
+  async ask(job, signal) {
     const query = new URLSearchParams({ name: this.metric, max_points: String(MOST_POINTS) });
-    const { data } = await get(`/v1/jobs/${encodeURIComponent(job.id)}/metrics/history?${query}`, this.stop.signal);
+    const { data } = await get(`/v1/jobs/${encodeURIComponent(job.id)}/metrics/history?${query}`, signal);
     this.known.set(job.id, { series: seriesOf(data[0]), whole: job.terminal });
   }
 
   /** @returns {Series[]} those of the drawn variants, in the order of the table */
   series() {
     return [...this.variants].filter(([name]) => this.chosen?.has(name)).map(([name, jobs]) =>
-      meanSeries(`${name} (n = ${jobs.length})`, jobs.length, jobs.flatMap((job) => this.known.get(job.id)?.series ?? [])));
+      meanSeries(`${name} (${jobs.length === 1 ? "1 run" : `${jobs.length} runs`})`, jobs.length, jobs.flatMap((job) => this.known.get(job.id)?.series ?? [])));
   }
 
   draw() {
@@ -133,7 +134,7 @@ export class ScoreCurves {
   /** @param {string[]} names */
   make(names) {
     this.chart?.destroy();
-    this.chart = new Chart(this.metric.replaceAll("_", " "), names, {
+    this.chart = new Chart(words(this.metric), names, {
       view: this.view, sync: this.sync, onZoom: (window) => this.zoom(window), onCursor: () => {},
       say: (text) => { this.live.textContent = text; },
     });
@@ -162,7 +163,7 @@ export class ScoreCurves {
         else chosen.delete(name);
         full();
         this.draw(); // of what is known, at once
-        this.load();
+        this.loading.ask();
       } });
       boxes.push(box);
       return h("label", {}, box, " ", name);
@@ -173,12 +174,13 @@ export class ScoreCurves {
   }
 
   picture() {
-    const facts = { metric: this.metric.replaceAll("_", " "), protocol: this.protocol, real: this.real, note: NOTE };
+    const facts = { metric: words(this.metric), protocol: this.protocol, real: this.real, note: NOTE };
     return scorePicture(this.series(), facts);
   }
 
   destroy() {
     this.stop.abort();
+    this.loading.stop();
     this.sizes.disconnect();
     this.chart?.destroy();
   }

@@ -1,9 +1,9 @@
 // The scores of a variant over its seeds at each step. No DOM here.
 
-import { SOME } from "./columns.js";
+import { SOME } from "../columns.js";
 
-/** @typedef {import("./columns.js").Series} Series */
-/** @typedef {import("./columns.js").Point} Point */
+/** @typedef {import("../columns.js").Series} Series */
+/** @typedef {import("../columns.js").Point} Point */
 
 /**
  * The mean over the seeds at each evaluated step, between the lowest and the highest seed. Seeds without a finite score

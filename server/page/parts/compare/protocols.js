@@ -1,5 +1,7 @@
 // Which runs may stand in one table: those whose scores were measured in the same way. No DOM here.
 
+import { recipe, variantOf, words } from "../../format.js";
+
 /**
  * Runs of one protocol and fingerprint. `fingerprint` is null while none of them has a final score.
  * @typedef {{key: string, protocol: string, fingerprint: string | null, jobs: any[]}} Group
@@ -53,7 +55,7 @@ export function grouped(jobs, metric) {
   for (const job of jobs.filter(({ scores }) => scores?.final)) {
     const { protocol, fingerprints, final } = job.scores;
     if (metric in final.scores) put(job, protocol ?? "unknown", fingerprints[metric] ?? null);
-    else apart.push({ job, why: `its scores have no ${metric.replaceAll("_", " ")}` });
+    else apart.push({ job, why: `its scores have no ${words(metric)}` });
   }
   for (const job of jobs.filter(({ scores }) => !scores?.final)) {
     const protocol = job.config.evaluation?.protocol;
@@ -91,18 +93,5 @@ export function variantsOf(jobs, table) {
  */
 export function titles(jobs) {
   const named = jobs.length === 1 || new Set(jobs.map(({ name }) => name)).size > 1;
-  return (job) => ({ own: `${variantOf(job)}, seed ${job.seed ?? "–"}`, name: named ? job.name ?? job.id : null });
-}
-
-/**
- * What a run is beside its seed: its variant and the other values of its experiment's matrix.
- * @param {any} job
- * @returns {string}
- */
-export function variantOf(job) {
-  const variant = job.variant_label ?? job.variant ?? "–";
-  const others = Object.entries(job.cell ?? {})
-    .filter(([key]) => !["variant", "seed", "loss", "constraints"].includes(key.split(".")[0]));
-  return others.length === 0 ? variant
-    : `${variant} [${others.map(([key, value]) => `${key}=${typeof value === "string" ? value : JSON.stringify(value)}`).join(", ")}]`;
+  return (job) => ({ own: recipe(job), name: named ? job.name ?? job.id : null });
 }

@@ -1,11 +1,11 @@
 // The request of the form in the languages of other clients: curl, Python, the shell, and a TOML file. Each says exactly
 // what the form sends; tests execute them.
 
-import { composed, isTable, merge, nested } from "./new_schema.js";
+import { composed, isTable, merge, nested } from "./schema.js";
 
 /**
- * @typedef {import("./new_request.js").Asked} Asked
- * @typedef {import("./new_request.js").Catalogue} Catalogue
+ * @typedef {import("./request.js").Asked} Asked
+ * @typedef {import("./request.js").Catalogue} Catalogue
  */
 
 /** A language has no word for the request. */
@@ -125,7 +125,7 @@ function remarks(asked, document) {
   const names = [["data", "root"], ["evaluation", "weights"]].filter(([section, key]) => document[section]?.[key])
     .map((parts) => parts.join("."));
   const differ = asked.jobs > 1 && Object.keys(asked.body.matrix).join(", ");
-  return [differ && `# The first of ${asked.jobs} jobs; the others differ in ${differ}.`,
+  return [differ && `# The first of ${asked.jobs} runs; the others differ in ${differ}.`,
     names.length > 0 && `# ${names.join(" and ")}: a name of the service; write the path for a run of your own.`]
     .filter((line) => line !== false);
 }

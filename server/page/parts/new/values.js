@@ -1,6 +1,6 @@
 // What is typed into a field, as values: seeds, labels, and the values of a key.
 
-/** @typedef {import("./new_schema.js").Key} Key */
+/** @typedef {import("./schema.js").Key} Key */
 
 const MOST_SEEDS = 10_000;
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;

@@ -1,9 +1,9 @@
 // What a service without runs shows: what a run is, and one button that makes the first ones.
 
-import { change } from "../api.js";
-import { h } from "../dom.js";
-import { link } from "../route.js";
-import { onceKey, refusal } from "./new_submission.js";
+import { change } from "../../api.js";
+import { h } from "../../dom.js";
+import { link } from "../../route.js";
+import { onceKey, refusal } from "./submission.js";
 
 /** The experiment of `gan-mhe demo`; a test compares both. */
 const DEMO = { preset: "digits_cnn", name: "demonstration",

@@ -1,6 +1,6 @@
 // What every submission needs: a key that makes it count once, and words for its refusal.
 
-import { Problem } from "../api.js";
+import { Problem } from "../../api.js";
 
 /** A new Idempotency-Key. @returns {string} */
 export function onceKey() {

@@ -1,11 +1,11 @@
 // The chart of scores against steps as a picture that can be saved; the page itself draws it on a canvas.
 
-import { number } from "../format.js";
-import { DASHES, GLYPHS } from "./plot.js";
-import { INK, label, range, svg, ticks } from "./svg.js";
+import { number } from "../../format.js";
+import { DASHES, GLYPHS } from "../plot.js";
+import { INK, label, range, svg, ticks } from "../svg.js";
 
-/** @typedef {import("./columns.js").Series} Series */
-/** @typedef {import("./columns.js").Point} Point */
+/** @typedef {import("../columns.js").Series} Series */
+/** @typedef {import("../columns.js").Point} Point */
 
 /** The light colors of the curves, as curves.css has them. */
 const COLORS = ["#1f63b4", "#c2410c", "#15803d", "#7e22ce", "#0e7490", "#a16207", "#be185d", "#475569"];
@@ -14,7 +14,7 @@ const [WIDTH, LEFT, RIGHT, TOP, HEIGHT, LEGEND] = [760, 76, 20, 34, 300, 20];
 /**
  * @param {Series[]} all at most as many as the colors
  * @param {{metric: string, protocol: string, real: number | null, note: string}} facts
- * @returns {import("./export.js").Picture}
+ * @returns {import("../export.js").Picture}
  */
 export function scorePicture(all, { metric, protocol, real, note }) {
   const points = all.flatMap((series) => series.points);

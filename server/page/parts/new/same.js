@@ -1,10 +1,10 @@
 // "The same as": the request of the form as text for another client, to be copied.
 
-import { address } from "../api.js";
-import { h } from "../dom.js";
-import { curl, file, Inexpressible, script, shell } from "./new_languages.js";
+import { address } from "../../api.js";
+import { h } from "../../dom.js";
+import { curl, file, Inexpressible, script, shell } from "./languages.js";
 
-/** @typedef {import("./new_request.js").Asked} Asked */
+/** @typedef {import("./request.js").Asked} Asked */
 
 const NOTES = /** @type {Record<string, string>} */ ({
   curl: "If the service needs a key, add -H \"Authorization: Bearer $GAN_MHE_KEY\".",
@@ -13,7 +13,7 @@ const NOTES = /** @type {Record<string, string>} */ ({
 });
 
 /**
- * @param {import("./new_request.js").Catalogue} catalogue
+ * @param {import("./request.js").Catalogue} catalogue
  * @returns {{element: Element, show: (asked: Asked | null) => void}}
  */
 export function sameAs(catalogue) {

@@ -1,17 +1,17 @@
 // All fields of the form, in their order. They write what is entered into the entries.
 
-import { h } from "../dom.js";
-import { field } from "./new_field.js";
-import { keyRows } from "./new_keys.js";
-import { variantList } from "./new_variants.js";
+import { h } from "../../dom.js";
+import { field } from "./field.js";
+import { keyRows } from "./keys.js";
+import { variantList } from "./variants.js";
 
 /**
- * @typedef {import("./new_request.js").Entries} Entries
+ * @typedef {import("./request.js").Entries} Entries
  * @typedef {{field: string | null, message: string}} Said a message and the field that it is about
  */
 
 /**
- * @param {import("./new_request.js").Catalogue} catalogue
+ * @param {import("./request.js").Catalogue} catalogue
  * @param {Entries} entries changed in place
  * @param {() => void} onChange
  * @returns {{element: Element, say: (said: Said[]) => string[]}} `say` returns the messages that no field has
@@ -33,14 +33,14 @@ export function entryFields(catalogue, entries, onChange) {
     seeds: textField(entries, "seeds", "Seeds", "Such as 0, 1, 2 or 0-4. Several tell chance from effect.", enter),
     labels: labelField(entries, enter),
     priority: textField(entries, "priority", "Priority", "-10 to 10; each level counts as ten minutes of waiting.", enter),
-    limit: textField(entries, "limit", "Limit of the running time", "In seconds; beyond it a job fails. Empty: no limit.", enter),
+    limit: textField(entries, "limit", "Limit of the running time", "In seconds; beyond it a run fails. Empty: no limit.", enter),
   };
   const advanced = h("details", { open: Boolean(entries.labels || entries.priority || entries.limit) },
     h("summary", {}, "Advanced: labels, priority, limit"), own.labels.element, own.priority.element, own.limit.element);
 
   /** @param {Said[]} said */
   function say(said) {
-    const all = new Map(Object.entries(/** @type {Record<string, import("./new_field.js").Field>} */ (own)));
+    const all = new Map(Object.entries(/** @type {Record<string, import("./field.js").Field>} */ (own)));
     for (const [key, each] of keys.fields()) all.set(`set ${key}`, each);
     for (const [name, each] of all) each.say(said.filter((one) => one.field === name).map((one) => one.message));
     if (said.some((one) => one.field && /^(labels|priority|limit)$/.test(one.field))) advanced.open = true;
@@ -53,7 +53,7 @@ export function entryFields(catalogue, entries, onChange) {
 }
 
 /**
- * @param {import("./new_request.js").Catalogue} catalogue
+ * @param {import("./request.js").Catalogue} catalogue
  * @param {Entries} entries
  * @param {(name: string) => void} onChange
  */

@@ -1,6 +1,6 @@
 // One field of the form: its label, control and hint, and what is wrong with it.
 
-import { fill, h } from "../dom.js";
+import { fill, h } from "../../dom.js";
 
 /**
  * @typedef {{element: Element, say: (messages: string[]) => void, focus: () => void}} Field
