@@ -2,7 +2,7 @@
 # PyTorch: making any optimizer, or importing torchvision, loads the whole compiler, though nothing is compiled.
 #
 # Date: 2026-11-28
-# Version: torch 2.15.0 and torchvision 0.30.0, on a machine without a GPU
+# Version: torch 2.15.0 and torchvision 0.29.2, on a machine without a GPU
 # Behavior: `import torch` loads no compiler. The first torch.optim.SGD(...) or Adam(...) imports torch._dynamo, and with it
 #   torch._inductor, sympy and triton, because Optimizer.add_param_group is decorated to be skipped by the compiler and the
 #   decorator imports it at the first call; TORCH_COMPILE_DISABLE=1 changes nothing. `import torchvision` does the same at
@@ -17,7 +17,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.15.0 torchvision numpy
+"$folder/venv/bin/pip" install --quiet torch==2.15.0 torchvision==0.29.2 numpy
 cd "$folder"
 cat > look.py <<'PY'
 import resource
