@@ -4,6 +4,7 @@ import { passes, Problem } from "./api.js";
 import { connected, RECONNECTING } from "./connection.js";
 import { fill, h } from "./dom.js";
 import { current } from "./route.js";
+import { signedIn, signOut } from "./session.js";
 import { compare } from "./views/compare.js";
 import { experiment } from "./views/experiment.js";
 import { experiments } from "./views/experiments.js";
@@ -16,6 +17,7 @@ import { runs } from "./views/runs.js";
 
 const RETRY_MS = 2000;
 const main = /** @type {HTMLElement} */ (document.getElementById("main"));
+const leave = /** @type {HTMLElement} */ (document.getElementById("sign-out"));
 const links = /** @type {NodeListOf<HTMLAnchorElement>} */ (document.querySelectorAll("nav a"));
 
 /** @type {View | null} */
@@ -71,6 +73,7 @@ function place(title, element) {
   shownAt = path;
   fill(main, element);
   mark(parts);
+  leave.hidden = !signedIn();
   if (before === null) return;
   if (before !== path) scrollTo(0, 0);
   if (before !== path || document.activeElement === document.body) main.focus({ preventScroll: true });
@@ -107,5 +110,6 @@ function refused(error) {
     h("p", {}, h("a", { href: "#/" }, "All runs")));
 }
 
+leave.addEventListener("click", () => signOut().then(() => show(), trouble));
 addEventListener("hashchange", () => show());
 show();

@@ -299,7 +299,7 @@ def test_without_a_choice_the_newest_experiments_are_offered(page: Page, site: S
     make_experiment(site.service, {"variant": ["none"], "seed": [0]}, "offered")
     page.goto(f"{site.url}/#/compare")
     page.get_by_role("link", name="offered").click()
-    expect(page.get_by_role("heading", level=1)).to_have_text("Experiment: 1 run")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Experiment offered: 1 run")
     expect(page.get_by_text("No run has a final score yet")).to_be_visible()
 
 

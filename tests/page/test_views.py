@@ -129,6 +129,22 @@ def test_a_service_with_keys_asks_for_one_once(page: Page, site: Site, token: st
     problems[:] = [each for each in problems if "401" not in each]
 
 
+def test_who_signs_out_is_asked_for_a_key_again(page: Page, site: Site, token: str, problems: list[str]) -> None:
+    page.goto(site.url)
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
+    expect(page.get_by_text("Authorization")).to_have_count(0)  # a header is nothing that a visitor could send
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
+    assert page.context.cookies() == []
+    page.reload()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
+    problems[:] = [each for each in problems if "401" not in each]
+
+
 def test_a_running_job_follows_its_events(page: Page, site: Site) -> None:
     new = new_job(RunConfig(), "default", name="live")
     store = site.service.store

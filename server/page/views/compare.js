@@ -32,12 +32,14 @@ export async function compare(query) {
   const stop = jobs.every(({ terminal }) => terminal) ? () => {} : poll(refresh);
   const counted = `${jobs.length} ${jobs.length === 1 ? "run" : "runs"}`;
   const experiment = query.get("experiment");
+  // All runs of an experiment have its name.
+  const title = experiment && !query.has("job") ? `${source.title} ${jobs[0].name ?? experiment}` : source.title;
   const element = h("article", {},
-    h("h1", {}, source.title === "Compare" ? `Compare ${counted}` : `${source.title}: ${counted}`),
+    h("h1", {}, title === "Compare" ? `Compare ${counted}` : `${title}: ${counted}`),
     experiment && !query.has("job") && h("p", {}, h("a", { href: link(["experiments", experiment]) }, "The experiment's own page")),
     missing.length > 0 && h("p", { class: "note" }, `The service does not have, and this leaves out: ${missing.join(", ")}.`),
     left && h("p", { class: "note" }, `There are more: only the first ${MOST_RUNS} are compared.`), compared.element);
-  return { title: source.title, element, destroy };
+  return { title, element, destroy };
 
   function destroy() {
     stop();

@@ -1,10 +1,10 @@
 // The form for a service that requires a key. The key goes into a cookie that no script can read, never into an address.
 
-import { change } from "../api.js";
 import { h } from "../dom.js";
+import { signedIn, signIn } from "../session.js";
 
 /**
- * @param {string} why
+ * @param {string} why what the service says of the key of an earlier session
  * @param {() => void} onDone
  * @returns {Element}
  */
@@ -19,7 +19,7 @@ export function login(why, onDone) {
     button.disabled = true;
     answer.textContent = "";
     try {
-      await change("POST", "/session", { key: key.value.trim() });
+      await signIn(key.value.trim());
       onDone();
     } catch (error) {
       answer.textContent = /** @type {Error} */ (error).message;
@@ -30,7 +30,7 @@ export function login(why, onDone) {
   return h("form", { onsubmit: submit },
     h("h1", {}, "Sign in"),
     h("p", {}, "This service requires an API key. The operator creates one with ", h("code", {}, "gan-mhe keys create"), "."),
-    h("p", { class: "muted" }, why),
+    signedIn() && h("p", { class: "muted" }, why), // before that, the reason is only that there is no key yet
     h("p", { class: "row" }, h("label", { for: "key" }, "API key"), key, button),
     answer);
 }

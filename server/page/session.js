@@ -1,0 +1,21 @@
+// Whether this browser has signed in. The key itself is in a cookie that no script can read.
+
+import { change } from "./api.js";
+
+const SIGNED_IN = "gan-mhe: signed in";
+
+/** @returns {boolean} */
+export function signedIn() {
+  return localStorage.getItem(SIGNED_IN) !== null;
+}
+
+/** @param {string} key */
+export async function signIn(key) {
+  await change("POST", "/session", { key });
+  localStorage.setItem(SIGNED_IN, "yes");
+}
+
+export async function signOut() {
+  await change("DELETE", "/session");
+  localStorage.removeItem(SIGNED_IN);
+}
