@@ -523,6 +523,7 @@ def images(source: RunDir, output: Path, **changes: Any) -> dict[str, Any]:
         "ema": False,
         "format": "npz",
         "output": str(output),
+        "partial": f"{output}.partial",
     } | changes
 
 
@@ -596,7 +597,7 @@ def test_a_task_quits_at_the_first_signal(
         time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(sample, "generate", hang)
+    monkeypatch.setattr(sample, "draw", hang)
     outcome = execute(images(source, tmp_path / "a"))
     assert (outcome.outcome, outcome.code) == ("stopped", None)
 

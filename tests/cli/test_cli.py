@@ -192,7 +192,7 @@ def test_sample_writes_the_files_it_reports(gan_mhe: Command, run: str) -> None:
 def test_sample_checks_the_output_name_before_it_computes(
     gan_mhe: Command, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gan_mhe.run.sample.generate", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr("gan_mhe.run.sample.draw", lambda *_, **__: pytest.fail("computed"))
     output = gan_mhe("sample", run, "--out", "images.gif")
     assert (output.code, output.err) == (
         2,
