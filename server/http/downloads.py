@@ -19,7 +19,7 @@ from server.errors import NotFound
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
 SUFFIXES = {"image/png": "png", "image/webp": "webp", "application/zip": "zip", "application/x-npz": "npz"}
-"""Of the names of image files, by media type."""
+"""Suffixes of the names of image files, by media type."""
 
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
