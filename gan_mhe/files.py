@@ -10,7 +10,7 @@ import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gan_mhe.errors import StorageError
 
@@ -38,6 +38,55 @@ def atomic_write(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+class GrowingFile:
+    """A file that is only appended to. `sha256` and `size_bytes` are those of what was written so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = hashlib.sha256()
+        self.size_bytes = 0
+
+    def write(self, content: bytes) -> int:
+        """Append bytes, which readers see after `flush`; returns their number. Raises OSError."""
+        self._file.write(content)
+        self._hash.update(content)
+        self.size_bytes += len(content)
+        return len(content)
+
+    def flush(self) -> None:
+        """Pass what was written to the operating system, so that readers see it. Raises OSError."""
+        self._file.flush()
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal SHA-256."""
+        return self._hash.hexdigest()
+
+
+@contextlib.contextmanager
+def growing_file(path: Path, partial: Path | None = None) -> Iterator[GrowingFile]:
+    """Yield a new file at `partial`; on success flush it to disk and rename it to `path`, otherwise delete it.
+
+    partial: in the directory of `path`, a hidden temporary file by default. An older file there is deleted first, not
+    overwritten: whoever reads it keeps it. Raises StorageError if writing fails; an existing file at `path` is then
+    unchanged.
+    """
+    partial = partial or path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        with open(partial, "xb") as file:
+            yield GrowingFile(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_cached(path: Path, content: bytes) -> None:

@@ -35,7 +35,7 @@ from gan_mhe.errors import (
     StorageError,
     is_out_of_memory,
 )
-from gan_mhe.files import atomic_write, sha256_bytes, write_json
+from gan_mhe.files import atomic_write, growing_file, write_json
 from gan_mhe.records.events import Event, describe
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.run.control import stop_on_signals, stop_signals
@@ -43,7 +43,8 @@ from gan_mhe.streams import protected
 
 STOPPED, FAILED, USAGE = 75, 1, 2
 
-MEDIA_TYPES = {"png": "image/png", "zip": "application/zip", "npz": "application/x-npz"}
+MEDIA_TYPES = {"png": "image/png", "webp": "image/webp", "zip": "application/zip", "npz": "application/x-npz"}
+_LAYOUT = {"columns", "scale", "padding"}
 _RESERVE = b"\0" * 16384  # larger than any outcome
 
 
@@ -89,6 +90,7 @@ class SampleRequest(Request):
     """Generate images from one checkpoint.
 
     interpolation: number of images in each of `n` walks between two latents; 0 generates `n` independent images.
+    columns, scale, padding: layout of a grid. partial: file that grows and becomes `output` when it is whole.
     """
 
     kind: Literal["sample"]
@@ -99,8 +101,12 @@ class SampleRequest(Request):
     truncation: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     interpolation: Annotated[int, Field(ge=0)] = 0
     ema: bool = False
-    format: Literal["png", "npz", "zip"]
+    format: Literal["png", "webp", "npz", "zip"]
+    columns: Annotated[int, Field(ge=1)] | None = None
+    scale: Annotated[int, Field(ge=1)] | None = None
+    padding: Annotated[int, Field(ge=0)] | None = None
     output: Path
+    partial: Path
 
 
 class ScoreRequest(Request):
@@ -275,24 +281,23 @@ def _check_resumable(run_dir: RunDir, config: RunConfig) -> None:
 def _sample(request: SampleRequest) -> dict[str, Any]:
     import torch
 
+    from gan_mhe.images import files
     from gan_mhe.run import sample
     from gan_mhe.training.precision import resolve_device
 
-    run, columns = RunDir(request.run_dir), request.interpolation
-    options: dict[str, Any] = request.model_dump(include={"seed", "step", "ema", "truncation"})
-    options["digest"] = request.checkpoint_sha256
-    if columns:
-        images = sample.interpolate(run, rows=request.n, columns=columns, **options)
-    else:
-        images = sample.generate(run, n=request.n, **options)
-    content = sample.encode(images, request.format, columns=columns or None)
-    atomic_write(request.output, content)
+    count = request.n * max(1, request.interpolation)
+    options: dict[str, Any] = request.model_dump(include={"n", "seed", "interpolation", "step", "ema", "truncation"})
+    batches = sample.draw(RunDir(request.run_dir), digest=request.checkpoint_sha256, **options)
+    layout = request.model_dump(include=_LAYOUT, exclude_none=True)
+    with growing_file(request.output, request.partial) as file:
+        columns = {"columns": request.interpolation} if request.interpolation else {}
+        files.write(batches, count, request.format, file, files.GridLayout(**columns | layout))
     return {
-        "sha256": sha256_bytes(content),
-        "size_bytes": len(content),
+        "sha256": file.sha256,
+        "size_bytes": file.size_bytes,
         "media_type": MEDIA_TYPES[request.format],
-        "images": len(images),
-        "fixed": request.model_dump(exclude={"kind", "run_dir", "outcome", "output"}),
+        "images": count,
+        "fixed": request.model_dump(exclude={"kind", "run_dir", "outcome", "output", "partial", *_LAYOUT}) | layout,
         "device": str(resolve_device("auto")),
         "torch": torch.__version__,
     }

@@ -21,6 +21,7 @@ from gan_mhe.files import (
     atomic_write,
     canonical_json,
     default_cache_dir,
+    growing_file,
     move_directory,
     remove_temporaries,
     sha256_bytes,
@@ -362,3 +363,38 @@ def test_a_move_that_was_cut_short_is_made_again_whole(two_file_systems: tuple[P
     (cut_short / "half").write_text("cont")
     move_directory(source, target)
     assert sorted(path.name for path in target.iterdir()) == ["inner", "link"]
+
+
+def test_a_growing_file_can_be_read_while_it_is_written_and_is_whole_at_the_end(tmp_path: Path) -> None:
+    path, partial = tmp_path / "new" / "whole", tmp_path / "new" / "partial"
+    with growing_file(path, partial) as file:
+        file.write(b"be")
+        file.flush()
+        assert partial.read_bytes() == b"be" and not path.exists()
+        file.write(b"gun")
+    assert path.read_bytes() == b"begun" and not partial.exists()
+    assert (file.size_bytes, file.sha256) == (5, sha256_bytes(b"begun"))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_a_growing_file_that_does_not_become_whole_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "a").write_bytes(b"older")
+    with pytest.raises(error), growing_file(tmp_path / "a") as file:
+        file.write(b"new")
+        raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"older"
+
+
+def test_an_older_growing_file_is_replaced_and_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "partial").write_bytes(b"older")
+    with open(tmp_path / "partial", "rb") as reader, growing_file(tmp_path / "a", tmp_path / "partial") as file:
+        file.write(b"newer")
+        file.flush()
+        assert reader.read() == b"older"
+
+
+def test_a_growing_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"cannot write .*/file/a"), growing_file(tmp_path / "file" / "a"):
+        pytest.fail("opened")

@@ -523,6 +523,7 @@ def images(source: RunDir, output: Path, **changes: Any) -> dict[str, Any]:
         "ema": False,
         "format": "npz",
         "output": str(output),
+        "partial": f"{output}.partial",
     } | changes
 
 
@@ -562,6 +563,46 @@ def test_the_same_request_gives_the_same_bytes_and_another_seed_others(
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_images_can_be_read_while_they_are_drawn_and_are_renamed_when_they_are_whole(
+    execute: Execute, source: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, seen = sample.draw, list[tuple[int, bool]]()
+    output, partial = tmp_path / "out" / "a", tmp_path / "out" / "1.partial"
+
+    def watched(*arguments: Any, **options: Any) -> Iterator[torch.Tensor]:
+        for batch in draw(*arguments, **options):
+            seen.append((partial.stat().st_size, output.exists()))
+            yield batch
+
+    monkeypatch.setattr(sample, "draw", watched)
+    result = execute(images(source, output, n=130, format="zip", partial=str(partial))).result
+    assert result is not None and result["images"] == 130
+    sizes, renamed = zip(*seen, strict=True)
+    assert sizes[0] == 0 and sizes[0] < sizes[1] < sizes[2] < result["size_bytes"]
+    assert not any(renamed)
+    assert [path.name for path in output.parent.iterdir()] == ["a"]
+
+
+def test_drawing_that_is_stopped_leaves_nothing(
+    execute: Execute, source: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*arguments: Any, **options: Any) -> Iterator[torch.Tensor]:
+        yield torch.zeros(64, 3, 32, 32, dtype=torch.uint8)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(sample, "draw", stopped)
+    assert execute(images(source, tmp_path / "out" / "a", n=130)).outcome == "stopped"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_the_layout_of_a_grid_can_be_requested(execute: Execute, source: RunDir, tmp_path: Path) -> None:
+    result = execute(images(source, tmp_path / "a", n=6, format="webp", columns=3, scale=1, padding=0)).result
+    assert result is not None and result["media_type"] == "image/webp"
+    assert (result["fixed"]["columns"], result["fixed"]["scale"], result["fixed"]["padding"]) == (3, 1, 0)
+    with Image.open(tmp_path / "a") as grid:
+        assert (grid.format, grid.size) == ("WEBP", (3 * 32, 2 * 32))
+
+
 def test_walks_and_truncated_images_can_be_requested(execute: Execute, source: RunDir, tmp_path: Path) -> None:
     result = execute(images(source, tmp_path / "a", n=2, interpolation=4, truncation=0.5, format="zip", step=10)).result
     assert result is not None and result["images"] == 8
@@ -596,7 +637,7 @@ def test_a_task_quits_at_the_first_signal(
         time.sleep(0.01)
         raise AssertionError("went on")
 
-    monkeypatch.setattr(sample, "generate", hang)
+    monkeypatch.setattr(sample, "draw", hang)
     outcome = execute(images(source, tmp_path / "a"))
     assert (outcome.outcome, outcome.code) == ("stopped", None)
 

@@ -28,7 +28,9 @@ def sample(
     out_: Annotated[
         Path,
         typer.Option(
-            "--out", help="FILE.png for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.", callback=possible
+            "--out",
+            help="FILE.png or FILE.webp for a grid, FILE.npz or FILE.zip, or a folder for single PNGs.",
+            callback=possible,
         ),
     ],
     n: Annotated[int, typer.Option("--n", min=1, help="Number of images, or of rows with --interpolate.")] = 64,
@@ -36,6 +38,9 @@ def sample(
     interpolate: Annotated[
         int, typer.Option(min=0, metavar="STEPS", help="Interpolate between two latents in STEPS images per row.")
     ] = 0,
+    columns: Annotated[int | None, typer.Option(min=1, help="Columns of a grid; as square as possible.")] = None,
+    scale: Annotated[int | None, typer.Option(min=1, max=16, help="Factor by which a grid enlarges images.")] = None,
+    padding: Annotated[int, typer.Option(min=0, max=64, help="Pixels around each image of a grid.")] = 2,
     step: Step = None,
     ema: Ema = False,
 ) -> None:
@@ -43,15 +48,14 @@ def sample(
     output_is_optional()
     run_dir = RunDir(run)
     run_dir.read_config()
+    from gan_mhe.images.files import GridLayout
     from gan_mhe.run import sample
 
     sample.check_destination(out_)
-    if interpolate:
-        images = sample.interpolate(run_dir, rows=n, columns=interpolate, seed=seed, step=step, ema=ema)
-    else:
-        images = sample.generate(run_dir, n=n, seed=seed, step=step, ema=ema)
-    sample.write_images(images, out_, columns=interpolate or None)
-    say(f"{len(images)} images: {out_}")
+    count, layout = n * max(1, interpolate), GridLayout(columns or interpolate or None, scale, padding)
+    batches = sample.draw(run_dir, n=n, seed=seed, interpolation=interpolate, step=step, ema=ema)
+    sample.write_images(batches, count, out_, layout)
+    say(f"{count} images: {out_}")
 
 
 def score(

@@ -1,4 +1,4 @@
-"""Image grids and their PNG encoding."""
+"""Image grids, and the lossless encoding of images."""
 
 import io
 import math
@@ -11,6 +11,8 @@ from gan_mhe.errors import ConfigError
 
 _READABLE_SIDE = 64  # pixels; images of 32 pixels are too small to assess on a modern screen
 _COMPRESSION = 6
+_WEBP_EFFORT, _WEBP_METHOD = 80, 4  # the defaults of Pillow, fixed here
+WEBP_SIDE = 16383  # pixels
 
 
 def grid(images_uint8: Tensor, columns: int, padding: int = 2, scale: int | None = None) -> Image.Image:
@@ -46,4 +48,16 @@ def encode_png(image: Image.Image) -> bytes:
     """Encode as PNG without timestamps or other metadata: equal images give equal bytes on one installation."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=_COMPRESSION)
+    return buffer.getvalue()
+
+
+def encode_webp(image: Image.Image) -> bytes:
+    """Encode as lossless WebP without metadata: equal images give equal bytes on one installation.
+
+    Raises ConfigError if a side has more pixels than the format can hold.
+    """
+    if max(image.size) > WEBP_SIDE:
+        raise ConfigError(f"webp: expected at most {WEBP_SIDE} pixels a side, got {image.width} x {image.height}")
+    buffer = io.BytesIO()
+    image.save(buffer, format="WEBP", lossless=True, quality=_WEBP_EFFORT, method=_WEBP_METHOD)
     return buffer.getvalue()

@@ -1,11 +1,14 @@
 """Fixed latents for image grids, and interpolation between latents."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from gan_mhe import rng
 from gan_mhe.errors import ConfigError
 
+BLOCK = 64  # latents; a multiple of 16, because PyTorch draws 16 numbers at a time
 _PARALLEL = 1e-6  # sine of the angle below which the great circle is a line or undefined
 
 
@@ -16,6 +19,17 @@ def fixed_latents(n: int, latent_dim: int, seed: int) -> Tensor:
     PyTorch draws 16 at a time and draws the last 16 again where the number of all is no multiple of 16.
     """
     return torch.randn(n, latent_dim, generator=rng.generator("cpu", seed, "fixed_latents"))
+
+
+def latent_blocks(latent_dim: int, seed: int) -> Iterator[Tensor]:
+    """Standard normal latents in blocks (BLOCK, latent_dim) without end, float32 on the CPU.
+
+    A latent depends on its position, latent_dim and seed alone: whole blocks are drawn however many latents are needed.
+    They are those of `fixed_latents`, but for its last 16 numbers where the number of all is no multiple of 16.
+    """
+    generator = rng.generator("cpu", seed, "fixed_latents")
+    while True:
+        yield torch.randn(BLOCK, latent_dim, generator=generator)
 
 
 def interpolate(z0: Tensor, z1: Tensor, steps: int, mode: str = "spherical") -> Tensor:

@@ -1,30 +1,27 @@
 """Images from the checkpoints of a run."""
 
-import io
 import math
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from types import MappingProxyType
+from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import CheckpointError, ConfigError
-from gan_mhe.files import atomic_directory, atomic_write
-from gan_mhe.images import grids, latents
+from gan_mhe.files import atomic_directory, growing_file
+from gan_mhe.images import files, latents
+from gan_mhe.images.files import Format, GridLayout
 from gan_mhe.networks.build import build_generator
 from gan_mhe.records import checkpoint
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.training.precision import Precision, resolve_device
 from gan_mhe.training.state import load_module
 
-Format = Literal["png", "npz", "zip"]
 Generate = Callable[[Tensor], Tensor]
-_BATCH = 256
+_FORMATS: Mapping[str, Format] = MappingProxyType({".png": "png", ".webp": "webp", ".npz": "npz", ".zip": "zip"})
 
 
 def chosen_step(run: RunDir, step: int | None) -> int:
@@ -66,7 +63,7 @@ def load_generator(
 
     def generate_batches(latents_BZ: Tensor) -> Tensor:
         with precision.full_precision():
-            batches = torch.split(latents_BZ.to(resolved_device), _BATCH)
+            batches = torch.split(latents_BZ.to(resolved_device), latents.BLOCK)
             return torch.cat([to_uint8(network(batch)).cpu() for batch in batches])
 
     return generate_batches
@@ -82,12 +79,8 @@ def generate(
     truncation: float | None = None,
     digest: str | None = None,
 ) -> Tensor:
-    """Generate `n` images, uint8 (n, 3, H, H); the latents are a function of (n, seed, truncation).
-
-    truncation: threshold of `truncate`; None does not truncate. Other arguments and errors as in `load_generator`.
-    """
-    latents_NZ = _latents(run, n, seed, truncation)
-    return load_generator(run, step=step, ema=ema, digest=digest)(latents_NZ)
+    """Generate `n` images, uint8 (n, 3, H, H). Arguments and errors as in `draw`."""
+    return torch.cat(list(draw(run, n=n, seed=seed, step=step, ema=ema, truncation=truncation, digest=digest)))
 
 
 def interpolate(
@@ -101,18 +94,51 @@ def interpolate(
     truncation: float | None = None,
     digest: str | None = None,
 ) -> Tensor:
-    """Generate `rows` spherical interpolations of `columns` images each: uint8 (rows * columns, 3, H, H).
+    """Generate `rows` interpolations of `columns` images each: uint8 (rows * columns, 3, H, H). As `draw`."""
+    options: dict[str, Any] = {"step": step, "ema": ema, "truncation": truncation, "digest": digest}
+    return torch.cat(list(draw(run, n=rows, seed=seed, interpolation=columns, **options)))
 
-    Each row interpolates between two latents of its own. Arguments and errors as in `generate`.
+
+def draw(
+    run: RunDir,
+    *,
+    n: int,
+    seed: int,
+    interpolation: int = 0,
+    step: int | None = None,
+    ema: bool = False,
+    truncation: float | None = None,
+    digest: str | None = None,
+) -> Iterator[Tensor]:
+    """Generate images in batches uint8 (b, 3, H, H), each when it is asked for: `n`, or `n` rows of an interpolation.
+
+    interpolation: images in each row, which interpolates spherically between two latents of its own; 0: independent
+    images. truncation: threshold of `truncate`; None does not truncate. Other arguments and errors as in
+    `load_generator`, at once; with the first batch ConfigError for an interpolation of 1 or a threshold out of range.
+
+    On one installation image i is the same for every `n`, to the last bit: batches are generated whole, because a
+    convolution of another batch size may round differently.
     """
-    ends = _latents(run, 2 * rows, seed, truncation)
-    walks = [latents.interpolate(ends[2 * row], ends[2 * row + 1], columns) for row in range(rows)]
-    return load_generator(run, step=step, ema=ema, digest=digest)(torch.cat(walks))
+    generator = load_generator(run, step=step, ema=ema, digest=digest)
+    blocks = latents.latent_blocks(run.read_config().generator.latent_dim, seed)
+    return _images(generator, _batches(blocks, truncation, interpolation), n * max(1, interpolation))
 
 
-def _latents(run: RunDir, n: int, seed: int, truncation: float | None) -> Tensor:
-    latents_NZ = latents.fixed_latents(n, run.read_config().generator.latent_dim, seed)
-    return latents_NZ if truncation is None else truncate(latents_NZ, truncation)
+def _images(generator: Generate, batches: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+    while count > 0:
+        images = generator(next(batches))[:count]
+        yield images
+        count -= len(images)
+
+
+def _batches(blocks: Iterator[Tensor], truncation: float | None, interpolation: int) -> Iterator[Tensor]:
+    for block in blocks:
+        ends = block if truncation is None else truncate(block, truncation)
+        if interpolation:
+            walks = [latents.interpolate(a, b, interpolation) for a, b in zip(ends[::2], ends[1::2], strict=True)]
+            yield from torch.split(torch.cat(walks), latents.BLOCK)
+        else:
+            yield ends
 
 
 def truncate(latents: Tensor, threshold: float) -> Tensor:
@@ -134,67 +160,33 @@ def truncate(latents: Tensor, threshold: float) -> Tensor:
 
 def check_destination(out: Path) -> None:
     """Raise ConfigError if `write_images` does not support the suffix of `out` or would replace a non-empty folder."""
-    if out.suffix not in (".png", ".npz", ".zip", ""):
-        raise ConfigError(f"--out {out}: expected FILE.png, FILE.npz, FILE.zip or a folder, got suffix {out.suffix!r}")
+    if out.suffix and out.suffix not in _FORMATS:
+        known = ", ".join(f"FILE{suffix}" for suffix in _FORMATS)
+        raise ConfigError(f"--out {out}: expected {known} or a folder, got suffix {out.suffix!r}")
     if out.suffix and out.is_dir():
         raise ConfigError(f"--out {out}: expected a file or a folder name without {out.suffix}, got an existing folder")
     is_empty_folder = out.name != "" and out.is_dir() and not any(out.iterdir())
     if not out.suffix and out.exists() and not is_empty_folder:
-        raise ConfigError(f"--out {out}: expected a new or empty folder, or FILE.png, .npz or .zip; it already exists")
+        raise ConfigError(
+            f"--out {out}: expected a new or empty folder, or FILE.png, .webp, .npz or .zip; it already exists"
+        )
 
 
-def write_images(images: Tensor, out: Path, *, columns: int | None = None) -> None:
-    """Write uint8 images (n, 3, H, H) as `encode` does, in the format of the suffix; without suffix PNGs in a folder.
+def write_images(batches: Iterable[Tensor], count: int, out: Path, layout: GridLayout | None = None) -> None:
+    """Write `count` images from batches as `files.write` does, in the format of the suffix; without suffix a folder.
 
-    Raises ConfigError as `check_destination` does, and StorageError if writing fails.
+    A folder contains one numbered PNG per image. Raises ConfigError as `check_destination` does, and StorageError if
+    writing fails.
     """
     check_destination(out)
-    match out.suffix:
-        case ".png":
-            atomic_write(out, encode(images, "png", columns=columns))
-        case ".npz":
-            atomic_write(out, encode(images, "npz"))
-        case ".zip":
-            atomic_write(out, encode(images, "zip"))
-        case _:
-            _write_folder(images, out)
+    if not out.suffix:
+        _write_folder(batches, out)
+        return
+    with growing_file(out) as file:
+        files.write(batches, count, _FORMATS[out.suffix], file, layout or GridLayout())
 
 
-def encode(images: Tensor, format: Format, *, columns: int | None = None) -> bytes:
-    """Encode images uint8 (n, 3, H, H) as file content; equal images give equal bytes on one installation.
-
-    `png` is a grid with `columns` columns, or as square as possible; `npz` contains the array `images` (n, H, H, 3);
-    `zip` contains one numbered PNG per image.
-    """
-    match format:
-        case "png":
-            return grids.encode_png(grids.grid(images, columns or math.isqrt(len(images) - 1) + 1))
-        case "npz":
-            return _npz(images)
-        case "zip":
-            return _zip(images)
-
-
-def _npz(images: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, images=images.permute(0, 2, 3, 1).numpy())
-    return buffer.getvalue()
-
-
-def _zip(images: Tensor) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # stored: PNGs are compressed already
-        for name, image in _named_images(images):
-            archive.writestr(zipfile.ZipInfo(name), grids.encode_png(image))  # ZipInfo's constant date: 1980
-    return buffer.getvalue()
-
-
-def _write_folder(images: Tensor, out: Path) -> None:
+def _write_folder(batches: Iterable[Tensor], out: Path) -> None:
     with atomic_directory(out) as temporary:
-        for name, image in _named_images(images):
-            (temporary / name).write_bytes(grids.encode_png(image))
-
-
-def _named_images(images: Tensor) -> Iterator[tuple[str, Image.Image]]:
-    for index, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
-        yield f"{index:06d}.png", Image.fromarray(image)
+        for name, content in files.named_pngs(batches):
+            (temporary / name).write_bytes(content)

@@ -2,16 +2,14 @@
 
 import io
 import os
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx2
 
-from gan_mhe.records.events import decode_number
+from server.client.comparisons import read_comparison
 from server.client.connection import Connection
-from server.client.errors import TaskFailed, TimedOut
+from server.client.errors import Conflict
 from server.client.events import Event, follow
 from server.client.records import (
     Bucket,
@@ -26,9 +24,13 @@ from server.client.records import (
     Task,
     TaskResult,
 )
+from server.client.resuming import download
 from server.client.submissions import Matrix, lists, submission
+from server.client.waiting import failed, wait_until_ended
 
 if TYPE_CHECKING:  # imported only when needed
+    from pathlib import Path
+
     from PIL.Image import Image
 
     from gan_mhe.comparison.results import Comparison, View
@@ -38,7 +40,6 @@ _RENDER_SECONDS = 90.0  # the service's own limit is 60
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 
 Mode = Literal["graceful", "now"]
-Ending = TypeVar("Ending", Job, Task)
 
 
 class Client:
@@ -211,7 +212,7 @@ class Client:
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
         """Wait until a job has ended. Raises TimedOut after `timeout` seconds."""
-        return _wait_until_ended(lambda: self.job(job_id), self.job(job_id), timeout)
+        return wait_until_ended(lambda: self.job(job_id), self.job(job_id), timeout)
 
     # Events, logs and metrics
 
@@ -311,14 +312,32 @@ class Client:
         return self._connection.get_bytes(f"/v1/checkpoints/{checkpoint_id}/{part}")
 
     def draw(self, checkpoint_id: str, *, timeout: float = 300.0, **request: Any) -> "Image":
-        """Generate a grid of images from a checkpoint. request: `n`, `seed`, `truncation`, `interpolation`, `ema`."""
+        """Generate a grid of images from a checkpoint. request: the fields of POST /v1/checkpoints/ID/samples."""
         return _image(self.draw_file(checkpoint_id, timeout=timeout, format="png", **request))
 
     def draw_file(self, checkpoint_id: str, *, timeout: float = 300.0, **request: Any) -> bytes:
-        """Generate images from a checkpoint as a file: `format` may be `png`, `zip` or `npz`."""
+        """Generate images from a checkpoint as a file: `format` may be `png`, `webp`, `zip` or `npz`."""
         result = self._run_task(f"/v1/checkpoints/{checkpoint_id}/samples", request, timeout)
         assert result.sha256 is not None
         return self.blob(result.sha256)
+
+    def draw_into(
+        self, checkpoint_id: str, path: "Path", *, silence_seconds: float = 600.0, **request: Any
+    ) -> TaskResult:
+        """Generate images from a checkpoint and write them to a file while they are drawn; resumes broken downloads.
+
+        request: as for `draw_file`; up to 50,000 images as `zip` or `npz`. silence_seconds: time without a byte, in
+        the queue too, after which a connection counts as broken. Raises TaskFailed, and StorageError if `path` cannot
+        be written; an older file there then remains.
+        """
+        task = Task.model_validate(self._connection.post(f"/v1/checkpoints/{checkpoint_id}/samples", request))
+        try:
+            download(self._connection, f"/v1/tasks/{task.id}/content", path, silence_seconds=silence_seconds)
+        except Conflict:  # the task has ended without images
+            raise failed(self.task(task.id)) from None
+        result = self.task(task.id).result
+        assert result is not None
+        return result
 
     def score(self, checkpoint_id: str, *, timeout: float = 1800.0, **request: Any) -> TaskResult:
         """Score a checkpoint with new latents. request: `protocol`, `num_samples`, `ema`, `weights`."""
@@ -327,10 +346,9 @@ class Client:
     def _run_task(self, path: str, request: Mapping[str, Any], timeout: float) -> TaskResult:
         """Create a task and wait for its result. Raises TaskFailed if there is none, TimedOut after the timeout."""
         task = Task.model_validate(self._connection.post(path, request, prefer="wait=10"))
-        task = _wait_until_ended(lambda: self.task(task.id), task, timeout)
+        task = wait_until_ended(lambda: self.task(task.id), task, timeout)
         if task.result is None:
-            cause = task.message or task.reason or "no reason given"
-            raise TaskFailed(f"{task.id} {task.state}: {cause}", code=task.reason)
+            raise failed(task)
         return task.result
 
     def task(self, task_id: str) -> Task:
@@ -353,7 +371,7 @@ class Client:
         `steps` compares final generators, `wall_time` generators after about the same training time.
         """
         params = self._selected(ids) | {"metric": metric, "reference": reference, "view": view}
-        return _comparison(self._connection.get("/v1/compare", **params))
+        return read_comparison(self._connection.get("/v1/compare", **params))
 
     def compare_text(
         self,
@@ -369,30 +387,7 @@ class Client:
         return self._connection.get_bytes("/v1/compare", **params).decode()
 
 
-def _wait_until_ended(poll: Callable[[], Ending], current: Ending, timeout: float | None) -> Ending:
-    """Poll until the job or task has ended. Raises TimedOut after `timeout` seconds."""
-    deadline = None if timeout is None else time.monotonic() + timeout
-    pause = 0.1
-    while not current.terminal:
-        if deadline is not None and time.monotonic() + pause > deadline:
-            raise TimedOut(f"{current.id} is still {current.state} after {timeout:g} seconds")
-        time.sleep(pause)
-        pause, current = min(2.0, pause * 1.5), poll()
-    return current
-
-
 def _image(content: bytes) -> "Image":
     from PIL import Image
 
     return Image.open(io.BytesIO(content))
-
-
-def _comparison(document: Mapping[str, Any]) -> "Comparison":
-    from gan_mhe.comparison.results import Comparison, Row
-
-    def known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        names = {field.name for field in fields(kind)}
-        return {name: decode_number(value) for name, value in values.items() if name in names}
-
-    rows = tuple(Row(**known(Row, row) | {"jobs": tuple(row["jobs"])}) for row in document["rows"])
-    return Comparison(**known(Comparison, document) | {"rows": rows})

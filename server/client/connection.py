@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 from typing import Any, Self
 
 import httpx2
@@ -20,8 +21,8 @@ Params = Mapping[str, Any]
 
 TRANSIENT = (httpx2.NetworkError, httpx2.TimeoutException, httpx2.RemoteProtocolError)
 _TRANSIENT_STATUS = frozenset({429, 502, 503, 504})
-_ATTEMPTS = 4
-_FIRST_WAIT_SECONDS = 0.25
+ATTEMPTS = 4
+FIRST_WAIT_SECONDS = 0.25
 _LONGEST_WAIT_SECONDS = 30.0
 
 
@@ -115,9 +116,9 @@ class Connection:
                 return self._once(request)
             except Interrupted as interruption:
                 failures += 1
-                if failures == _ATTEMPTS:
+                if failures == ATTEMPTS:
                     raise interruption.cause from None
-                time.sleep(wait_seconds(failures - 1, _FIRST_WAIT_SECONDS, interruption.retry_after_seconds))
+                time.sleep(wait_seconds(failures - 1, FIRST_WAIT_SECONDS, interruption.retry_after_seconds))
 
     def _build(self, method: str, path: str, **options: Any) -> httpx2.Request:
         """A request. Raises Rejected if the id in its path, or a header, has characters that HTTP cannot carry."""
@@ -144,6 +145,14 @@ class Connection:
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
         if after is not None:
             headers["Last-Event-ID"] = str(after)
+        with self.stream(path, headers, silence_seconds, params) as response:
+            yield None if response.status_code == 204 else httpx2.EventSource(response, max_event_size=None)
+
+    @contextmanager
+    def stream(
+        self, path: str, headers: Mapping[str, str], silence_seconds: float, params: Params = MappingProxyType({})
+    ) -> Iterator[httpx2.Response]:
+        """GET a response whose body is read as it comes. Parameters and errors as for `events`."""
         timeout = httpx2.Timeout(self._timeout_seconds, read=silence_seconds)
         try:
             request = self._build("GET", path, params=_present(params), headers=headers, timeout=timeout)
@@ -151,7 +160,7 @@ class Connection:
                 if response.status_code >= 400:
                     response.read()
                     self._check(response)
-                yield None if response.status_code == 204 else httpx2.EventSource(response, max_event_size=None)
+                yield response
         except httpx2.HTTPError as error:
             raise self._failure(error) from None
 

@@ -5,7 +5,7 @@ rejects a malformed Range header. RFC 9110 allows a server to ignore Range, whic
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from fastapi.requests import Request
@@ -18,6 +18,8 @@ from server.errors import NotFound
 
 IMMUTABLE = "private, max-age=31536000, immutable"
 REVALIDATE = "private, no-cache"
+SUFFIXES = {"image/png": "png", "image/webp": "webp", "application/zip": "zip", "application/x-npz": "npz"}
+"""Suffixes of the names of image files, by media type."""
 
 _SINGLE_RANGE = re.compile(r"bytes=(?:(\d{1,18})-(\d{0,18})|-(\d{1,18}))")
 
@@ -36,12 +38,21 @@ def content_etag(sha256: str) -> str:
 
 
 def send_file(
-    request: Request, path: Path, *, etag: str, media_type: str, filename: str, inline: bool = False, cache: str
+    request: Request,
+    path: Path,
+    *,
+    etag: str,
+    media_type: str,
+    filename: str,
+    inline: bool = False,
+    cache: str,
+    earlier_etag: str | None = None,
 ) -> Response:
     """A response with the file or one range of it, or a 304.
 
-    filename: suggested to browsers for saving. inline: whether a browser may display it. Raises NotFound if the file no
-    longer exists, HTTPException 416 for a range beyond its end.
+    filename: suggested to browsers for saving. inline: whether a browser may display it. earlier_etag: what the file
+    had while it was written, by which a download of that time goes on. Raises NotFound if the file no longer exists,
+    HTTPException 416 for a range beyond its end.
     """
     headers = {"Cache-Control": cache}
     unchanged = not_modified(request, etag, headers)
@@ -51,7 +62,7 @@ def send_file(
         status = path.stat()
     except FileNotFoundError:
         raise NotFound("the file no longer exists") from None
-    response = FileResponse if _range_holds(request.headers, etag, status.st_size) else _WholeFile
+    response = _Range if _range_holds(request.headers, (etag, earlier_etag), status.st_size) else _WholeFile
     return response(
         path,
         headers={**headers, "ETag": etag},
@@ -62,24 +73,42 @@ def send_file(
     )
 
 
-def _range_holds(headers: Headers, etag: str, size: int) -> bool:
-    """Whether the request has a Range to apply: a single, well-formed one for this version of the file."""
+def wanted_range(headers: Headers, etags: Collection[str | None]) -> tuple[str | None, str | None, str | None] | None:
+    """First byte, last byte and length of the end that the Range asks for, each None or empty if not said.
+
+    None without a Range to apply: a single, well-formed one for a version of the file with one of these ETags.
+    """
     found = _SINGLE_RANGE.fullmatch(headers.get("range", "").strip())
-    if found is None or headers.get("if-range", etag) != etag:
-        return False
+    if found is None or ("if-range" in headers and headers["if-range"] not in etags):
+        return None
     first, last, suffix = found.groups()
-    if first and last and int(last) < int(first):
+    return None if first and last and int(last) < int(first) else (first, last, suffix)
+
+
+def _range_holds(headers: Headers, etags: Collection[str | None], size: int) -> bool:
+    """Whether the request has a Range to apply."""
+    wanted = wanted_range(headers, etags)
+    if wanted is None:
         return False
-    beyond = int(suffix) == 0 if suffix else int(first) >= size
+    first, _, suffix = wanted
+    beyond = int(suffix) == 0 if suffix else int(first or 0) >= size
     if beyond:
         content_range = {"Content-Range": f"bytes */{size}"}
         raise HTTPException(416, f"expected a range within the {size} bytes of the file", content_range)
     return True
 
 
-class _WholeFile(FileResponse):
-    """A file response that ignores the Range header."""
+class _Range(FileResponse):
+    """A file response whose If-Range has been answered."""
+
+    ignored = b"if-range"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(name, value) for name, value in scope["headers"] if name != b"range"]
+        headers = [(name, value) for name, value in scope["headers"] if name != self.ignored]
         await super().__call__({**scope, "headers": headers}, receive, send)
+
+
+class _WholeFile(_Range):
+    """A file response that ignores the Range header."""
+
+    ignored = b"range"

@@ -321,15 +321,28 @@ def _unknown(name: str, known: Mapping[str, Any], setting: str) -> str:
     return f"unknown name {name!r}{hint}; the operator adds names with {setting}"
 
 
-def check_room(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:
-    """Raise InsufficientStorage if the disk's reserve is reached, QueueFull if too many jobs of the project wait."""
+def check_room(connection: Connection, settings: Settings, project: str, jobs: int = 1, size_bytes: int = 0) -> None:
+    """Raise InsufficientStorage if the disk's reserve is reached, QueueFull if too many jobs of the project wait.
+
+    size_bytes: the largest file that will be written; the reserve must stay free beside it.
+    """
     free = shutil.disk_usage(settings.data_dir).free
+    if settings.disk_reserve_bytes <= free < settings.disk_reserve_bytes + size_bytes:
+        raise InsufficientStorage(
+            f"the images may need {_mib(size_bytes)} MiB, {_mib(free)} MiB of disk are free, and "
+            f"{_mib(settings.disk_reserve_bytes)} MiB of them are reserved; ask for fewer images, delete jobs or free "
+            "disk space"
+        )
     if free < settings.disk_reserve_bytes:
         raise InsufficientStorage(
             f"{free // 2**20} MiB of disk are free, but {settings.disk_reserve_bytes // 2**20} MiB are reserved; "
             "delete jobs or free disk space, or let the operator lower GAN_MHE_DISK_RESERVE_BYTES"
         )
     check_queue(connection, settings, project, jobs)
+
+
+def _mib(size_bytes: int) -> int:
+    return -(-size_bytes // 2**20)
 
 
 def check_queue(connection: Connection, settings: Settings, project: str, jobs: int = 1) -> None:

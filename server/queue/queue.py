@@ -319,6 +319,12 @@ def live_attempt(connection: Connection, job_id: str) -> AttemptRow | None:
     return fetch_one(connection, select(_attempts).where(_attempts.c.job_id == job_id, _attempts.c.live), AttemptRow)
 
 
+def newest_attempt(connection: Connection, job_id: str) -> AttemptRow | None:
+    """Return the newest attempt of a job, if there was one."""
+    mine = select(_attempts).where(_attempts.c.job_id == job_id).order_by(_attempts.c.number.desc())
+    return fetch_one(connection, mine.limit(1), AttemptRow)
+
+
 def live_attempts(connection: Connection) -> list[tuple[AttemptRow, JobRow]]:
     """Return every attempt that may still have processes, with its job."""
     ids = connection.execute(select(_attempts.c.id).where(_attempts.c.live).order_by(_attempts.c.created_at)).scalars()

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, select
 
 from gan_mhe.files import canonical_json, sha256_bytes
 from server.errors import FieldError, InvalidRequest, NotFound, NotReady
-from server.queue import admission, queue
+from server.queue import admission, drawing, queue
 from server.queue.admission import Operator, Source
 from server.queue.states import State
 from server.settings import Settings
@@ -16,7 +16,6 @@ from server.store import tables
 from server.store.rows import CheckpointRow, JobRow, fetch_one
 
 SAMPLE, SCORE = "sample", "score"
-MAX_IMAGES = 8192  # in one file: a limit for the grid's size and for a small machine's memory
 
 _jobs = tables.jobs
 
@@ -34,8 +33,9 @@ def sample(
 ) -> JobRow:
     """Create a task that samples images, or return the finished task that sampled the same ones.
 
-    parameters: n, seed, truncation, interpolation, ema, format. Raises InvalidRequest if the checkpoint cannot be
-    sampled like that, NotReady if the checkpoint is not available, and the errors of `admission.check_room`.
+    parameters: n, seed, truncation, interpolation, ema, format, and `drawing.GRID_FIELDS`. Raises InvalidRequest if the
+    checkpoint cannot be sampled like that, NotReady if the checkpoint is not available, and the errors of
+    `admission.check_room`.
     """
     job = _source_job(connection, checkpoint)
     _check_sampling(job, parameters)
@@ -43,7 +43,8 @@ def sample(
     finished = _finished(connection, new)
     if finished is not None:
         return finished
-    admission.check_room(connection, settings, project)
+    size = drawing.most_bytes(parameters, job["request"]["data"]["image_size"])
+    admission.check_room(connection, settings, project, size_bytes=size)
     return queue.create(connection, new)
 
 
@@ -86,16 +87,7 @@ def _check_sampling(job: JobRow, parameters: Mapping[str, Any]) -> None:
     if parameters["ema"] and not job["request"]["generator"]["ema_halflife_steps"]:
         message = "ema: the job keeps no moving average, since its generator.ema_halflife_steps is 0; expected false"
         problems.append(FieldError("/ema", "no_moving_average", message))
-    columns = parameters["interpolation"]
-    if columns == 1:
-        message = "interpolation: an interpolation has two end points; expected 0, or 2 or more; got 1"
-        problems.append(FieldError("/interpolation", "too_few", message))
-    images = parameters["n"] * max(1, columns)
-    if images > MAX_IMAGES:
-        message = (
-            f"interpolation: {images} images are too many for one file; expected n x interpolation <= {MAX_IMAGES}"
-        )
-        problems.append(FieldError("/interpolation", "too_many", message))
+    problems += drawing.refusals(parameters, job["request"]["data"]["image_size"])
     if problems:
         raise InvalidRequest(*problems)
 

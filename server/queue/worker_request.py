@@ -85,7 +85,9 @@ def _task(job: JobRow, settings: Settings, slot: Slot, directory: Path) -> dict[
     own = {"kind": job["kind"], "run_dir": run_dir, "outcome": _outcome(directory)}
     del request["checkpoint_id"]  # the worker identifies the checkpoint by step and hash
     if job["kind"] == SAMPLE:
-        return {**request, **own, "output": str(settings.job_dir(job["id"]).resolve() / output_path(job))}
+        place = settings.job_dir(job["id"]).resolve()
+        files = {"output": str(place / output_path(job)), "partial": str(place / _partial_path(directory.name))}
+        return {**request, **own, **files}
     evaluation = request.pop("evaluation")
     overrides = {
         "evaluation": {**evaluation, **_evaluation(settings, evaluation)},
@@ -97,6 +99,15 @@ def _task(job: JobRow, settings: Settings, slot: Slot, directory: Path) -> dict[
 def output_path(job: JobRow) -> str:
     """Return the path of a sampling task's images, relative to the task's directory."""
     return f"output/images.{job['request']['format']}"
+
+
+def partial_output(settings: Settings, attempt: AttemptRow) -> Path:
+    """Return the file into which an attempt of a sampling task draws. Each has its own, so that no reader mixes two."""
+    return settings.job_dir(attempt["job_id"]) / _partial_path(str(attempt["number"]))
+
+
+def _partial_path(attempt_number: str) -> str:
+    return f"output/{attempt_number}.partial"
 
 
 def _run_dir(settings: Settings, job_id: str) -> Path:

@@ -1,6 +1,7 @@
 """Recording the end of an attempt: the attempt, its job, and the job's output, in one transaction."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import Connection, update
@@ -10,6 +11,7 @@ from server.executors.base import ExitRecord
 from server.queue import queue, worker_request
 from server.queue.states import State
 from server.queue.tasks import SAMPLE
+from server.settings import Settings
 from server.store import artifacts, tables
 from server.store.rows import AttemptRow, JobRow
 from server.supervision import outcomes
@@ -68,3 +70,9 @@ def _update_attempt(connection: Connection, attempt: AttemptRow, record: ExitRec
 def _add_output_blob(connection: Connection, job: JobRow, result: Mapping[str, Any]) -> None:
     path, media_type = worker_request.output_path(job), result["media_type"]
     artifacts.add_blob(connection, job["id"], result["sha256"], path, media_type, result["size_bytes"])
+
+
+def remove_partial(settings: Settings, attempt: AttemptRow) -> None:
+    """Delete what an attempt that no longer runs has drawn of images, if it was killed before it did so itself."""
+    with suppress(OSError):  # the deletion of the task removes it
+        worker_request.partial_output(settings, attempt).unlink(missing_ok=True)

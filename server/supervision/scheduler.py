@@ -287,6 +287,7 @@ class Scheduler:
             own = {"seconds": ran, "least_delay_seconds": delay}
             return endings.end(connection, attempt["id"], public, self._limits, charged=charged, **own)
 
+        endings.remove_partial(self._settings, attempt)
         if self._store.write(work)["state"] in TERMINAL:
             self._breaker.ended(attempt["id"], job["id"])
         self._watches.pop(attempt["id"], None)

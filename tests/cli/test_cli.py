@@ -189,14 +189,21 @@ def test_sample_writes_the_files_it_reports(gan_mhe: Command, run: str) -> None:
     assert Path("walk.png").exists()
 
 
+def test_a_grid_has_the_columns_scale_and_padding_that_are_asked_for(gan_mhe: Command, run: str) -> None:
+    layout = ("--columns", "2", "--scale", "3", "--padding", "1")
+    gan_mhe("sample", run, "--n", "4", *layout, "--out", "grid.webp")
+    with Image.open("grid.webp") as grid:
+        assert (grid.format, grid.size) == ("WEBP", (2 * (3 * 32 + 1) + 1, 2 * (3 * 32 + 1) + 1))
+
+
 def test_sample_checks_the_output_name_before_it_computes(
     gan_mhe: Command, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gan_mhe.run.sample.generate", lambda *_, **__: pytest.fail("computed"))
+    monkeypatch.setattr("gan_mhe.run.sample.draw", lambda *_, **__: pytest.fail("computed"))
     output = gan_mhe("sample", run, "--out", "images.gif")
     assert (output.code, output.err) == (
         2,
-        "error: --out images.gif: expected FILE.png, FILE.npz, FILE.zip or a folder, got suffix '.gif'\n",
+        "error: --out images.gif: expected FILE.png, FILE.webp, FILE.npz, FILE.zip or a folder, got suffix '.gif'\n",
     )
 
 

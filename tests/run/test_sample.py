@@ -15,6 +15,7 @@ from gan_mhe.config.run_config import RunConfig
 from gan_mhe.data.pixels import to_uint8
 from gan_mhe.errors import CheckpointError, ConfigError, RunDirError, StorageError
 from gan_mhe.images import grids, latents
+from gan_mhe.images.files import GridLayout
 from gan_mhe.records.run_dir import RunDir
 from gan_mhe.rng import derive_seed
 from gan_mhe.run import sample
@@ -53,10 +54,10 @@ def test_the_same_seed_gives_the_same_file_byte_for_byte_whenever_it_is_made(
 ) -> None:
     suffixes, today = ("png", "npz", "zip"), time.localtime()
     for suffix in suffixes:
-        sample.write_images(sample.generate(run, n=5, seed=1), tmp_path / f"a.{suffix}")
+        sample.write_images(sample.draw(run, n=5, seed=1), 5, tmp_path / f"a.{suffix}")
     monkeypatch.setattr(time, "localtime", lambda *moment: time.struct_time((2001, *today[1:])))
     for suffix in suffixes:
-        sample.write_images(sample.generate(run, n=5, seed=1), tmp_path / f"b.{suffix}")
+        sample.write_images(sample.draw(run, n=5, seed=1), 5, tmp_path / f"b.{suffix}")
     for suffix in suffixes:
         assert (tmp_path / f"a.{suffix}").read_bytes() == (tmp_path / f"b.{suffix}").read_bytes()
 
@@ -131,6 +132,19 @@ def test_a_checkpoint_with_another_digest_is_refused(run: RunDir) -> None:
         sample.generate(run, n=1, seed=0, digest="0" * 64)
     with pytest.raises(CheckpointError, match="is another checkpoint"):
         sample.interpolate(run, rows=1, columns=2, seed=0, digest="0" * 64)
+
+
+@pytest.mark.parametrize("interpolation", [0, 3])
+def test_an_image_is_the_same_to_the_last_bit_however_many_are_drawn(run: RunDir, interpolation: int) -> None:
+    few = torch.cat(list(sample.draw(run, n=3, seed=5, interpolation=interpolation)))
+    many = torch.cat(list(sample.draw(run, n=70, seed=5, interpolation=interpolation)))
+    assert len(few) == 3 * max(1, interpolation)
+    assert torch.equal(few, many[: len(few)])
+
+
+def test_images_are_generated_when_they_are_asked_for_and_in_batches(run: RunDir) -> None:
+    batches = sample.draw(run, n=10**9, seed=0)
+    assert [len(next(batches)) for _ in range(2)] == [64, 64]
 
 
 # --- truncation
@@ -215,16 +229,16 @@ def images() -> torch.Tensor:
 
 
 def test_a_png_is_a_grid_as_square_as_can_be(images: torch.Tensor, tmp_path: Path) -> None:
-    sample.write_images(images, tmp_path / "grid.png")
+    sample.write_images([images], 5, tmp_path / "grid.png")
     expected = grids.encode_png(grids.grid(images, columns=3))
     assert (tmp_path / "grid.png").read_bytes() == expected
-    sample.write_images(images, tmp_path / "row.png", columns=5)
+    sample.write_images([images], 5, tmp_path / "row.png", GridLayout(columns=5))
     with Image.open(tmp_path / "row.png") as row:
         assert row.width > 4 * row.height
 
 
 def test_an_npz_holds_the_images_and_nothing_is_left_beside_it(images: torch.Tensor, tmp_path: Path) -> None:
-    sample.write_images(images, tmp_path / "new" / "images.npz")
+    sample.write_images([images], 5, tmp_path / "new" / "images.npz")
     with np.load(tmp_path / "new" / "images.npz", allow_pickle=False) as archive:
         assert archive.files == ["images"]
         assert archive["images"].dtype == np.uint8
@@ -233,7 +247,7 @@ def test_an_npz_holds_the_images_and_nothing_is_left_beside_it(images: torch.Ten
 
 
 def test_a_folder_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path: Path) -> None:
-    sample.write_images(images, tmp_path / "folder")
+    sample.write_images([images], 5, tmp_path / "folder")
     files = sorted((tmp_path / "folder").iterdir())
     assert [path.name for path in files] == [f"{index:06d}.png" for index in range(5)]
     for path, image in zip(files, images, strict=True):
@@ -242,7 +256,7 @@ def test_a_folder_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path
 
 
 def test_a_zip_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path: Path) -> None:
-    sample.write_images(images, tmp_path / "images.zip")
+    sample.write_images([images], 5, tmp_path / "images.zip")
     with zipfile.ZipFile(tmp_path / "images.zip") as archive:
         assert archive.testzip() is None
         assert archive.namelist() == [f"{index:06d}.png" for index in range(5)]
@@ -253,23 +267,23 @@ def test_a_zip_holds_one_png_an_image_in_order(images: torch.Tensor, tmp_path: P
 
 def test_an_empty_folder_may_be_filled(images: torch.Tensor, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    sample.write_images(images, tmp_path / "empty")
+    sample.write_images([images], 5, tmp_path / "empty")
     assert len(list((tmp_path / "empty").iterdir())) == 5
 
 
 def test_a_png_is_written_over_an_older_one(images: torch.Tensor, tmp_path: Path) -> None:
-    sample.write_images(images[:1], tmp_path / "grid.png")
+    sample.write_images([images[:1]], 1, tmp_path / "grid.png")
     first = (tmp_path / "grid.png").read_bytes()
-    sample.write_images(images[1:2], tmp_path / "grid.png")
+    sample.write_images([images[1:2]], 1, tmp_path / "grid.png")
     assert (tmp_path / "grid.png").read_bytes() != first
 
 
 @pytest.mark.parametrize("name", ["images.gif", "images.tar.gz"])
 def test_an_unknown_suffix_is_refused_with_the_known_ones(images: torch.Tensor, tmp_path: Path, name: str) -> None:
     with pytest.raises(
-        ConfigError, match=r"expected FILE\.png, FILE\.npz, FILE\.zip or a folder, got suffix '\.(gz|gif)'"
+        ConfigError, match=r"expected FILE\.png, FILE\.webp, FILE\.npz, FILE\.zip or a folder, got suffix '\.(gz|gif)'"
     ):
-        sample.write_images(images, tmp_path / name)
+        sample.write_images([images], 5, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -284,7 +298,7 @@ def test_nothing_of_the_users_is_replaced(
     (tmp_path / "notes").write_bytes(b"dear")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ConfigError, match="--out"):
-        sample.write_images(images, Path(out))
+        sample.write_images([images], 5, Path(out))
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "notes").read_bytes() == (tmp_path / "photos" / "wedding.jpg").read_bytes() == b"dear"
 
@@ -293,4 +307,4 @@ def test_nothing_of_the_users_is_replaced(
 def test_a_path_that_cannot_be_written_is_named(images: torch.Tensor, tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match=f"cannot write .*/file/{name}"):
-        sample.write_images(images, tmp_path / "file" / name)
+        sample.write_images([images], 5, tmp_path / "file" / name)

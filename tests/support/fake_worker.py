@@ -335,7 +335,7 @@ def _sample_task(request: Mapping[str, Any]) -> dict[str, Any]:
     _read_checkpoint(place.checkpoint(request["step"]), digest=request["checkpoint_sha256"])
     content = png(request["step"], request["seed"])
     atomic_write(Path(request["output"]), content)
-    media_types = {"png": "image/png", "zip": "application/zip", "npz": "application/x-npz"}
+    media_types = {"png": "image/png", "webp": "image/webp", "zip": "application/zip", "npz": "application/x-npz"}
     asked = ("step", "checkpoint_sha256", "n", "seed", "truncation", "interpolation", "ema", "format")
     return {
         "sha256": sha256_bytes(content),

@@ -126,12 +126,14 @@ async def draw_samples(
     once: OnceDep,
     prefer: Prefer = None,
 ) -> Response:
-    """Generate images by seed, also during training. A repeated request returns its existing result."""
+    """Generate images by seed, also during training. A repeated request returns its existing result.
+
+    Image i of a seed is the same for every `n`. `GET /v1/tasks/{task_id}/content` sends images while they are drawn.
+    """
 
     def work(connection: Connection) -> Answer:
         checkpoint = artifacts.checkpoint(connection, checkpoint_id, principal.project)
-        parameters = body.model_dump(mode="json")
-        return _answer(tasks.sample(connection, principal.settings, checkpoint, principal.project, parameters))
+        return _answer(tasks.sample(connection, principal.settings, checkpoint, principal.project, body.parameters()))
 
     return await _in_time(service, principal, await run_in_threadpool(once, principal, body, work), prefer)
 

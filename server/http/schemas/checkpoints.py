@@ -1,11 +1,12 @@
 """Schemas of checkpoints and of requests for sampling and scoring."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from server.clock import rfc3339
 from server.http.bodies import Body
+from server.queue.drawing import GRID_FIELDS
 from server.store.rows import CheckpointRow
 
 
@@ -46,8 +47,8 @@ class DrawSamples(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"n": 64, "seed": 7, "format": "png"}]})
 
-    n: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Number of images; with `interpolation`, number of rows."""
+    n: Annotated[int, Field(ge=1, le=50_000)] = 64
+    """Number of images; with `interpolation`, number of rows. At most 1024 in a grid."""
     seed: Annotated[int, Field(ge=0, lt=2**53)] = 0
     """Seed of the latents."""
     truncation: Annotated[float, Field(gt=0, le=100, strict=False)] | None = None
@@ -56,8 +57,19 @@ class DrawSamples(Body):
     """Images per row, each row interpolating between two latents; 0 generates independent images."""
     ema: bool = False
     """Use the moving average of the generator, if the run has one."""
-    format: Literal["png", "zip", "npz"] = "png"
-    """`png`: one grid; `zip`: one PNG per image; `npz`: the array `images`, uint8 (n, H, W, 3)."""
+    format: Literal["png", "webp", "zip", "npz"] = "png"
+    """`png`, `webp`: one grid, lossless; `zip`: one PNG per image; `npz`: the array `images`, uint8 (n, H, W, 3)."""
+    columns: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Columns of a grid; null: as square as possible."""
+    scale: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Factor by which a grid enlarges images, by repeating pixels; null: until images have at least 64 pixels."""
+    padding: Annotated[int, Field(ge=0, le=64)] | None = None
+    """Black pixels around each image of a grid; null: 2."""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the task. What is not said of a grid is left out, as before there were such fields."""
+        unsaid = {name for name in GRID_FIELDS if getattr(self, name) is None}
+        return self.model_dump(mode="json", exclude=unsaid)
 
 
 class ScoreCheckpoint(Body):

@@ -10,6 +10,7 @@ from gan_mhe.records.result import read_fingerprints
 from server.clock import optional_rfc3339, rfc3339
 from server.http.schemas.jobs import Number
 from server.queue.states import TERMINAL, State
+from server.queue.tasks import SAMPLE
 from server.store.rows import JobRow
 
 
@@ -57,6 +58,7 @@ class Task(BaseModel):
         """The task of a database row."""
         own = f"/v1/tasks/{row['id']}"
         request = dict(row["request"])
+        content = {"content": f"{own}/content"} if row["kind"] == SAMPLE else {}
         values = {
             **row,
             "job_id": request.pop("job_id"),
@@ -67,7 +69,7 @@ class Task(BaseModel):
             "created_at": rfc3339(row["created_at"]),
             "started_at": optional_rfc3339(row["started_at"]),
             "finished_at": optional_rfc3339(row["finished_at"]),
-            "links": {"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream"},
+            "links": {"self": own, "cancel": f"{own}/cancel", "stream": f"/v1/jobs/{row['id']}/stream", **content},
         }
         return cls.model_validate(values)
 

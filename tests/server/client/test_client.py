@@ -1,10 +1,12 @@
 """The client survives broken connections without losing or repeating events, and reports errors clearly."""
 
+import hashlib
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,6 +21,7 @@ from server.client import (
     NotFound,
     Rejected,
     ServerError,
+    TaskFailed,
     TimedOut,
     Unavailable,
     Unreachable,
@@ -536,3 +539,98 @@ def test_the_client_loads_neither_torch_nor_the_web_framework_nor_the_database()
     script = "import sys, server.client; sys.stdout.write(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert {"torch", "fastapi", "starlette", "sqlalchemy", "PIL", "scipy"}.isdisjoint(loaded)
+
+
+# Downloads.
+
+TASK = {
+    **{
+        "id": "task_1",
+        "object": "task",
+        "kind": "sample",
+        "job_id": JOB,
+        "checkpoint_id": "ckpt_1",
+        "state": "running",
+    },
+    **{"terminal": False, "reason": None, "message": None, "request": {}, "result": None, "links": {}},
+    **{"created_at": "2026-01-01T00:00:00Z", "started_at": None, "finished_at": None},
+}
+
+
+class Broken(httpx2.SyncByteStream):
+    """A body that breaks after its bytes."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield self._content
+        raise httpx2.RemoteProtocolError("incomplete chunked read")
+
+
+def broken(content: bytes, etag: str | None = '"att_1"', status: int = 200) -> httpx2.Response:
+    return httpx2.Response(status, headers={"ETag": etag} if etag else {}, stream=Broken(content))
+
+
+def drawn(content: bytes) -> httpx2.Response:
+    digest = hashlib.sha256(content).hexdigest()
+    result = {"sha256": digest, "size_bytes": len(content), "media_type": "application/zip"}
+    return httpx2.Response(200, json={**TASK, "state": "succeeded", "terminal": True, "result": result})
+
+
+def test_a_broken_download_goes_on_where_it_was(tmp_path: Path) -> None:
+    end = httpx2.Response(206, headers={"ETag": f'"sha256-{hashlib.sha256(b"abcdef").hexdigest()}"'}, content=b"ef")
+    script = Script(httpx2.Response(202, json=TASK), broken(b"abc"), broken(b"d", status=206), end, drawn(b"abcdef"))
+    result = script.client().draw_into("ckpt_1", tmp_path / "new" / "images.zip", n=9, format="zip")
+    assert (tmp_path / "new" / "images.zip").read_bytes() == b"abcdef"
+    assert result.sha256 == hashlib.sha256(b"abcdef").hexdigest()
+    asked = [(request.headers.get("Range"), request.headers.get("If-Range")) for request in script.requests[1:4]]
+    assert asked == [(None, None), ("bytes=3-", '"att_1"'), ("bytes=4-", '"att_1"')]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["images.zip"]
+
+
+def test_a_download_begins_again_if_the_service_sends_another_file(tmp_path: Path) -> None:
+    whole = httpx2.Response(200, headers={"ETag": '"att_2"'}, content=b"other")
+    script = Script(httpx2.Response(202, json=TASK), broken(b"longer than that"), whole, drawn(b"other"))
+    script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"other"
+
+
+def test_a_download_without_etag_is_not_continued(tmp_path: Path) -> None:
+    whole = httpx2.Response(200, content=b"abc")
+    script = Script(httpx2.Response(202, json=TASK), broken(b"ab", etag=None), whole, drawn(b"abc"))
+    script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert "Range" not in script.requests[2].headers
+    assert (tmp_path / "a").read_bytes() == b"abc"
+
+
+def test_a_download_of_which_only_the_end_was_lost_is_whole(tmp_path: Path) -> None:
+    script = Script(httpx2.Response(202, json=TASK), broken(b"abc"), httpx2.Response(416), drawn(b"abc"))
+    script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"abc"
+
+
+def test_a_download_with_other_content_than_its_hash_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"older")
+    wrong = httpx2.Response(200, headers={"ETag": f'"sha256-{"0" * 64}"'}, content=b"abc")
+    script = Script(httpx2.Response(202, json=TASK), wrong)
+    with pytest.raises(Unreachable, match="expected content with ETag"):
+        script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"older"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_download_that_breaks_without_progress_is_given_up(tmp_path: Path) -> None:
+    script = Script(httpx2.Response(202, json=TASK), broken(b"ab"), *(broken(b"", status=206) for _ in range(3)))
+    with pytest.raises(Unreachable, match="incomplete chunked read"):
+        script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert script.finished() and list(tmp_path.iterdir()) == []
+
+
+def test_images_of_a_task_that_fails_are_refused_with_its_reason(tmp_path: Path) -> None:
+    failed = {**TASK, "state": "failed", "terminal": True, "reason": "disk_full", "message": "no space"}
+    refused = httpx2.Response(409, json={"code": "not_ready", "detail": "task_1 is failed"})
+    script = Script(httpx2.Response(202, json=TASK), broken(b"ab"), refused, httpx2.Response(200, json=failed))
+    with pytest.raises(TaskFailed, match="task_1 failed: no space"):
+        script.client().draw_into("ckpt_1", tmp_path / "a")
+    assert list(tmp_path.iterdir()) == []

@@ -146,7 +146,7 @@ def make(connection: Connection, state: State, **facts: Any) -> JobRow:
 def make_task(
     connection: Connection, checkpoint: CheckpointRow, kind: str, state: State = State.QUEUED, result: Any = None
 ) -> str:
-    request = {"job_id": checkpoint["job_id"], "checkpoint_id": checkpoint["id"], "step": 10}
+    request = {"job_id": checkpoint["job_id"], "checkpoint_id": checkpoint["id"], "step": 10, "format": "zip"}
     new = queue.NewJob(project="default", kind=kind, request=request, request_sha256="0")
     return str(queue.create(connection, new, state, result=result)["id"])
 

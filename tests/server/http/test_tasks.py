@@ -1,5 +1,6 @@
 """Sampling from checkpoints and scoring them, over HTTP."""
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -153,6 +154,18 @@ def test_an_idempotency_key_gives_one_task(client: TestClient, service: Service)
     [
         ({"n": 0}, "/n"),
         ({"n": 1025}, "/n"),
+        ({"n": 1025, "format": "webp"}, "/n"),
+        ({"n": 50_001, "format": "npz"}, "/n"),
+        ({"n": 50_000, "format": "npz", "interpolation": 2}, "/interpolation"),
+        ({"format": "npz", "columns": 2}, "/columns"),
+        ({"format": "zip", "padding": 0}, "/padding"),
+        ({"columns": 0}, "/columns"),
+        ({"columns": 2, "interpolation": 3}, "/columns"),
+        ({"scale": 17}, "/scale"),
+        ({"scale": 1.5}, "/scale"),
+        ({"padding": 65}, "/padding"),
+        ({"n": 1024, "scale": 16}, "/scale"),
+        ({"n": 1024, "columns": 1, "format": "webp"}, "/format"),
         ({"n": "4"}, "/n"),
         ({"seed": -1}, "/seed"),
         ({"seed": 2**53}, "/seed"),
@@ -170,6 +183,39 @@ def test_an_invalid_sampling_request_is_rejected_with_a_pointer(
 ) -> None:
     [error] = problem(draw(client, checkpoint(service), **body), 422, "invalid_request")
     assert error["pointer"] == pointer
+
+
+def test_too_many_images_for_a_grid_are_refused_with_the_formats_that_have_them(
+    client: TestClient, service: Service
+) -> None:
+    [error] = problem(draw(client, checkpoint(service), n=1025), 422, "invalid_request")
+    assert error["message"] == "n: expected at most 1024 with format png, got 1025; format npz or zip has up to 50000"
+
+
+@pytest.mark.parametrize("format", ["zip", "npz"])
+def test_fifty_thousand_images_can_be_asked_for(client: TestClient, service: Service, format: str) -> None:
+    assert draw(client, checkpoint(service), n=50_000, format=format).status_code == 202
+
+
+def test_the_layout_of_a_grid_is_a_parameter_only_if_it_is_said(client: TestClient, service: Service) -> None:
+    source = checkpoint(service)
+    said = draw(client, source, n=4, format="webp", columns=2, padding=0).json()["request"]
+    assert (said["columns"], said["padding"]) == (2, 0)
+    assert "scale" not in said
+    silent = draw(client, source, n=4).json()["request"]
+    assert silent.keys().isdisjoint({"columns", "scale", "padding"})
+
+
+def test_images_that_may_not_fit_on_the_disk_are_refused_with_the_sizes(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, size = checkpoint(service), 50_000 * (3 * 32 * 32 + 512)
+    usage = shutil._ntuple_diskusage
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2 * size, size + 1, size - 1))
+    response = draw(client, source, n=50_000, format="npz")
+    problem(response, 507, "insufficient_storage")
+    assert "the images may need 171 MiB, 171 MiB of disk are free" in response.json()["detail"]
+    assert draw(client, source, n=40_000, format="npz").status_code == 202
 
 
 def test_the_moving_average_is_sampled_if_there_is_one(client: TestClient, service: Service) -> None:

@@ -95,6 +95,7 @@ class TestRequests:
             "run_dir": str(world.settings.job_dir("job_source") / "run"),
             "outcome": str(directory / "attempts" / "1" / "outcome.json"),
             "output": str(directory / "output" / "images.png"),
+            "partial": str(directory / "output" / "1.partial"),
             "step": 100,
             "checkpoint_sha256": "c" * 64,
             "n": 4,
@@ -104,6 +105,16 @@ class TestRequests:
             "ema": False,
             "format": "png",
         }
+
+    def test_each_attempt_draws_into_a_file_of_its_own_and_leaves_none_when_it_was_killed(self, world: World) -> None:
+        job_id = world.submit("sample")
+        partial = Path(self.request(world, job_id)["partial"])
+        partial.parent.mkdir(parents=True)
+        partial.write_bytes(b"half")
+        world.ends(job_id, exit_code=None, signal=9)
+        assert not partial.exists()
+        world.passes(1)
+        assert Path(self.request(world, job_id)["partial"]) == partial.with_name("2.partial")
 
     def test_scoring_is_asked_for_with_the_evaluation_to_be_made(self, world: World, tmp_path: Path) -> None:
         world.limited(weights={"inception": tmp_path / "w.pt"})
