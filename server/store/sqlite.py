@@ -7,8 +7,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -19,6 +32,8 @@ _READERS = 8
 _FOLD = "fold_case"
 _STEPS_BETWEEN_LOOKS = 100_000  # steps of SQLite's machine between two looks at the clock: some milliseconds
 _PARAMETERS = 500  # of one statement; the oldest builds allow 999
+
+_DIALECT = SQLiteDialect_pysqlite()
 
 T = TypeVar("T")
 
@@ -99,6 +114,32 @@ def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any
         connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), rows)
     else:
         connection.execute(statement.on_conflict_do_nothing(), rows)
+
+
+class Prepared:
+    """Rows of a table as the driver takes them, made before the transaction that inserts them, which is then short.
+
+    rows: values by column, the same columns in all.
+    """
+
+    def __init__(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = [column for column in table.c if rows and column.name in rows[0]]
+        each = [(column.name, column.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)) for column in columns]
+        self._rows = [tuple(make(row[name]) if make else row[name] for name, make in each) for row in rows]
+        self._insert = table.insert()
+        self._names = [column.name for column in columns]
+
+    def insert(self, connection: Connection) -> None:
+        """Insert the rows in their order."""
+        if self._rows:
+            statement = self._insert.compile(dialect=_DIALECT, column_keys=self._names)
+            connection.exec_driver_sql(str(statement), self._rows)
+
+    def insert_numbered(self, connection: Connection, number: Column[int]) -> range:
+        """Insert the rows in their order; returns the numbers that the database gave them. number: their column."""
+        self.insert(connection)
+        last = connection.execute(select(func.max(number))).scalar() or 0
+        return range(last - len(self._rows) + 1, last + 1)  # one by one, since nobody else writes meanwhile
 
 
 def backup(connection: Any, path: Path) -> None:

@@ -69,7 +69,11 @@ def train(
 
 def experiment(service: Service) -> str:
     plan = Plan(Source(preset="debug_cpu"), {}, [])
-    return str(service.store.write(lambda c: experiments.create(c, plan, "default", name=None, labels={}))["id"])
+    return str(
+        service.store.write(
+            lambda c: experiments.create(c, experiments.prepare(plan, "default", name=None, labels={}))
+        )["id"]
+    )
 
 
 def compare(client: TestClient, *jobs: str, **params: Any) -> dict[str, Any]:
