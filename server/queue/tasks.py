@@ -16,6 +16,7 @@ from server.store import tables
 from server.store.rows import CheckpointRow, JobRow, fetch_one
 
 SAMPLE, SCORE = "sample", "score"
+KINDS = (SAMPLE, SCORE)
 MAX_IMAGES = 8192  # in one file: a limit for the grid's size and for a small machine's memory
 
 _jobs = tables.jobs
