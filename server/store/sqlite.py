@@ -20,7 +20,7 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.dialects.sqlite import Insert, insert
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
@@ -105,15 +105,23 @@ def set_durable(connection: Any, durable: bool) -> None:
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; where a primary key exists already, update the other given columns."""
-    if not rows:
-        return
+    if rows:
+        connection.execute(_upsert(table, list(rows[0])), rows)
+
+
+def upsert_tuples(connection: Connection, table: Table, rows: Sequence[tuple[int | float, ...]]) -> None:
+    """Upsert many rows of numbers, whole and in the order of the columns, as the driver takes them."""
+    names = list(table.c.keys())
+    connection.exec_driver_sql(str(_upsert(table, names).compile(dialect=_DIALECT, column_keys=names)), list(rows))
+
+
+def _upsert(table: Table, names: Sequence[str]) -> Insert:
     statement = insert(table)
     keys = {column.name for column in table.primary_key}
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    if changed:
-        connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), rows)
-    else:
-        connection.execute(statement.on_conflict_do_nothing(), rows)
+    changed = {name: statement.excluded[name] for name in names if name not in keys}
+    if not changed:
+        return statement.on_conflict_do_nothing()
+    return statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed)
 
 
 class Prepared:
