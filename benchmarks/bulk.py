@@ -165,8 +165,8 @@ def attempts_to_lock(of: Subject, refusals: list[float]) -> Beside:
     return Beside(act)
 
 
-def experiment(of: Subject, seeds: int) -> float:
-    """Seconds to submit an experiment."""
+def experiment(of: Subject, seeds: int) -> tuple[float, str]:
+    """Seconds to submit an experiment, and its address."""
     body = {
         "preset": "digits_cnn",
         "matrix": {**_CELLS, "seed": list(range(seeds))},
@@ -176,8 +176,12 @@ def experiment(of: Subject, seeds: int) -> float:
     answer = of.client.post("/v1/experiments", json=body)
     taken = time.perf_counter() - began
     answer.raise_for_status()
-    of.client.post(f"/v1/experiments/{answer.json()['id']}/cancel", json={"mode": "now"}).raise_for_status()
-    return taken
+    return taken, answer.headers["location"]
+
+
+def cancel(of: Subject, address: str) -> None:
+    """Cancel an experiment, which is not measured."""
+    of.client.post(f"{address}/cancel", json={"mode": "now"}).raise_for_status()
 
 
 def timed(work: Callable[[], httpx2.Response]) -> float:
@@ -220,12 +224,16 @@ def measure_once(of: Subject, sizes: Sizes) -> dict[str, Any]:
     waits: list[float] = []
     refusals: list[float] = [0.0]
     with small_writes(of, waits):
-        shared = experiment(of, sizes.seeds)
+        shared, address = experiment(of, sizes.seeds)
+    cancel(of, address)
     with attempts_to_lock(of, refusals):
-        experiment(of, sizes.seeds)
+        _, address = experiment(of, sizes.seeds)
+    cancel(of, address)
+    alone, address = experiment(of, sizes.seeds)
+    cancel(of, address)
     compared = f"/v1/compare?experiment={of.experiment}"
     return {
-        "experiment_seconds": experiment(of, sizes.seeds),
+        "experiment_seconds": alone,
         "experiment_seconds_beside_writes": shared,
         "experiment_others_wait_ms": max(waits),
         "experiment_lock_ms": max(refusals),
