@@ -56,13 +56,14 @@ def server(data_dir: Path) -> Iterator[str]:
     with open(data_dir.with_suffix(".log"), "ab") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
-        yield _address(data_dir / "server.json", process)
+        yield address_of(data_dir / "server.json", process)
     finally:
         process.terminate()
         process.wait(30)
 
 
-def _address(file: Path, process: "subprocess.Popen[bytes]") -> str:
+def address_of(file: Path, process: "subprocess.Popen[bytes]") -> str:
+    """The address of a server that has started; file: its server.json."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         if file.exists():

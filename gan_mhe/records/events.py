@@ -132,6 +132,15 @@ _TYPES: Mapping[str, type[Event]] = {
     )
 }
 _SHAPES: Mapping[type[Event], TypeAdapter[Any]] = {cls: TypeAdapter(cls) for cls in get_args(Event)}
+_FIELDS: Mapping[type[Event], tuple[list[str], list[str], frozenset[str]]] = {
+    cls: (
+        [field.name for field in fields(cls)],
+        [field.name for field in fields(cls) if field.default is MISSING],
+        frozenset(field.name for field in fields(cls) if field.type in (Number, Numbers)),
+    )
+    for cls in get_args(Event)
+}
+"""The names of all fields of an event, of those without a default, and of those that hold numbers."""
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -181,12 +190,11 @@ def decode(document: Any) -> Event:
         )
     if cls is Evaluated:
         document = _with_fingerprints(document)
-    names = [field.name for field in fields(cls)]
-    missing = [f.name for f in fields(cls) if f.name not in document and f.default is MISSING]
+    names, required, numbers = _FIELDS[cls]
+    missing = [name for name in required if name not in document]
     if missing:
         raise ValueError(f"event {cls.type!r} lacks {', '.join(missing)}")
     values = {name: document[name] for name in names if name in document}
-    numbers = {f.name for f in fields(cls) if f.type in (Number, Numbers)}
     decoded = {k: _decode_value(decode_number(v)) if k in numbers else v for k, v in values.items()}
     event: Event = validated(_SHAPES[cls].validate_python, decoded)
     return event

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import OperationalError
 
 from server.errors import DatabaseDamaged
-from server.ingest.run_events import Ingest
+from server.ingest.run_events import Ingest, parse_each
 from server.ingest.tail import Text, count_lines, newest_text, whole_lines
 from server.queue import queue
 from server.settings import Settings
@@ -98,12 +98,13 @@ class Indexer:
         found = whole_lines(path, job["events_offset"])
         if not found.lines:
             return False
+        lines = parse_each(found.lines)
 
         def apply(connection: Connection) -> None:
             current = queue.get(connection, job["id"])
             if current["events_offset"] == job["events_offset"]:  # else another reader was faster
                 chunk = Ingest(connection, self._settings, current)
-                chunk.read(found.lines)
+                chunk.read(lines)
                 chunk.finish(found.next_offset)
 
         self._store.write(apply, name="ingest", durable=False)

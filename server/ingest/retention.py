@@ -17,7 +17,7 @@ from sqlalchemy import Connection, and_, delete, func, select
 from gan_mhe.config.names import DEFAULT_TASK, TASKS
 from server.clock import now_ms, wall_ms
 from server.ingest import trash
-from server.queue.states import TERMINAL
+from server.queue.states import OPEN, TERMINAL
 from server.settings import Settings
 from server.store import artifacts, tables
 from server.store.rows import fetch_all
@@ -142,7 +142,7 @@ def _old_checkpoints(connection: Connection, ended_before: int) -> dict[str, lis
 
 def _in_use(connection: Connection) -> set[str]:
     """Return the checkpoints of forks and tasks that have not ended."""
-    query = select(_jobs.c.request, _jobs.c.forked_from).where(_jobs.c.state.not_in(TERMINAL))
+    query = select(_jobs.c.request, _jobs.c.forked_from).where(_jobs.c.state.in_(OPEN))
     rows = connection.execute(query).all()
     return {source["checkpoint_id"] for row in rows for source in row if source and "checkpoint_id" in source}
 

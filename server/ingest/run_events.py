@@ -90,6 +90,18 @@ def parse(line: bytes | None) -> JournalLine:
     return JournalLine(seq, _milliseconds(document.get("time")), decode(document))
 
 
+def parse_each(lines: Sequence[bytes | None]) -> list[JournalLine | ValueError]:
+    """Parse lines, or keep why one cannot be read: before the transaction, so that others can write meanwhile."""
+    return [_parsed(line) for line in lines]
+
+
+def _parsed(line: bytes | None) -> JournalLine | ValueError:
+    try:
+        return parse(line)
+    except ValueError as error:
+        return error
+
+
 def _milliseconds(time: Any) -> int:
     """Convert RFC 3339 to milliseconds. An invalid time becomes the present, because no decision depends on it."""
     try:
@@ -124,15 +136,13 @@ class Ingest:
         """Add a problem with the run's files; `finish` reports them in one notice."""
         self._problems.append(message)
 
-    def read(self, lines: Sequence[bytes | None]) -> None:
+    def read(self, lines: Sequence[JournalLine | ValueError]) -> None:
         """Apply lines that follow those read before."""
-        for line in lines:
+        for entry in lines:
             expected = self._seq
             self._seq += 1
-            try:
-                entry = parse(line)
-            except ValueError as error:
-                why = " ".join(str(error).split())[:200]
+            if isinstance(entry, ValueError):
+                why = " ".join(str(entry).split())[:200]
                 self.problem(f"line {expected} of the run's journal cannot be read: {why}")
                 continue
             if entry.seq > expected:

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def presets(settings: Settings) -> dict[str, Path]:
     return {name: path for name, path in PRESET_FILES.items() if name in settings.presets}
 
 
-def preset(settings: Settings, name: str) -> dict[str, Any]:
+def preset(settings: Settings, name: str) -> Mapping[str, Any]:
     """Return the document of a preset. Raises InvalidRequest if there is no preset of this name."""
     allowed = presets(settings)
     if name not in allowed:
@@ -96,7 +97,13 @@ def preset(settings: Settings, name: str) -> dict[str, Any]:
         if name in PRESET_FILES:
             message += "; the operator chooses the presets with GAN_MHE_PRESETS"
         raise InvalidRequest(FieldError("/preset", "unknown_preset", message))
-    return load_document(allowed[name])
+    return _document(allowed[name])
+
+
+@cache
+def _document(path: Path) -> Mapping[str, Any]:
+    """The document of a preset. A file of the package does not change, and reading it costs as much as checking it."""
+    return load_document(path)
 
 
 def data_sets(settings: Settings) -> list[dict[str, Any]]:

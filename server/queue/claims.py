@@ -6,12 +6,12 @@ Every function works in the caller's transaction.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, or_, select, union_all, update
 
 from server.clock import now_ms
 from server.executors.base import Handle, Slot
 from server.ids import new_id
-from server.queue import queue
+from server.queue import queue, tasks
 from server.queue.states import State
 from server.store import tables
 from server.store.rows import AttemptRow, JobRow, fetch_one
@@ -63,10 +63,19 @@ def launched(connection: Connection, attempt_id: str, handle: Handle) -> None:
 
 
 def _first_waiting(slot: Slot) -> Select[Any]:
+    """The first of those that come first for each kind and device, each of which an index finds at once."""
     device = "cuda" if slot.device.startswith("cuda") else "cpu"
-    fits = _jobs.c.kind == queue.TRAIN if slot.purpose == "train" else _jobs.c.kind != queue.TRAIN
-    query = select(_jobs).where(_jobs.c.state == State.QUEUED, fits, _jobs.c.device.in_(("auto", device)), _is_due())
-    return query.order_by(_jobs.c.rank, _jobs.c.seq).limit(1)
+    kinds = (queue.TRAIN,) if slot.purpose == "train" else tasks.KINDS
+    firsts = [_first_of(kind, wanted) for kind in kinds for wanted in ("auto", device)]
+    each = union_all(*firsts).subquery()
+    first = select(each.c.seq).order_by(each.c.rank, each.c.seq).limit(1).scalar_subquery()
+    return select(_jobs).where(_jobs.c.seq == first)
+
+
+def _first_of(kind: str, device: str) -> Select[Any]:
+    fits = (_jobs.c.state == State.QUEUED, _jobs.c.kind == kind, _jobs.c.device == device, _is_due())
+    first = select(_jobs.c.seq, _jobs.c.rank).where(*fits).order_by(_jobs.c.rank, _jobs.c.seq).limit(1).subquery()
+    return select(first.c.seq, first.c.rank)
 
 
 def _is_due() -> ColumnElement[bool]:

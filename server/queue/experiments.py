@@ -1,7 +1,7 @@
 """Experiments: a base configuration and a matrix of keys and values, with one job per combination (cell).
 
-All cells are checked before any row is written, and all rows are written in one transaction. Jobs are queued seed by
-seed, so that an interrupted experiment has every arm for the seeds that it finished.
+All cells are checked and all rows are made before the transaction, which writes them with a few statements. Jobs are
+queued seed by seed, so that an interrupted experiment has every arm for the seeds that it finished.
 """
 
 import itertools
@@ -21,8 +21,10 @@ from server.ids import new_id
 from server.queue import admission, queue
 from server.queue.admission import Operator, Source
 from server.queue.job_list import Order, keyset_page
+from server.queue.new_jobs import NewJobs
+from server.queue.states import State
 from server.store import tables
-from server.store.rows import ExperimentRow, JobRow, fetch_all, fetch_one
+from server.store.rows import CellRow, ExperimentRow, JobRow, NewExperimentRow, fetch_all, fetch_one
 
 _experiments, _jobs = tables.experiments, tables.jobs
 Matrix = Mapping[str, Sequence[Any]]
@@ -98,32 +100,43 @@ def _check_distinct(cells: Sequence[tuple[Mapping[str, Any], RunConfig]]) -> Non
         seen[document] = cell
 
 
-def create(
-    connection: Connection,
-    new: Plan,
-    project: str,
-    *,
-    name: str | None,
-    labels: Mapping[str, str],
-    **attributes: Any,
-) -> ExperimentRow:
-    """Create an experiment and queue all its jobs. attributes: further fields of NewJob, the same for every job."""
-    base = {"preset": new.source.preset, "config": new.source.config, "overrides": new.source.overrides}
-    values = {
+@dataclass(frozen=True)
+class NewExperiment:
+    """An experiment to be created, with the rows of its jobs. cells: what it shows of them."""
+
+    row: NewExperimentRow
+    jobs: NewJobs
+    cells: Sequence[CellRow]
+
+
+def prepare(
+    checked: Plan, project: str, *, name: str | None, labels: Mapping[str, str], **attributes: Any
+) -> NewExperiment:
+    """Make the rows of an experiment. attributes: further fields of NewJob, the same for every job."""
+    base = {"preset": checked.source.preset, "config": checked.source.config, "overrides": checked.source.overrides}
+    row: NewExperimentRow = {
         "id": new_id("exp"),
         "project": project,
         "name": name,
         "labels": dict(labels),
         "base": {key: value for key, value in base.items() if value is not None},
-        "matrix": {key: list(values) for key, values in new.matrix.items()},
+        "matrix": {key: list(values) for key, values in checked.matrix.items()},
         "created_at": now_ms(),
     }
-    connection.execute(_experiments.insert().values(values))
-    experiment_id = str(values["id"])
-    own = {"name": name, "labels": labels, "experiment_id": experiment_id, **attributes}
-    for cell, config in new.cells:
-        queue.create(connection, admission.new_job(config, project, cell=cell, **own))
-    return get(connection, experiment_id, project)
+    own = {"name": name, "labels": labels, "experiment_id": row["id"], **attributes}
+    jobs = NewJobs([admission.new_job(config, project, cell=cell, **own) for cell, config in checked.cells])
+    cells: list[CellRow] = [
+        {"id": job_id, "state": State.QUEUED, "cell": cell}
+        for job_id, (cell, _) in zip(jobs.ids, checked.cells, strict=True)
+    ]
+    return NewExperiment(row, jobs, cells)
+
+
+def create(connection: Connection, new: NewExperiment) -> NewExperimentRow:
+    """Create an experiment, queue all its jobs, and return its row."""
+    connection.execute(_experiments.insert().values(dict(new.row)))
+    new.jobs.insert(connection)
+    return new.row
 
 
 def get(connection: Connection, experiment_id: str, project: str) -> ExperimentRow:
@@ -160,6 +173,12 @@ def jobs(connection: Connection, experiment_id: str) -> list[JobRow]:
     """Return the jobs of an experiment, in the order of its cells."""
     query = select(_jobs).where(_jobs.c.experiment_id == experiment_id).order_by(_jobs.c.seq)
     return fetch_all(connection, query, JobRow)
+
+
+def cells(connection: Connection, experiment_id: str) -> list[CellRow]:
+    """Return what an experiment shows of its jobs, in the order of its cells."""
+    query = select(_jobs.c.id, _jobs.c.state, _jobs.c.cell).where(_jobs.c.experiment_id == experiment_id)
+    return fetch_all(connection, query.order_by(_jobs.c.seq), CellRow)
 
 
 def cancel(connection: Connection, experiment_id: str, mode: queue.StopMode) -> None:

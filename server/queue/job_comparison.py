@@ -46,8 +46,8 @@ def compare_jobs(
 
 
 def unfinished(jobs: Sequence[JobRow]) -> list[JobRow]:
-    """Return the jobs without a final score, which no mean includes."""
-    return [job for job in jobs if _score(job).final is None]
+    """Return those of compared jobs that have no final score, which no mean includes."""
+    return [job for job in jobs if not (job["result"] or {}).get("final")]
 
 
 def document(comparison: Comparison, jobs: Sequence[JobRow]) -> dict[str, Any]:

@@ -64,11 +64,24 @@ def create(
 
     job_id: the id of a job that had one already, whose files are named by it.
     """
-    now = now_ms()
-    values = {
+    values = {**columns(new, now_ms(), state), "id": job_id or fresh_id(new), **facts}
+    connection.execute(_jobs.insert().values(values))
+    job = get(connection, str(values["id"]))
+    _write_labels(connection, job)
+    _announce_state(connection, job)
+    return get(connection, job["id"])
+
+
+def fresh_id(new: NewJob) -> str:
+    """Return an id for a new job or task."""
+    return new_id("job" if new.kind == TRAIN else "task")
+
+
+def columns(new: NewJob, now: int, state: State = State.QUEUED) -> dict[str, Any]:
+    """Return the values of a new job's row, without its id. now: the time of its queueing, in milliseconds."""
+    return {
         **{name: getattr(new, name) for name in NewJob.__dataclass_fields__},
         "labels": dict(new.labels),
-        "id": job_id or new_id("job" if new.kind == TRAIN else "task"),
         "state": state,
         "rank": _rank(now, new.priority),
         "created_at": now,
@@ -76,13 +89,7 @@ def create(
         "finished_at": now if state in TERMINAL else None,
         **dict.fromkeys(_COUNTERS, 0),
         "revision": 1,
-        **facts,
     }
-    connection.execute(_jobs.insert().values(values))
-    job = get(connection, str(values["id"]))
-    _write_labels(connection, job)
-    _announce_state(connection, job)
-    return get(connection, job["id"])
 
 
 _COUNTERS = (
@@ -190,16 +197,17 @@ def _times(job: JobRow, to: State) -> JobChanges:
 
 
 def _announce_state(connection: Connection, job: JobRow) -> None:
-    journal.append(connection, job["id"], "job.state", _state_data(job))
+    journal.append(connection, job["id"], "job.state", state_data(job))
 
 
-def _state_data(job: JobRow) -> dict[str, Any]:
+def state_data(job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the history says of a job's state. job: its row; a column that a new row lacks is None."""
     return {
         "state": job["state"],
         "terminal": job["state"] in TERMINAL,
-        "reason": job["reason"],
-        "message": job["message"],
-        "exit_code": job["exit_code"],
+        "reason": job.get("reason"),
+        "message": job.get("message"),
+        "exit_code": job.get("exit_code"),
         "attempt": job["attempts"],
         "revision": job["revision"],
     }
@@ -248,7 +256,7 @@ def _cancel_idle(connection: Connection, job_ids: Sequence[str]) -> set[str]:
     }
     idle = (_jobs.c.id.in_(job_ids), _jobs.c.state.in_((State.QUEUED, State.PAUSED)))
     moved = fetch_all(connection, update(_jobs).where(*idle).values(values).returning(_jobs), JobRow)
-    journal.append_each(connection, "job.state", {job["id"]: _state_data(job) for job in moved})
+    journal.append_each(connection, "job.state", {job["id"]: state_data(job) for job in moved})
     return {job["id"] for job in moved}
 
 

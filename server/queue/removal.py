@@ -4,7 +4,7 @@ from sqlalchemy import Connection, delete, or_, select
 
 from server.errors import InvalidTransition
 from server.queue import queue
-from server.queue.states import TERMINAL, State
+from server.queue.states import OPEN, TERMINAL, State
 from server.store import removals, tables
 from server.store.rows import JobRow
 
@@ -37,5 +37,5 @@ def waiting_for(connection: Connection, job_id: str) -> list[str]:
     has_own = select(_checkpoints.c.id).where(_checkpoints.c.job_id == _jobs.c.id).exists()
     is_fork = (_jobs.c.forked_from["job_id"].as_string() == job_id) & ~has_own
     is_task = (_jobs.c.kind != queue.TRAIN) & (_jobs.c.request["job_id"].as_string() == job_id)
-    query = select(_jobs.c.id).where(_jobs.c.state.not_in(TERMINAL), or_(is_fork, is_task)).order_by(_jobs.c.seq)
+    query = select(_jobs.c.id).where(_jobs.c.state.in_(OPEN), or_(is_fork, is_task)).order_by(_jobs.c.seq)
     return list(connection.execute(query.limit(3)).scalars())

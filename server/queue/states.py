@@ -62,6 +62,9 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
 
 TERMINAL = frozenset({_S.SUCCEEDED, _S.FAILED, _S.CANCELLED})
 
+# All others. Queries name these, because an index finds states that are named, not those that are not.
+OPEN = frozenset(State) - TERMINAL
+
 # States in which an attempt may still have processes.
 LIVE = frozenset({_S.STARTING, _S.RUNNING, _S.PAUSING, _S.RECOVERING, _S.CANCELLING})
 

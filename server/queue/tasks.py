@@ -16,6 +16,7 @@ from server.store import tables
 from server.store.rows import CheckpointRow, JobRow, fetch_one
 
 SAMPLE, SCORE = "sample", "score"
+KINDS = (SAMPLE, SCORE)
 
 _jobs = tables.jobs
 

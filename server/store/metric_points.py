@@ -6,7 +6,9 @@ read; and one summary per metric, for lists of jobs. Blocks and summaries cover 
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from operator import itemgetter
 from typing import TypedDict
 
 from sqlalchemy import (
@@ -26,7 +28,7 @@ from sqlalchemy import Integer as SqlInteger
 from gan_mhe.evaluation.metrics import METRICS
 from server.store import tables
 from server.store.rows import JobRow, MetricSummaryRow, fetch_all
-from server.store.sqlite import pieces, upsert
+from server.store.sqlite import pieces, upsert, upsert_tuples
 
 BLOCK_STEPS = 64
 MAX_NAMES = 5000
@@ -88,19 +90,13 @@ def add(connection: Connection, job: JobRow, attempt: int, points: Points) -> No
     ids = _name_ids(connection, {name for _, values in points for name in values})
     if not ids:
         return
+    seq, superseded = job["seq"], False
     rows = [
-        {
-            "job_seq": job["seq"],
-            "name_id": ids[name],
-            "step": step,
-            "attempt": attempt,
-            **dict(zip(("value", "kind"), to_columns(number), strict=True)),
-            "superseded": False,
-        }
+        (seq, ids[name], step, attempt, *to_columns(number), superseded)
         for step, values in points
         for name, number in values.items()
     ]
-    upsert(connection, _points, rows)
+    upsert_tuples(connection, _points, rows)
     steps = [step for step, _ in points]
     _recompute_blocks(connection, job, ids.values(), min(steps), max(steps))
     _extend_summaries(connection, job, points, ids)
@@ -172,9 +168,12 @@ def _extend_summaries(connection: Connection, job: JobRow, points: Points, names
     for piece in pieces(names):
         query = select(_summary).where(_summary.c.job_seq == job["seq"], _summary.c.name.in_(piece))
         summaries |= {row["name"]: row for row in fetch_all(connection, query, MetricSummaryRow)}
+    series: defaultdict[str, list[tuple[int, float]]] = defaultdict(list)
     for step, values in points:
         for name, number in values.items():
-            _extend(summaries.setdefault(name, _empty_summary(job, name)), step, number)
+            series[name].append((step, number))
+    for name, mine in series.items():
+        _extend(summaries.setdefault(name, _empty_summary(job, name)), mine)
     upsert(connection, _summary, list(summaries.values()))
 
 
@@ -192,17 +191,22 @@ def _empty_summary(job: JobRow, name: str) -> MetricSummaryRow:
     }
 
 
-def _extend(summary: MetricSummaryRow, step: int, number: float) -> None:
-    value, kind = to_columns(number)
+def _extend(summary: MetricSummaryRow, series: Sequence[tuple[int, float]]) -> None:
+    """Extend a summary by points in the order of their measurement."""
+    step, newest = max(reversed(series), key=itemgetter(0))  # of several at the last step the one measured last
     if step >= summary["step"]:
-        summary["step"], summary["value"], summary["kind"] = step, value, kind
-    if kind != FINITE:
+        summary["step"], (summary["value"], summary["kind"]) = step, to_columns(newest)
+    finite = [point for point in series if math.isfinite(point[1])]
+    if not finite:
         return
-    summary["min"] = value if summary["min"] is None else min(value, summary["min"])
-    summary["max"] = value if summary["max"] is None else max(value, summary["max"])
+    numbers = [number for _, number in finite]
+    low, high = min(numbers), max(numbers)
+    summary["min"] = low if summary["min"] is None else min(low, summary["min"])
+    summary["max"] = high if summary["max"] is None else max(high, summary["max"])
     metric = METRICS.get(summary["name"])
-    if metric and metric.better(value, summary["best"]):
-        summary["best"], summary["best_step"] = value, step
+    for step, number in finite if metric else ():
+        if metric and metric.better(number, summary["best"]):
+            summary["best"], summary["best_step"] = number, step
 
 
 def supersede_after(connection: Connection, job: JobRow, step: int) -> None:

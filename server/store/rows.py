@@ -54,10 +54,9 @@ class KeyRow(ListedKeyRow):
     secret_sha256: str
 
 
-class ExperimentRow(TypedDict):
-    """`experiments`. base: the keys preset, config and overrides, as far as they were sent."""
+class NewExperimentRow(TypedDict):
+    """An experiment that has no number yet. base: the keys preset, config and overrides, as far as they were sent."""
 
-    seq: int
     id: str
     project: str
     name: str | None
@@ -65,6 +64,20 @@ class ExperimentRow(TypedDict):
     base: Mapping[str, Any]
     matrix: Mapping[str, Sequence[Any]]
     created_at: int
+
+
+class ExperimentRow(NewExperimentRow):
+    """`experiments`."""
+
+    seq: int
+
+
+class CellRow(TypedDict):
+    """The columns of a job that an experiment shows."""
+
+    id: str
+    state: str
+    cell: Mapping[str, Any] | None
 
 
 class ForkedFrom(TypedDict):

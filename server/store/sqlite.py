@@ -7,8 +7,21 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Column, ColumnElement, Connection, CursorResult, Engine, Table, create_engine, event, func
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import (
+    URL,
+    Column,
+    ColumnElement,
+    Connection,
+    CursorResult,
+    Engine,
+    Table,
+    create_engine,
+    event,
+    func,
+    select,
+)
+from sqlalchemy.dialects.sqlite import Insert, insert
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool, StaticPool
 
@@ -19,6 +32,8 @@ _READERS = 8
 _FOLD = "fold_case"
 _STEPS_BETWEEN_LOOKS = 100_000  # steps of SQLite's machine between two looks at the clock: some milliseconds
 _PARAMETERS = 500  # of one statement; the oldest builds allow 999
+
+_DIALECT = SQLiteDialect_pysqlite()
 
 T = TypeVar("T")
 
@@ -90,15 +105,49 @@ def set_durable(connection: Any, durable: bool) -> None:
 
 def upsert(connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert rows; where a primary key exists already, update the other given columns."""
-    if not rows:
-        return
+    if rows:
+        connection.execute(_upsert(table, list(rows[0])), rows)
+
+
+def upsert_tuples(connection: Connection, table: Table, rows: Sequence[tuple[int | float, ...]]) -> None:
+    """Upsert many rows of numbers, whole and in the order of the columns, as the driver takes them."""
+    names = list(table.c.keys())
+    connection.exec_driver_sql(str(_upsert(table, names).compile(dialect=_DIALECT, column_keys=names)), list(rows))
+
+
+def _upsert(table: Table, names: Sequence[str]) -> Insert:
     statement = insert(table)
     keys = {column.name for column in table.primary_key}
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
-    if changed:
-        connection.execute(statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed), rows)
-    else:
-        connection.execute(statement.on_conflict_do_nothing(), rows)
+    changed = {name: statement.excluded[name] for name in names if name not in keys}
+    if not changed:
+        return statement.on_conflict_do_nothing()
+    return statement.on_conflict_do_update(index_elements=sorted(keys), set_=changed)
+
+
+class Prepared:
+    """Rows of a table as the driver takes them, made before the transaction that inserts them, which is then short.
+
+    rows: values by column, the same columns in all.
+    """
+
+    def __init__(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+        columns = [column for column in table.c if rows and column.name in rows[0]]
+        each = [(column.name, column.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)) for column in columns]
+        self._rows = [tuple(make(row[name]) if make else row[name] for name, make in each) for row in rows]
+        self._insert = table.insert()
+        self._names = [column.name for column in columns]
+
+    def insert(self, connection: Connection) -> None:
+        """Insert the rows in their order."""
+        if self._rows:
+            statement = self._insert.compile(dialect=_DIALECT, column_keys=self._names)
+            connection.exec_driver_sql(str(statement), self._rows)
+
+    def insert_numbered(self, connection: Connection, number: Column[int]) -> range:
+        """Insert the rows in their order; returns the numbers that the database gave them. number: their column."""
+        self.insert(connection)
+        last = connection.execute(select(func.max(number))).scalar() or 0
+        return range(last - len(self._rows) + 1, last + 1)  # one by one, since nobody else writes meanwhile
 
 
 def backup(connection: Any, path: Path) -> None:

@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -135,9 +136,13 @@ jobs = Table(
     Column("queued_at", BigInteger),
     Column("started_at", BigInteger),
     Column("finished_at", BigInteger),
-    Index(None, "project", "kind", "seq"),
-    Index(None, "state", "kind", "rank", "seq"),
-    Index(None, "experiment_id", "seq"),
+    # Lists in their order. The columns behind `seq` are those of the filters: a row that a filter refuses is not read.
+    Index("ix_jobs_listed", "project", "kind", "seq", "state", "variant", "created_at", "name"),
+    # The first waiting job of a kind for a device.
+    Index("ix_jobs_claimed", "state", "kind", "device", "rank", "seq", "not_before"),
+    Index("ix_jobs_deadline", "state", "start_deadline", sqlite_where=text("start_deadline IS NOT NULL")),
+    Index("ix_jobs_counted", "project", "state"),
+    Index("ix_jobs_experiment", "experiment_id", "seq", "state"),
     Index(None, "request_sha256"),
     sqlite_autoincrement=True,
 )
@@ -187,6 +192,7 @@ journal = Table(
     Column("time", BigInteger, nullable=False),
     Column("data", JSON, nullable=False),
     UniqueConstraint("job_id", "job_seq"),
+    Index(None, "job_id", "seq"),
     sqlite_autoincrement=True,
 )
 

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["experiments"])
 
 def _show(connection: Connection, experiment_id: str, project: str) -> dict[str, Any]:
     row = experiments.get(connection, experiment_id, project)
-    return Experiment.with_jobs(row, experiments.jobs(connection, experiment_id)).model_dump(mode="json")
+    return Experiment.with_cells(row, experiments.cells(connection, experiment_id)).model_dump(mode="json")
 
 
 @router.post(
@@ -53,18 +53,19 @@ def create_experiment(
         service.store.read(check_room)
         return JSONResponse(ExperimentDryRun.of(plan).model_dump(mode="json"))
 
+    new = experiments.prepare(
+        plan,
+        principal.project,
+        name=body.name,
+        labels=body.labels,
+        priority=body.priority,
+        wall_seconds_limit=body.wall_seconds_limit,
+    )
+    document = Experiment.with_cells(new.row, new.cells).model_dump(mode="json")
+
     def work(connection: Connection) -> Answer:
         check_room(connection)
-        row = experiments.create(
-            connection,
-            plan,
-            principal.project,
-            name=body.name,
-            labels=body.labels,
-            priority=body.priority,
-            wall_seconds_limit=body.wall_seconds_limit,
-        )
-        document = _show(connection, row["id"], principal.project)
+        row = experiments.create(connection, new)
         return Answer(201, document, {"Location": f"/v1/experiments/{row['id']}"})
 
     return once(principal, body, work)

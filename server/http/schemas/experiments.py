@@ -11,7 +11,7 @@ from server.http.schemas.jobs import Estimate
 from server.queue import estimates
 from server.queue.experiments import Plan
 from server.queue.states import TERMINAL, State
-from server.store.rows import ExperimentRow, JobRow
+from server.store.rows import CellRow, NewExperimentRow
 
 
 class Cell(BaseModel):
@@ -41,7 +41,7 @@ class ExperimentSummary(BaseModel):
     links: dict[str, str]
 
     @classmethod
-    def of(cls, row: ExperimentRow, counts: Mapping[str, int], **more: Any) -> Self:
+    def of(cls, row: NewExperimentRow, counts: Mapping[str, int], **more: Any) -> Self:
         """The experiment of a database row, with its number of jobs by state."""
         values = {
             **row,
@@ -64,10 +64,10 @@ class Experiment(ExperimentSummary):
     cells: list[Cell]
 
     @classmethod
-    def with_jobs(cls, row: ExperimentRow, jobs: Sequence[JobRow]) -> Self:
-        """The experiment of a database row, with its jobs."""
-        counts = Counter(str(job["state"]) for job in jobs)
-        return cls.of(row, counts, cells=[_cell(job) for job in jobs])
+    def with_cells(cls, row: NewExperimentRow, cells: Sequence[CellRow]) -> Self:
+        """The experiment of a database row, with its cells."""
+        counts = Counter(str(cell["state"]) for cell in cells)
+        return cls.of(row, counts, cells=[_cell(cell) for cell in cells])
 
 
 class ExperimentDryRun(BaseModel):
@@ -84,6 +84,6 @@ class ExperimentDryRun(BaseModel):
         return cls.model_validate({"total": len(configs), "estimate": estimates.of_experiment(configs)})
 
 
-def _cell(job: JobRow) -> dict[str, Any]:
+def _cell(job: CellRow) -> dict[str, Any]:
     own = {"job_id": job["id"], "state": job["state"], "terminal": State(job["state"]) in TERMINAL}
     return {**(job["cell"] or {}), **own}

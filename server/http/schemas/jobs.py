@@ -1,6 +1,8 @@
 """Schemas of jobs. They never contain paths of the server."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
@@ -238,11 +240,20 @@ def _readable(read: Callable[[Any], T], document: Any) -> T | None:
 
 
 def _label(request: Mapping[str, Any]) -> str | None:
-    """The label of a stored configuration; None if it cannot be read, because one row must not fail a list of jobs."""
+    """The label of a stored configuration; None if it cannot be read, because one row must not fail a list of jobs.
+
+    The seed has no part in it, so that the jobs of an arm share one label.
+    """
     try:
-        return RunConfig.stored(request).label
+        return _label_of(json.dumps({key: value for key, value in request.items() if key != "seed"}))
     except (ValueError, GanMheError):
         return None
+
+
+@lru_cache(maxsize=256)
+def _label_of(configuration: str) -> str:
+    """The label of a configuration in JSON: to check one takes longer than everything else in a row of a list."""
+    return RunConfig.stored(json.loads(configuration)).label
 
 
 class Estimate(BaseModel):

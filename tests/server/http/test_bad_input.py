@@ -110,7 +110,7 @@ def leave_artifacts(connection: Connection, operator: Operator, project: str, jo
     request = {"job_id": job_id, "checkpoint_id": checkpoint_id, "step": 10}
     new = queue.NewJob(project=project, kind="sample", request=request, request_sha256="0")
     plan = experiments.plan(operator, Source(preset="debug_cpu"), {"seed": [0]})
-    experiment = experiments.create(connection, plan, project, name=None, labels={})
+    experiment = experiments.create(connection, experiments.prepare(plan, project, name=None, labels={}))
     task = queue.create(connection, new, State.SUCCEEDED)
     return {"checkpoint": checkpoint_id, "task": task["id"], "experiment": experiment["id"], "blob": sha256}
 

@@ -69,7 +69,11 @@ def train(
 
 def experiment(service: Service) -> str:
     plan = Plan(Source(preset="debug_cpu"), {}, [])
-    return str(service.store.write(lambda c: experiments.create(c, plan, "default", name=None, labels={}))["id"])
+    return str(
+        service.store.write(
+            lambda c: experiments.create(c, experiments.prepare(plan, "default", name=None, labels={}))
+        )["id"]
+    )
 
 
 def compare(client: TestClient, *jobs: str, **params: Any) -> dict[str, Any]:
@@ -360,3 +364,13 @@ def test_a_table_comes_as_latex(
     response = client.get("/v1/compare", params={"job": job, **params}, headers=headers)
     assert response.headers["content-type"] == "text/x-tex; charset=utf-8"
     assert r"mhe\_sn & 1 & $7.00$ & " in response.text
+
+
+def test_the_configuration_of_each_job_is_read_once(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [train(service, "mhe", 0, 7.0), train(service, "mhe", 1, None, state=State.CANCELLED)]
+    stored, found = RunConfig.stored, []
+    monkeypatch.setattr(RunConfig, "stored", lambda document: (found.append(document), stored(document))[1])
+    assert [each["job_id"] for each in compare(client, *jobs)["unfinished"]] == jobs[1:]
+    assert len(found) == len(jobs)

@@ -123,7 +123,9 @@ def ids(service: Service, executor: FakeExecutor) -> Ids:
         others = [make(connection, state) for state in (State.QUEUED, State.PAUSED, State.CANCELLED)]
         failed = make(connection, State.FAILED, reason=Reason.DIVERGED, message="a loss was NaN", result=RESULT)
         plan = experiments.plan(Operator(service.settings, executor), Source(preset="debug_cpu"), {"seed": [0, 1]})
-        experiment = experiments.create(connection, plan, "default", name="two seeds", labels={"paper": "mhe"})
+        experiment = experiments.create(
+            connection, experiments.prepare(plan, "default", name="two seeds", labels={"paper": "mhe"})
+        )
         tasks = [make_task(connection, checkpoint, "sample", State.SUCCEEDED, {"sha256": "b" * 64, "size_bytes": 3})]
         tasks += [make_task(connection, checkpoint, "sample"), make_task(connection, checkpoint, "score")]
         jobs = [job["id"] for job in (done, running, failed, *others)]

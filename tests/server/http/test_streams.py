@@ -142,7 +142,7 @@ def make_experiment(service: Service, cells: int, project: str = "default") -> s
     plan = Plan(Source(preset="debug_cpu"), {"seed": list(range(cells))}, [])
 
     def work(connection: Connection) -> str:
-        experiment = experiments.create(connection, plan, project, name=None, labels={})
+        experiment = experiments.create(connection, experiments.prepare(plan, project, name=None, labels={}))
         for seed in range(cells):
             new = queue.NewJob(
                 project=project, request={}, request_sha256="0", experiment_id=experiment["id"], cell={"seed": seed}

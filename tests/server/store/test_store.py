@@ -31,7 +31,7 @@ import os
 import signal
 import sqlalchemy as sa
 from alembic import op
-revision, down_revision = "0003", "0002"
+revision, down_revision = "0004", "0003"
 def upgrade():
     op.create_table("extra", sa.Column("id", sa.Integer, primary_key=True))
     if os.environ.get("KILL_IN_MIGRATION"):
@@ -53,7 +53,7 @@ def second_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The service as it will be after one more migration."""
     migrations = tmp_path / "migrations"
     shutil.copytree(store_module._MIGRATIONS, migrations)
-    (migrations / "versions" / "0003_colour.py").write_text(_SECOND)
+    (migrations / "versions" / "0004_colour.py").write_text(_SECOND)
     monkeypatch.setattr(store_module, "_MIGRATIONS", migrations)
     return migrations
 
@@ -85,9 +85,9 @@ class TestSchema:
     ) -> None:
         job_id = submit(store)
         store.migrate()
-        copy = sqlite3.connect(settings.data_dir / "service.sqlite3.before-0002")
+        copy = sqlite3.connect(settings.data_dir / "service.sqlite3.before-0003")
         assert copy.execute("SELECT id FROM jobs").fetchall() == [(job_id,)]
-        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0002",)]
+        assert copy.execute("SELECT version_num FROM alembic_version").fetchall() == [("0003",)]
         copy.close()
         names = store.read(lambda connection: [c["name"] for c in inspect(connection).get_columns("jobs")])
         assert "colour" in names and count(store) == 1
