@@ -35,6 +35,9 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.parallel
 	$(BIN)/python -m benchmarks.service
+	$(BIN)/python -m benchmarks.start
+	$(BIN)/python -m benchmarks.sampling
+	$(BIN)/python -m benchmarks.bulk
 	$(BIN)/python -m benchmarks.page
 
 study: $(READY)

@@ -108,9 +108,10 @@ def moved(browser: Browser, url: str, job_id: str) -> tuple[float, list[float], 
     """
     with chrome.tab(browser) as page:
         page.goto(f"{url}/#/jobs/{job_id}")
+        chrome.ms_until(page, GRID)  # it moves the curves, which are drawn once they are in sight
+        page.locator(".curve").first.scroll_into_view_if_needed()
         chrome.ms_until(page, CURVE)
         plot = page.locator(".curve .u-over").first
-        plot.scroll_into_view_if_needed()
         zoomed = _until_drawn(page, lambda: _drag(page, plot, 0.0, 0.1, moves=5))
         rests: list[float] = []
         page.keyboard.down("Shift")
