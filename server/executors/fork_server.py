@@ -13,11 +13,13 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,10 +42,24 @@ def main() -> None:
     gc.collect()
     gc.freeze()  # a collection in a fork would copy all pages that it shares with this process
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps supervisors
-    requests.send(json.dumps({"ready": True}).encode())
-    while message := requests.recv(MAX_MESSAGE):
-        requests.send(json.dumps(_answer(json.loads(message))).encode())
+    _flush()  # each fork would write again what is in a buffer
+    with suppress(OSError):  # the other end is closed, perhaps with a message unread
+        _serve(requests)
     os._exit(0)  # the clean-up of the modules takes a second and prints warnings
+
+
+def _serve(requests: socket.socket) -> None:
+    """Fork for each request, until the other end is closed."""
+    requests.send(json.dumps({"ready": True}).encode())
+    while (message := requests.recv(MAX_MESSAGE)) and not _is_closed(requests):
+        requests.send(json.dumps(_answer(json.loads(message))).encode())
+
+
+def _is_closed(requests: socket.socket) -> bool:
+    """Whether nobody waits for answers any more. A request that is left was given up: its job may run elsewhere."""
+    look = select.poll()
+    look.register(requests, 0)  # a closed other end is always reported
+    return bool(look.poll(0))
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +83,16 @@ def _in_fork(work: Callable[[], None]) -> NoReturn:
         traceback.print_exc()
         code = 1
     finally:
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except OSError:
-                pass
-        os._exit(code)
+        try:
+            _flush()
+        finally:
+            os._exit(code)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # nobody reads it, or it was closed
+            stream.flush()
 
 
 def _supervise(request: dict[str, Any]) -> None:

@@ -15,6 +15,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from gan_mhe.errors import StorageError
 from gan_mhe.files import write_json
 from server.executors import supervisor
@@ -23,6 +25,8 @@ from server.executors.devices import DeviceProbe
 from server.executors.processes import Identity, processes_of
 from server.executors.slots import Slots
 from server.executors.warm_start import WarmStart
+
+_log = structlog.get_logger()
 
 REQUEST, OUTCOME, SUPERVISOR_LOG = "request.json", "outcome.json", "supervisor.log"
 
@@ -93,10 +97,9 @@ class LocalExecutor:
         if handle is None:
             try:
                 self._write_spec(spec, directory)
-                pid = self._start_supervisor(spec, directory)
+                handle = self._fork(spec, directory) or self._execute(spec, directory)
             except (OSError, StorageError) as error:
                 raise LaunchError(f"cannot start {spec.attempt_id}: {error}") from error
-            handle = self._await_supervisor(pid, directory)
         self._register(directory, handle)
         return handle
 
@@ -172,16 +175,25 @@ class LocalExecutor:
     def _environment(self, spec: LaunchSpec) -> dict[str, str]:
         return {**self._slots.environment(spec.slot), **spec.environment, supervisor.MARKER: spec.attempt_id}
 
-    def _start_supervisor(self, spec: LaunchSpec, directory: Path) -> int:
-        """Returns its pid. The supervisor depends neither on this process nor on the thread that starts it."""
-        file, log = directory / supervisor.SPEC, directory / SUPERVISOR_LOG
-        if self._warm is not None and spec.slot.device == _ON_CPU.device:
-            forked = self._warm.fork(file, spec.attempt_id, log)
-            if forked is not None:
-                return forked
+    def _fork(self, spec: LaunchSpec, directory: Path) -> Handle | None:
+        """The handle of the attempt, forked; None if it has to be executed."""
+        if self._warm is None or spec.slot.device != _ON_CPU.device:
+            return None
+        pid = self._warm.fork(directory / supervisor.SPEC, spec.attempt_id, directory / SUPERVISOR_LOG)
+        if pid is None:
+            return None
+        try:
+            return self._await_supervisor(pid, spec.attempt_id, directory)
+        except _EndedAtOnce as end:
+            _log.warning("fork_failed", attempt=spec.attempt_id, consequence="it is executed", error=str(end))
+            return None
+
+    def _execute(self, spec: LaunchSpec, directory: Path) -> Handle:
+        """The handle of the attempt. Its supervisor depends neither on this process nor on its thread."""
+        log = directory / SUPERVISOR_LOG
         pid = os.posix_spawn(
             self._python,
-            [self._python, "-I", "-S", supervisor.__file__, str(file)],
+            [self._python, "-I", "-S", supervisor.__file__, str(directory / supervisor.SPEC)],
             {**os.environ, supervisor.MARKER: spec.attempt_id},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -191,18 +203,26 @@ class LocalExecutor:
             setsid=True,
         )
         self._children.add(pid)
-        return pid
+        return self._await_supervisor(pid, spec.attempt_id, directory)
 
-    def _await_supervisor(self, pid: int, directory: Path) -> Handle:
-        """Its handle, once it has written its identity."""
-        limit = time.monotonic() + _LAUNCH_SECONDS
+    def _await_supervisor(self, pid: int, attempt_id: str, directory: Path) -> Handle:
+        """The handle of the attempt, once its supervisor has written its identity.
+
+        Raises LaunchError if it does not; then no process of the attempt is left, since the next attempt may start. The
+        supervisor may be another one than this process: of several, all but the first end at once.
+        """
+        limit, end = time.monotonic() + _LAUNCH_SECONDS, None
         while (handle := _handle(directory)) is None:
-            if (end := self._end_of(pid)) is not None and _handle(directory) is None:
-                printed = (directory / SUPERVISOR_LOG).read_text(errors="replace").strip()[-500:]
-                raise LaunchError(f"the supervisor ended{end}: {printed}")
+            end = self._end_of(pid) if end is None else end
+            if end is not None and not any(processes_of(attempt_id)) and _handle(directory) is None:
+                raise _EndedAtOnce(f"the supervisor ended{end}: {_printed(directory)}")
             if time.monotonic() >= limit:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                if end is None:
+                    with suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                for process in processes_of(attempt_id):
+                    process.send(signal.SIGKILL)
+                    process.wait(_REACTION_SECONDS)
                 raise LaunchError(f"the supervisor did not start within {_LAUNCH_SECONDS:.0f} s")
             time.sleep(_POLL_SECONDS)
         return handle
@@ -252,6 +272,18 @@ class LocalExecutor:
         if ended:
             self._children.discard(pid)
         return status
+
+
+class _EndedAtOnce(LaunchError):
+    """The supervisor ended before it supervised anything."""
+
+
+def _printed(directory: Path) -> str:
+    """The end of what the supervisor printed; empty if it could not even make its file."""
+    try:
+        return (directory / SUPERVISOR_LOG).read_text(errors="replace").strip()[-500:]
+    except OSError:
+        return ""
 
 
 def _supervisor(handle: Handle) -> Identity:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,9 @@ class _Server:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", fork_server.__name__, ",".join(modules), room],
                 stdin=theirs.fileno(),
+                # What is closed here would be missing there too, and its forks write to these.
+                stdout=None if sys.stdout else subprocess.DEVNULL,
+                stderr=None if sys.stderr else subprocess.DEVNULL,
                 env=dict(os.environ) | environment | {supervisor.MARKER: fork_server.PLACEHOLDER},
                 start_new_session=True,
             )
@@ -110,16 +114,16 @@ class _Server:
         return pid
 
     def close(self) -> None:
-        """End the process, which ends by itself once the socket is closed."""
+        """Kill the process, which has nothing to save; it may be importing, or stopped."""
         self._socket.close()
-        try:
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):  # a file system that hangs keeps it; nobody needs to wait for that
             self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
 
     def _hears(self, seconds: float) -> bool:
-        return bool(select.select([self._socket], [], [], seconds)[0])
+        look = select.poll()  # `select.select` takes no descriptor above 1023
+        look.register(self._socket, select.POLLIN)
+        return bool(look.poll(1000 * seconds))
 
     def _receive(self) -> dict[str, Any]:
         message = self._socket.recv(fork_server.MAX_MESSAGE)

@@ -141,7 +141,10 @@ class Growth:
         return b"" if self._file is None else os.pread(self._file.fileno(), most, position)
 
     async def body(self) -> AsyncIterator[bytes]:
-        """The whole file. Raises _Broken if it does not become whole, or if the caller may no longer read it."""
+        """The whole file.
+
+        Raises _Broken if it does not become whole or the caller may no longer read it, NotFound if the task is deleted.
+        """
         position = 0
         while True:
             task = await run_in_threadpool(self._look)
@@ -208,7 +211,7 @@ class _Growing(StreamingResponse):
         """Send until the file is whole, cannot become whole, or the client disconnects."""
         try:
             await super().__call__(scope, receive, send)
-        except _Broken as reason:  # a response that is not completed: the web server closes the connection
+        except (_Broken, NotFound) as reason:  # a response that is not completed: the web server closes the connection
             _log.warning("download broken off", task=self._growth.task["id"], reason=str(reason))
         finally:
             self._growth.close()
@@ -222,6 +225,8 @@ class _Part(_Growing):
             position = first
             while position <= last:
                 found = await run_in_threadpool(growth.read, position, min(_CHUNK_BYTES, last + 1 - position))
+                if not found:
+                    raise _Broken(f"the file was shortened to fewer than {position + 1} bytes")
                 position += len(found)
                 yield found
 

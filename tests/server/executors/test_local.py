@@ -209,6 +209,26 @@ def test_a_supervisor_that_does_not_start_in_time_is_killed(
     eventually(lambda: not any(processes_of(spec.attempt_id)))
 
 
+def test_a_supervisor_that_leaves_its_attempt_to_another_one_is_no_failed_launch(
+    specify: Specify, tmp_path: Path
+) -> None:
+    other = program(tmp_path / "other", f'(sleep 0.3; exec {sys.executable} "$@") & exit 0')
+    engine, spec = executor(python=other), specify()
+    handle = engine.launch(spec)
+    ready(spec)
+    assert engine.observe(handle).status == "running"
+
+
+def test_no_process_of_an_attempt_is_left_when_its_launch_fails(
+    specify: Specify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_LAUNCH_SECONDS", 0.3)
+    hanging, spec = program(tmp_path / "hanging", "sleep 60 & exit 0"), specify()
+    with pytest.raises(LaunchError, match="did not start within"):
+        executor(python=hanging).launch(spec)
+    assert not any(processes_of(spec.attempt_id))
+
+
 def test_a_command_that_cannot_be_started_is_observed_as_a_failed_launch(specify: Specify) -> None:
     engine = executor(("/no/such/worker",))
     record = ended(engine, engine.launch(specify())).record

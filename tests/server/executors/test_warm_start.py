@@ -1,8 +1,11 @@
 """Attempts forked from a process that has loaded their modules: they are what executed ones are, only sooner."""
 
+import fcntl
 import json
 import os
+import resource
 import signal
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -217,6 +220,76 @@ def test_a_fork_server_ends_with_the_process_that_started_it(engine: Engine) -> 
     server = server_of(engine())
     server._socket.close()  # as the kernel does when that process is killed
     assert server._process.wait(10) == 0
+
+
+def test_a_fork_server_that_still_loads_is_ended_without_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    monkeypatch.setattr(warm_start, "_STOP_SECONDS", 60.0)
+    (tmp_path / "slow.py").write_text("import time; time.sleep(10)")
+    warm = warm_start.WarmStart(("slow",), {})
+    warm.start()
+    assert warm._server is not None
+    process = warm._server._process
+    warm.stop()
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_a_request_that_was_given_up_is_not_forked_later(engine: Engine, specify: Specify) -> None:
+    executor, spec = engine(), specify()
+    server, log = server_of(executor), spec.directory / "late.log"
+    spec.directory.mkdir(parents=True)
+    request = {"spec": str(spec.directory / "spec.json"), "attempt_id": spec.attempt_id, "log": str(log)}
+    os.kill(server._process.pid, signal.SIGSTOP)
+    server._socket.send(json.dumps(request).encode())
+    server._socket.close()  # as the kernel does when the service is killed
+    os.kill(server._process.pid, signal.SIGCONT)
+    assert server._process.wait(10) == 0
+    assert not log.exists()
+
+
+def test_it_forks_for_a_service_with_many_open_files(engine: Engine, specify: Specify) -> None:
+    executor, spec = engine(), specify()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, before[1]), before[1]))
+    try:
+        server = server_of(executor)
+        with server._socket as low:
+            server._socket = socket.socket(fileno=fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1024))
+        assert loaded_by(executor.launch(spec), spec.console)[0] == server._process.pid
+        assert server_of(executor) is server
+    finally:
+        executor.stop()
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_an_attempt_whose_fork_fails_is_executed(engine: Engine, specify: Specify, tmp_path: Path) -> None:
+    (tmp_path / "breaks.py").write_text("import __main__; __main__._overwrite = None")
+    executor, spec = engine("print('forked')", preload=("worker_0", "breaks")), specify()
+    record = ended(executor, executor.launch(spec)).record
+    assert record is not None and record.exit_code == 0
+    assert spec.console.read_text() == ""  # as above
+    assert "TypeError" in (spec.directory / "supervisor.log").read_text()
+
+
+def test_what_modules_print_while_they_are_loaded_is_in_no_console(
+    engine: Engine, specify: Specify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    (tmp_path / "noisy.py").write_text("print('loading')")
+    executor, spec = engine("print('done')", preload=("worker_0", "noisy")), specify()
+    ended(executor, executor.launch(spec))
+    assert "done" in spec.console.read_text() and "loading" not in spec.console.read_text()
+
+
+def test_forks_can_print_when_the_service_was_started_with_closed_streams(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    monkeypatch.setattr(sys, "stderr", None)
+    pid = server_of(engine())._process.pid
+    assert {os.readlink(f"/proc/{pid}/fd/{number}") for number in (1, 2)} == {os.devnull}
 
 
 def test_a_module_that_cannot_be_loaded_leaves_attempts_that_are_executed(engine: Engine, specify: Specify) -> None:

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from gan_mhe.files import sha256_bytes
 from server.executors.base import ExitRecord
 from server.executors.slots import Slot
-from server.queue import claims, queue, worker_request
+from server.queue import claims, queue, removal, worker_request
 from server.queue.states import State
 from server.service import Service
 from server.store import keys
@@ -78,6 +78,9 @@ class Drawing:
     def cancel(self) -> None:
         self.service.store.write(lambda c: queue.cancel(c, queue.get(c, self.id), "now"))
         self.end(ExitRecord(None, 9, "stop"))
+
+    def delete(self) -> None:
+        self.service.store.write(lambda c: removal.remove(c, queue.get(c, self.id)))
 
 
 @pytest.fixture
@@ -166,12 +169,13 @@ def test_what_is_written_comes_first_then_the_rest_and_the_end_when_the_task_has
     "harm",
     [
         lambda drawing: drawing.cancel(),
+        lambda drawing: (drawing.cancel(), drawing.delete()),
         lambda drawing: drawing.end(ExitRecord(None, 9, "exit")),  # without a retry left
         lambda drawing: drawing.end(ExitRecord(None, 9, "exit"), limits=5),
         lambda drawing: (drawing.end(ExitRecord(None, 9, "exit"), limits=5), drawing.start(), drawing.write(WHOLE)),
         lambda drawing: drawing.service.broker.shutdown(),
     ],
-    ids=["cancelled", "failed", "to be retried", "retried", "shutdown"],
+    ids=["cancelled", "deleted", "failed", "to be retried", "retried", "shutdown"],
 )
 def test_a_file_that_does_not_become_whole_is_not_ended(http: Http, drawing: Drawing, harm: Any) -> None:
     answer = http.get(drawing.path, lambda _: harm(drawing))
@@ -229,6 +233,12 @@ def test_a_range_of_what_is_written_is_answered_at_once(http: Http, drawing: Dra
     assert answer.headers["content-range"] == "bytes 1-2/*"
     assert answer.headers["content-length"] == "2"
     assert answer.headers["etag"] == f'"{drawing.attempt["id"]}"'
+
+
+def test_a_range_of_a_file_that_is_shortened_meanwhile_is_not_ended(http: Http, drawing: Drawing) -> None:
+    drawing.write(b"x" * 600_000)
+    answer = http.get(drawing.path, lambda _: os.truncate(drawing.partial, 1000), {"Range": "bytes=0-599999"})
+    assert answer.status == 206 and len(answer.body) < 600_000 and not answer.whole
 
 
 @pytest.mark.parametrize("range_", ["bytes=4-", "bytes=4-100", "bytes=-9"])
