@@ -10,6 +10,7 @@ import threading
 import time
 import tomllib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ class Live:
 def cancel_all(client: Client) -> None:
     for job in client.jobs():
         if not job.terminal:
-            client.cancel(job.id, mode="now")
+            with suppress(Conflict):  # it has ended meanwhile
+                client.cancel(job.id, mode="now")
     until(lambda: all(job.terminal for job in client.jobs()))
 
 
@@ -260,7 +262,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
 def test_without_a_service_every_command_explains_how_to_start_one(
     gan_mhe: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.client.connection._FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr("server.client.connection.FIRST_WAIT_SECONDS", 0.001)
     commands = [
         ("submit", "digits_cnn"),
         ("watch", "job_1"),
