@@ -20,7 +20,8 @@ def make_experiment(service: Service, matrix: Mapping[str, Sequence[Any]], name:
     """An experiment of queued jobs; its id and theirs, seed by seed."""
     source = Source(preset="debug_cpu", overrides={"training.steps": 40})
     plan = experiments.plan(Operator(service.settings, service.executor), source, matrix)
-    row = service.store.write(lambda c: experiments.create(c, plan, "default", name=name, labels={}))
+    new = experiments.prepare(plan, "default", name=name, labels={})
+    row = service.store.write(lambda connection: experiments.create(connection, new))
     return row["id"], [job["id"] for job in service.store.read(lambda c: experiments.jobs(c, row["id"]))]
 
 
