@@ -12,7 +12,6 @@ the list of an inbox; the processor time of a service that has only jobs that it
 import argparse
 import json
 import os
-import platform
 import sqlite3
 import statistics
 import subprocess
@@ -23,13 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from benchmarks.service import address_of, percentile, say
+from benchmarks.service import address_of, percentile, report, say
 
 ROOT = Path(__file__).resolve().parents[1]
 GOALS = {
@@ -283,22 +281,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     checkouts = {"this": ROOT} | ({"beside": options.beside.resolve()} if options.beside else {})
-    load = os.getloadavg()
     with tempfile.TemporaryDirectory() as root:
         measured = measure(checkouts, Path(root), TINY if options.tiny else Sizes(), options.repeats)
-    document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python -m benchmarks.bulk", *sys.argv[1:]]),
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "load": {"before": load, "after": os.getloadavg()},
-        "goals": GOALS,
-        **measured,
-    }
-    text = json.dumps(document, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        options.out.write_text(text + "\n")
+    report(measured, GOALS, options.out)
 
 
 if __name__ == "__main__":

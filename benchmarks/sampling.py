@@ -12,7 +12,6 @@ bare loop of the same round; the loops that write say how much of the rest is th
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -21,13 +20,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from benchmarks.service import say, server, submit, wait_for
+from benchmarks.service import report, say, server, submit, wait_for
 
 SHORT = (
     "training.steps=40",
@@ -168,19 +166,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as root:
         measured = measure(Path(root), options.n, options.repeats)
-    document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-        "goals": GOALS,
-        **measured,
-    }
-    text = json.dumps(document, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        options.out.write_text(text + "\n")
+    report(measured, GOALS, options.out)
 
 
 if __name__ == "__main__":

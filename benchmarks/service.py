@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -244,6 +244,23 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
+def report(measured: Mapping[str, Any], goals: Mapping[str, float], out: Path | None) -> None:
+    """Print what was measured with the machine, its load and the command, and write it to `out` if given."""
+    document = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["python", *sys.orig_argv[1:]]),
+        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "load_average": os.getloadavg(),
+        "goals": goals,
+        **measured,
+    }
+    text = json.dumps(document, indent=2)
+    sys.stdout.write(text + "\n")
+    if out:
+        out.write_text(text + "\n")
+
+
 def measure(root: Path, seconds: float, subscribers: int, pairs: int) -> dict[str, Any]:
     """Run all three measurements."""
     with server(root / "submit") as address, training(address):
@@ -274,18 +291,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         measured = measure(Path(root), options.seconds, options.subscribers, options.pairs)
-    measured = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "goals": GOALS,
-        **measured,
-    }
-    text = json.dumps(measured, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        options.out.write_text(text + "\n")
+    report(measured, GOALS, options.out)
 
 
 if __name__ == "__main__":

@@ -8,22 +8,18 @@ for 64 images of a checkpoint until they are there, and the memory of the fork s
 """
 
 import argparse
-import json
 import os
-import platform
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
-from benchmarks.service import say, server, wait_for
+from benchmarks.service import report, say, server, wait_for
 
 RUN = {"preset": "digits_cnn", "variant": "mhe_sn", "seed": 0}
 SHORT = {
@@ -130,19 +126,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         measured = measure(Path(root), options.repeats)
-    document = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", *sys.argv]),
-        "device": f"{platform.machine()} CPU, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "load_average": os.getloadavg()[0],
-        "goals": GOALS,
-        **measured,
-    }
-    text = json.dumps(document, indent=2)
-    sys.stdout.write(text + "\n")
-    if options.out:
-        options.out.write_text(text + "\n")
+    report(measured, GOALS, options.out)
 
 
 if __name__ == "__main__":
