@@ -12,7 +12,7 @@ from server.crash_points import POINTS
 from tests.support.audit import audit
 from tests.support.server_process import Server
 
-STEPS = 120
+STEPS = 60
 
 
 def finish(server: Server, job_id: str, *, attempts: int) -> dict[str, Any]:
