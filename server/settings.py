@@ -69,9 +69,9 @@ class Settings(BaseSettings):
     worker_command: tuple[str, ...] = WORKER_COMMAND
     """Command of an attempt; the request file's path is appended."""
     warm_start: bool = True
-    """Whether one process loads PyTorch, and attempts on the CPU are forked from it: they start in a tenth of a second
-    instead of seconds. It keeps some 600 MB while the service runs. Has an effect with the default `worker_command`
-    only."""
+    """Whether one process loads PyTorch, and attempts on the CPU are forked from it: they start
+    without the seconds that loading takes. It keeps some 600 MB while the service runs. Has an effect with the default
+    `worker_command` only."""
     worker_niceness: Annotated[int, Field(ge=0, le=19)] = 5
     """Niceness of attempts, so that this service and other programs have priority for the CPU."""
 

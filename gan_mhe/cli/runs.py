@@ -47,7 +47,7 @@ def sample(
     """Generate images with the generator of a run."""
     output_is_optional()
     run_dir = RunDir(run)
-    run_dir.read_config()
+    run_dir.read_config()  # an error that names the directory, if it holds no run
     from gan_mhe.images.files import GridLayout
     from gan_mhe.run import sample
 
@@ -76,7 +76,7 @@ def score(
     }
     overrides = merge(overrides, compose.parse_local_overrides(set_ or []))
     run_dir = RunDir(run)
-    compose.parse_stored(merge(run_dir.read_config().document(), overrides))
+    compose.parse_stored(merge(run_dir.read_config().document(), overrides))  # errors, before torch is loaded
     from gan_mhe.run.score import score_checkpoint
 
     scored = score_checkpoint(run_dir, step=step, overrides=overrides, notice=note)

@@ -1,4 +1,4 @@
-"""A process that has PyTorch loaded and forks attempts, which start in milliseconds instead of seconds.
+"""A process that has PyTorch loaded and forks attempts, which start without the seconds that loading takes.
 
 Run by `WarmStart`: `python -m server.executors.fork_server MODULE,...`, with a socket as its standard input. It imports
 the modules, says so, and then forks a supervisor for each request; the supervisor forks its trainer. It computes

@@ -1,4 +1,5 @@
-// Whether this browser has signed in. The key itself is in a cookie that no script can read.
+// Whether this browser has signed in. The key itself is in a cookie that no script can read. A browser that keeps nothing
+// for a site refuses the storage with an exception: it keeps no cookie either, so nobody is signed in there.
 
 import { change } from "./api.js";
 
@@ -6,7 +7,11 @@ const SIGNED_IN = "gan-mhe: signed in";
 
 /** @returns {boolean} */
 export function signedIn() {
-  return localStorage.getItem(SIGNED_IN) !== null;
+  try {
+    return localStorage.getItem(SIGNED_IN) !== null;
+  } catch {
+    return false;
+  }
 }
 
 /** @param {string} key */

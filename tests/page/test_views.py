@@ -145,6 +145,17 @@ def test_who_signs_out_is_asked_for_a_key_again(page: Page, site: Site, token: s
     problems[:] = [each for each in problems if "401" not in each]
 
 
+def test_a_browser_that_keeps_nothing_shows_a_service_without_keys(page: Page, site: Site) -> None:
+    page.add_init_script(
+        """Object.defineProperty(window, "localStorage", {
+            get() { throw new DOMException("denied", "SecurityError"); },
+        })"""
+    )
+    page.goto(site.url)
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    expect(page.get_by_role("button", name="Sign out")).to_be_hidden()
+
+
 def test_a_running_job_follows_its_events(page: Page, site: Site) -> None:
     new = new_job(RunConfig(), "default", name="live")
     store = site.service.store
