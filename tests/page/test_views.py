@@ -198,6 +198,29 @@ def test_a_revoked_key_leads_from_a_followed_run_to_the_form(
     problems[:] = [each for each in problems if "401" not in each]
 
 
+def test_a_key_revoked_beside_a_comparison_leads_to_the_form_and_nothing_asks_on(
+    page: Page, site: Site, token: str, problems: list[str]
+) -> None:
+    page.clock.install()
+    jobs = [train(site.service, variant, seed, 5.0 + seed) for variant in ("none", "mhe_sn") for seed in (0, 1)]
+    page.goto(site.url)
+    page.get_by_label("API key").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Runs")
+    page.goto(f"{site.url}/#/compare?" + "&".join(f"job={job_id}" for job_id in jobs))
+    expect(page.get_by_label("Differences from")).to_be_visible()
+    keys.revoke(site.service.store, token.split("_")[1])
+    page.get_by_label("Differences from").select_option("none")
+    page.get_by_label("API key").fill("being typed")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.clock.run_for(10_000)
+    page.evaluate("fetch('healthz')")
+    assert [url for url in asked if "/v1/" in url] == []
+    expect(page.get_by_label("API key")).to_have_value("being typed")
+    problems[:] = [each for each in problems if "401" not in each]
+
+
 @pytest.mark.parametrize("width", [320, 1440])
 def test_nothing_but_tables_is_wider_than_the_window(page: Page, site: Site, width: int) -> None:
     job_id = site.add_job("narrow")

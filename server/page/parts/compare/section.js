@@ -76,7 +76,7 @@ export class Section {
    */
   failed(error, group, choice) {
     if (error instanceof Problem && error.status === 401) redraw(); // it asks for the key
-    else if (!passes(error)) return;
+    if (!passes(error)) return;
     this.timer = setTimeout(async () => {
       await this.ask(group, choice);
       this.curves.update(variantsOf(group.jobs, this.table)); // under the names of the table
