@@ -322,7 +322,7 @@ class Client:
         return self.blob(result.sha256)
 
     def draw_into(
-        self, checkpoint_id: str, path: "Path", *, silence_seconds: float = 600.0, **request: Any
+        self, checkpoint_id: str, path: "str | Path", *, silence_seconds: float = 600.0, **request: Any
     ) -> TaskResult:
         """Generate images from a checkpoint and write them to a file while they are drawn; resumes broken downloads.
 

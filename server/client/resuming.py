@@ -15,13 +15,14 @@ from server.client.errors import ServerError, Unreachable
 _PARTIAL_CONTENT, _BEYOND_THE_END = 206, 416
 
 
-def download(connection: Connection, url: str, path: Path, *, silence_seconds: float) -> str:
+def download(connection: Connection, url: str, path: str | Path, *, silence_seconds: float) -> str:
     """Write the content of `url` to `path`, atomically, and return its SHA-256.
 
     silence_seconds: time without a byte after which a connection counts as broken. Raises Unreachable when connections
     break repeatedly without a byte in between or the file is not what its ETag says, other ServerErrors as the service
     answers, and StorageError if writing fails; an older file at `path` then remains.
     """
+    path = Path(path)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -589,6 +589,13 @@ def test_a_broken_download_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["images.zip"]
 
 
+def test_images_are_drawn_into_a_file_named_by_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = httpx2.Response(200, headers={"ETag": '"att_1"'}, content=b"images")
+    Script(httpx2.Response(202, json=TASK), whole, drawn(b"images")).client().draw_into("ckpt_1", "images.npz")
+    assert (tmp_path / "images.npz").read_bytes() == b"images"
+
+
 def test_a_download_begins_again_if_the_service_sends_another_file(tmp_path: Path) -> None:
     whole = httpx2.Response(200, headers={"ETag": '"att_2"'}, content=b"other")
     script = Script(httpx2.Response(202, json=TASK), broken(b"longer than that"), whole, drawn(b"other"))
